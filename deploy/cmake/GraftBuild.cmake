@@ -1,0 +1,130 @@
+# The functions every folder's CMakeLists.txt is written in. A target names each of its
+# dependencies; what it does not name it cannot include a generated header of, nor link.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_FLAGS_RELEASE "-O2")  # no -DNDEBUG: assertions stay on
+set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g1 -fno-omit-frame-pointer")
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+
+find_program(GRAFT_CCACHE ccache)
+if(GRAFT_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${GRAFT_CCACHE})
+endif()
+
+set(GRAFT_GEN_DIR ${CMAKE_BINARY_DIR}/gen)
+file(MAKE_DIRECTORY ${GRAFT_GEN_DIR})
+
+add_library(graft_options INTERFACE)
+target_include_directories(graft_options INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/proto ${GRAFT_GEN_DIR})
+target_compile_options(graft_options INTERFACE -Wall -Wextra -Werror -Wno-unused-parameter
+  -Wno-missing-field-initializers)
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+  target_compile_options(graft_options INTERFACE -march=x86-64-v2)
+endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  target_compile_options(graft_options INTERFACE -Wthread-safety)
+else()
+  # GCC 12 reports these inside its own and Abseil's headers once they are inlined.
+  target_compile_options(graft_options INTERFACE -Wno-maybe-uninitialized -Wno-restrict
+    -Wno-stringop-overflow -Wno-array-bounds -Wno-dangling-pointer)
+endif()
+if(GRAFT_SANITIZER)
+  string(REPLACE ";" "," _graft_san "${GRAFT_SANITIZER}")
+  target_compile_options(graft_options INTERFACE -fsanitize=${_graft_san} -fno-omit-frame-pointer)
+  target_link_options(graft_options INTERFACE -fsanitize=${_graft_san})
+  if("undefined" IN_LIST GRAFT_SANITIZER)
+    target_compile_options(graft_options INTERFACE -fno-sanitize-recover=undefined)
+  endif()
+endif()
+
+# graft_library(name SRCS a.cc ... DEPS graft_base ... [PRIVATE_DEPS ...])
+# Headers stand beside their sources; a library without sources is an interface.
+function(graft_library name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS;PRIVATE_DEPS" ${ARGN})
+  if(ARG_SRCS)
+    add_library(${name} STATIC ${ARG_SRCS})
+    target_link_libraries(${name} PUBLIC ${ARG_DEPS} PRIVATE graft_options ${ARG_PRIVATE_DEPS})
+    target_include_directories(${name} PUBLIC ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/proto)
+  else()
+    add_library(${name} INTERFACE)
+    target_link_libraries(${name} INTERFACE ${ARG_DEPS})
+    target_include_directories(${name} INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/proto)
+  endif()
+endfunction()
+
+# graft_binary(name SRCS main.cc DEPS ...): an executable in build/<preset>/bin.
+function(graft_binary name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SRCS})
+  target_link_libraries(${name} PRIVATE graft_options ${ARG_DEPS})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+endfunction()
+
+# graft_test(name SRCS x_test.cc DEPS ... [LABELS unit] [TIMEOUT 120] [ARGS ...])
+# Labels name the group (unit, sim, e2e, parity, fuzz, tidy, bench); the tier is in the environment
+# variable GRAFT_TIER (default, full, soak), from which a test takes its counts (tests/support/tier.h).
+function(graft_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SRCS;DEPS;LABELS;ARGS" ${ARGN})
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS unit)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${ARG_SRCS})
+  target_link_libraries(${name} PRIVATE graft_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  add_test(NAME ${name} COMMAND ${name} ${ARG_ARGS})
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+    ENVIRONMENT "GRAFT_SOURCE_DIR=${CMAKE_SOURCE_DIR};GRAFT_BINARY_DIR=${CMAKE_BINARY_DIR};LLVM_PROFILE_FILE=/dev/null")
+endfunction()
+
+# graft_fuzz(name SRCS x_fuzz.cc DEPS ...): a libFuzzer target where GRAFT_FUZZ is on, nothing else.
+function(graft_fuzz name)
+  if(NOT GRAFT_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SRCS})
+  target_link_libraries(${name} PRIVATE graft_options ${ARG_DEPS})
+  target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
+endfunction()
+
+# graft_proto(name ROOT dir PROTOS a/b.proto ... [DEPS ...] [GRPC]): one library of generated code.
+# Paths are relative to ROOT, which is the import root too.
+function(graft_proto name)
+  cmake_parse_arguments(ARG "GRPC" "ROOT" "PROTOS;DEPS" ${ARGN})
+  set(outputs)
+  foreach(proto IN LISTS ARG_PROTOS)
+    string(REGEX REPLACE "\\.proto$" "" stem ${proto})
+    set(out ${GRAFT_GEN_DIR}/${stem}.pb.cc ${GRAFT_GEN_DIR}/${stem}.pb.h)
+    set(plugin)
+    if(ARG_GRPC)
+      list(APPEND out ${GRAFT_GEN_DIR}/${stem}.grpc.pb.cc ${GRAFT_GEN_DIR}/${stem}.grpc.pb.h)
+      set(plugin --grpc_out=${GRAFT_GEN_DIR} --plugin=protoc-gen-grpc=${GRAFT_GRPC_CPP_PLUGIN})
+    endif()
+    add_custom_command(
+      OUTPUT ${out}
+      COMMAND protobuf::protoc -I ${CMAKE_SOURCE_DIR}/proto -I ${GRAFT_GOOGLEAPIS_DIR} -I ${GRAFT_PROTOBUF_INCLUDE}
+              --cpp_out=${GRAFT_GEN_DIR} ${plugin} ${proto}
+      WORKING_DIRECTORY ${ARG_ROOT}
+      DEPENDS ${ARG_ROOT}/${proto}
+      COMMENT "protoc ${proto}" VERBATIM)
+    list(APPEND outputs ${out})
+  endforeach()
+  add_library(${name} STATIC ${outputs})
+  target_link_libraries(${name} PUBLIC protobuf::libprotobuf ${ARG_DEPS})
+  if(ARG_GRPC)
+    target_link_libraries(${name} PUBLIC gRPC::grpc++)
+  endif()
+  target_include_directories(${name} SYSTEM PUBLIC ${GRAFT_GEN_DIR})
+  target_compile_options(${name} PRIVATE -O1)
+endfunction()
