@@ -23,14 +23,14 @@ struct CheckVoidify {
 
 }  // namespace graft::internal
 
-#define GRAFT_CHECK(condition)                \
-  (__builtin_expect(!!(condition), 1))        \
-      ? (void)0                               \
-      : ::graft::internal::CheckVoidify() &   \
+#define GRAFT_CHECK(condition)              \
+  (__builtin_expect(!!(condition), 1))      \
+      ? (void)0                             \
+      : ::graft::internal::CheckVoidify() & \
             ::graft::internal::CheckFailure(__FILE__, __LINE__, #condition).stream()
 
-#define GRAFT_CHECK_OK(expr)                                                \
-  do {                                                                      \
-    const ::absl::Status graft_check_status = (expr);                       \
+#define GRAFT_CHECK_OK(expr)                                               \
+  do {                                                                     \
+    const ::absl::Status graft_check_status = (expr);                      \
     GRAFT_CHECK(graft_check_status.ok()) << graft_check_status.ToString(); \
   } while (false)

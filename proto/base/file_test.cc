@@ -32,7 +32,8 @@ TEST_F(FileTest, ReplacesAFileAndLeavesNothingBeside) {
 }
 
 TEST_F(FileTest, AMissingFolderIsNotFound) {
-  EXPECT_THAT(WriteFileAtomically(JoinPath(dir_, "no/a"), "x"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(WriteFileAtomically(JoinPath(dir_, "no/a"), "x"),
+              StatusIs(absl::StatusCode::kNotFound));
   EXPECT_THAT(ReadFile(JoinPath(dir_, "no")), StatusIs(absl::StatusCode::kNotFound));
 }
 

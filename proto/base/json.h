@@ -31,17 +31,17 @@ class Json {
   };
 
   Json() : value_(nullptr) {}
-  Json(std::nullptr_t) : value_(nullptr) {}                                  // NOLINT
-  Json(bool value) : value_(value) {}                                        // NOLINT
-  Json(int value) : value_(static_cast<int64_t>(value)) {}                   // NOLINT
-  Json(int64_t value) : value_(value) {}                                     // NOLINT
-  Json(uint64_t value) : value_(static_cast<int64_t>(value)) {}              // NOLINT
-  Json(double value) : value_(value) {}                                      // NOLINT
-  Json(std::string value) : value_(std::move(value)) {}                      // NOLINT
-  Json(absl::string_view value) : value_(std::string(value)) {}              // NOLINT
-  Json(const char* value) : value_(std::string(value)) {}                    // NOLINT
-  Json(Array value) : value_(std::move(value)) {}                            // NOLINT
-  Json(Object value) : value_(std::move(value)) {}                           // NOLINT
+  Json(std::nullptr_t) : value_(nullptr) {}                      // NOLINT
+  Json(bool value) : value_(value) {}                            // NOLINT
+  Json(int value) : value_(static_cast<int64_t>(value)) {}       // NOLINT
+  Json(int64_t value) : value_(value) {}                         // NOLINT
+  Json(uint64_t value) : value_(static_cast<int64_t>(value)) {}  // NOLINT
+  Json(double value) : value_(value) {}                          // NOLINT
+  Json(std::string value) : value_(std::move(value)) {}          // NOLINT
+  Json(absl::string_view value) : value_(std::string(value)) {}  // NOLINT
+  Json(const char* value) : value_(std::string(value)) {}        // NOLINT
+  Json(Array value) : value_(std::move(value)) {}                // NOLINT
+  Json(Object value) : value_(std::move(value)) {}               // NOLINT
   static Json MakeObject() { return Json(Object()); }
   static Json MakeArray() { return Json(Array()); }
 

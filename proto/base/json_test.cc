@@ -25,7 +25,8 @@ TEST(JsonTest, KeepsTheOrderOfKeysAndTheLastOfARepeatedOne) {
 
 TEST(JsonTest, DropsRepeatedKeysOfLargeObjectsToo) {
   std::string text = "{";
-  for (int i = 0; i < 100; ++i) text += "\"k" + std::to_string(i % 50) + "\":" + std::to_string(i) + ",";
+  for (int i = 0; i < 100; ++i)
+    text += "\"k" + std::to_string(i % 50) + "\":" + std::to_string(i) + ",";
   text.back() = '}';
   GRAFT_ASSERT_OK_AND_ASSIGN(const Json value, Json::Parse(text));
   EXPECT_EQ(value.as_object().size(), 50u);

@@ -56,10 +56,10 @@ void Log(LogLevel level, absl::string_view message, std::initializer_list<LogFie
   const int index = static_cast<int>(level);
   std::string line;
   if (as_json.load(std::memory_order_relaxed)) {
-    line = absl::StrCat("{\"time\":\"",
-                        absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", now, absl::UTCTimeZone()),
-                        "\",\"level\":\"", kLevelNames[index], "\",\"program\":",
-                        JsonQuote(*program_name), ",\"message\":", JsonQuote(message));
+    line = absl::StrCat(
+        "{\"time\":\"", absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", now, absl::UTCTimeZone()),
+        "\",\"level\":\"", kLevelNames[index], "\",\"program\":", JsonQuote(*program_name),
+        ",\"message\":", JsonQuote(message));
     for (const LogField& field : fields) {
       absl::StrAppend(&line, ",", JsonQuote(field.key), ":", JsonQuote(field.value));
     }

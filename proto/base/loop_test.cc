@@ -14,9 +14,9 @@ TEST(LoopTest, RunsTasksInOrderOnItsThread) {
   std::vector<int> order;
   for (int i = 0; i < 100; ++i) {
     ASSERT_THAT(loop.Post([&, i] {
-                  EXPECT_TRUE(loop.IsOnLoopThread());
-                  order.push_back(i);
-                }),
+      EXPECT_TRUE(loop.IsOnLoopThread());
+      order.push_back(i);
+    }),
                 IsOk());
   }
   loop.Stop();
@@ -29,9 +29,9 @@ TEST(LoopTest, SaysWhenItIsFullAndWhenItIsStopped) {
   Loop loop(clock, {.max_queued = 2});
   Notification entered, release;
   ASSERT_THAT(loop.Post([&] {
-                entered.Notify();
-                release.Wait();
-              }),
+    entered.Notify();
+    release.Wait();
+  }),
               IsOk());
   entered.Wait();
   EXPECT_THAT(loop.Post([] {}), IsOk());
@@ -53,7 +53,8 @@ TEST(LoopTest, TimersRunInTheOrderOfTheirTimes) {
     done.Notify();
   });
   loop.RunAt(now + absl::Milliseconds(5), [&] { order.push_back(1); });
-  const Loop::TimerId cancelled = loop.RunAt(now + absl::Milliseconds(10), [&] { order.push_back(9); });
+  const Loop::TimerId cancelled =
+      loop.RunAt(now + absl::Milliseconds(10), [&] { order.push_back(9); });
   EXPECT_TRUE(loop.Cancel(cancelled));
   EXPECT_FALSE(loop.Cancel(cancelled));
   done.Wait();

@@ -1,5 +1,5 @@
-// Locks and waits. absl's are not used because TSan does not see Debian's build of them: each use is
-// reported as a race. These are std's with clang's thread annotations.
+// Locks and waits. absl's are not used because TSan does not see Debian's build of them: each use
+// is reported as a race. These are std's with clang's thread annotations.
 //
 //   Mutex mu_;
 //   int value_ GRAFT_GUARDED_BY(mu_);

@@ -40,7 +40,7 @@ MATCHER_P2(StatusIs, code, message, "has status " + absl::StatusCodeToString(cod
   GRAFT_ASSERT_OK_AND_ASSIGN_(graft_assert_, __LINE__, lhs, expr)
 #define GRAFT_ASSERT_OK_AND_ASSIGN_(prefix, line, lhs, expr) \
   GRAFT_ASSERT_OK_AND_ASSIGN__(prefix, line, lhs, expr)
-#define GRAFT_ASSERT_OK_AND_ASSIGN__(prefix, line, lhs, expr)          \
-  auto prefix##line = (expr);                                          \
+#define GRAFT_ASSERT_OK_AND_ASSIGN__(prefix, line, lhs, expr)         \
+  auto prefix##line = (expr);                                         \
   ASSERT_TRUE(prefix##line.ok()) << prefix##line.status().ToString(); \
   lhs = *std::move(prefix##line)

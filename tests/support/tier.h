@@ -1,5 +1,5 @@
-// The tier of this test run, from which a test takes its counts: default (every change), full (every
-// count that is promised) or soak (no limit). tests/run.sh sets it.
+// The tier of this test run, from which a test takes its counts: default (every change), full
+// (every count that is promised) or soak (no limit). tests/run.sh sets it.
 #pragma once
 
 #include <cstdlib>
