@@ -1,0 +1,64 @@
+#include "scheduler/placement/cluster.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace graft::scheduler {
+
+const Node* ClusterView::Find(absl::string_view node) const {
+  const auto it = nodes_.find(node);
+  return it == nodes_.end() ? nullptr : &it->second;
+}
+
+void ClusterView::PutNode(Node node) {
+  if (const Node* old = Find(node.name); old != nullptr) {
+    for (Device& device : node.devices) {
+      for (const Device& before : old->devices) {
+        if (before.index == device.index) device.holder = before.holder;
+      }
+    }
+  }
+  std::string name = node.name;
+  nodes_[std::move(name)] = std::move(node);
+}
+
+void ClusterView::RemoveNode(absl::string_view node) { nodes_.erase(std::string(node)); }
+
+void ClusterView::SetSchedulable(absl::string_view node, bool schedulable) {
+  const auto it = nodes_.find(node);
+  if (it != nodes_.end()) it->second.schedulable = schedulable;
+}
+
+Device* ClusterView::FindDevice(const DeviceRef& ref) {
+  const auto it = nodes_.find(ref.node);
+  if (it == nodes_.end()) return nullptr;
+  for (Device& device : it->second.devices) {
+    if (device.index == ref.device) return &device;
+  }
+  return nullptr;
+}
+
+absl::Status ClusterView::Take(const std::vector<DeviceRef>& devices, absl::string_view holder) {
+  for (const DeviceRef& ref : devices) {
+    const Device* device = FindDevice(ref);
+    if (device == nullptr) {
+      return absl::NotFoundError(absl::StrCat("node ", ref.node, " has no device ", ref.device));
+    }
+    if (!device->holder.empty()) {
+      return absl::FailedPreconditionError(absl::StrCat("device ", ref.device, " of node ",
+                                                        ref.node, " is held by ", device->holder));
+    }
+  }
+  for (const DeviceRef& ref : devices) FindDevice(ref)->holder = std::string(holder);
+  return absl::OkStatus();
+}
+
+void ClusterView::Release(const std::vector<DeviceRef>& devices, absl::string_view holder) {
+  for (const DeviceRef& ref : devices) {
+    Device* device = FindDevice(ref);
+    if (device != nullptr && device->holder == holder) device->holder.clear();
+  }
+}
+
+}  // namespace graft::scheduler
