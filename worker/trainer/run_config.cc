@@ -1,0 +1,243 @@
+#include "worker/trainer/run_config.h"
+
+#include <algorithm>
+
+#include "base/status_macros.h"
+
+namespace graft::trainer {
+
+// Found by argument-dependent lookup from json_fields.h.
+template <typename V>
+void VisitFields(V& v, ModelConfig& c) {
+  v("path", c.path);
+  v("name", c.name);
+}
+
+template <typename V>
+void VisitFields(V& v, DatasetConfig& c) {
+  v("training", c.training);
+  v("validation", c.validation);
+  v("format", c.format);
+  v("prompt_template", c.prompt_template);
+  v("chat_template", c.chat_template);
+  v("max_seq_length", c.max_seq_length);
+  v("packing", c.packing);
+  v("shuffle", c.shuffle);
+  v("loss_on", c.loss_on);
+  v("limit", c.limit);
+  v("validation_limit", c.validation_limit);
+}
+
+template <typename V>
+void VisitFields(V& v, TuningConfig& c) {
+  v("kind", c.kind);
+  v("rank", c.rank);
+  v("alpha", c.alpha);
+  v("dropout", c.dropout);
+  v("target_modules", c.target_modules);
+  v("modules_to_save", c.modules_to_save);
+  v("rslora", c.rslora);
+  v("dora", c.dora);
+  v("bias", c.bias);
+  v("init_seed", c.init_seed);
+}
+
+template <typename V>
+void VisitFields(V& v, ScheduleConfig& c) {
+  v("kind", c.kind);
+  v("learning_rate", c.learning_rate);
+  v("warmup_steps", c.warmup_steps);
+  v("warmup_ratio", c.warmup_ratio);
+  v("num_cycles", c.num_cycles);
+  v("power", c.power);
+  v("min_lr_rate", c.min_lr_rate);
+  v("decay_steps", c.decay_steps);
+  v("epochs", c.epochs);
+  v("max_steps", c.max_steps);
+}
+
+template <typename V>
+void VisitFields(V& v, BatchConfig& c) {
+  v("global", c.global);
+  v("micro", c.micro);
+}
+
+template <typename V>
+void VisitFields(V& v, OptimizerConfig& c) {
+  v("kind", c.kind);
+  v("beta1", c.beta1);
+  v("beta2", c.beta2);
+  v("epsilon", c.epsilon);
+  v("weight_decay", c.weight_decay);
+  v("momentum", c.momentum);
+  v("clip_norm", c.clip_norm);
+}
+
+template <typename V>
+void VisitFields(V& v, EvaluationConfig& c) {
+  v("interval", c.interval);
+  v("patience", c.patience);
+  v("min_delta", c.min_delta);
+  v("restore_best", c.restore_best);
+  v("sample_prompts", c.sample_prompts);
+  v("sample_tokens", c.sample_tokens);
+}
+
+template <typename V>
+void VisitFields(V& v, GuardConfig& c) {
+  v("skip_nonfinite", c.skip_nonfinite);
+  v("max_skipped", c.max_skipped);
+  v("spike_factor", c.spike_factor);
+}
+
+template <typename V>
+void VisitFields(V& v, ParallelismConfig& c) {
+  v("tp", c.tp);
+  v("pp", c.pp);
+  v("cp", c.cp);
+  v("ep", c.ep);
+  v("dp", c.dp);
+  v("rank", c.rank);
+  v("world", c.world);
+  v("rendezvous", c.rendezvous);
+}
+
+template <typename V>
+void VisitFields(V& v, OutputConfig& c) {
+  v("folder", c.folder);
+  v("precision", c.precision);
+  v("max_shard_bytes", c.max_shard_bytes);
+}
+
+template <typename V>
+void VisitFields(V& v, CheckpointConfig& c) {
+  v("folder", c.folder);
+  v("interval", c.interval);
+  v("keep_last", c.keep_last);
+  v("keep_best", c.keep_best);
+}
+
+template <typename V>
+void VisitFields(V& v, RunConfig& c) {
+  v("version", c.version);
+  v("method", c.method);
+  v("model", c.model);
+  v("dataset", c.dataset);
+  v("tuning", c.tuning);
+  v("schedule", c.schedule);
+  v("batch", c.batch);
+  v("optimizer", c.optimizer);
+  v("evaluation", c.evaluation);
+  v("guards", c.guards);
+  v("parallelism", c.parallelism);
+  v("output", c.output);
+  v("checkpoint", c.checkpoint);
+  v("resume_from", c.resume_from);
+  v("seed", c.seed);
+  v("threads", c.threads);
+  v("precision", c.precision);
+  v("activation_checkpointing", c.activation_checkpointing);
+  v("events_fd", c.events_fd);
+  v("log_interval", c.log_interval);
+}
+
+namespace {
+
+struct Range {
+  const char* field;
+  double value;
+  double least;
+  double most;
+};
+
+// Beyond these a value is a slip, not a wish.
+constexpr double kMost = 1e15;
+
+absl::Status CheckRanges(const RunConfig& c) {
+  const Range ranges[] = {
+      {"dataset.max_seq_length", static_cast<double>(c.dataset.max_seq_length), 2, 1 << 24},
+      {"dataset.limit", static_cast<double>(c.dataset.limit), 0, kMost},
+      {"dataset.validation_limit", static_cast<double>(c.dataset.validation_limit), 0, kMost},
+      {"tuning.rank", static_cast<double>(c.tuning.rank), 1, 65536},
+      {"tuning.dropout", c.tuning.dropout, 0, 0.999},
+      {"schedule.learning_rate", c.schedule.learning_rate, 0, 1e3},
+      {"schedule.warmup_steps", static_cast<double>(c.schedule.warmup_steps), 0, kMost},
+      {"schedule.warmup_ratio", c.schedule.warmup_ratio, 0, 1},
+      {"schedule.epochs", c.schedule.epochs, 0, 1e6},
+      {"schedule.max_steps", static_cast<double>(c.schedule.max_steps), 0, kMost},
+      {"batch.global", static_cast<double>(c.batch.global), 1, 1 << 24},
+      {"batch.micro", static_cast<double>(c.batch.micro), 1, 1 << 20},
+      {"optimizer.beta1", c.optimizer.beta1, 0, 1},
+      {"optimizer.beta2", c.optimizer.beta2, 0, 1},
+      {"optimizer.epsilon", c.optimizer.epsilon, 0, 1},
+      {"optimizer.weight_decay", c.optimizer.weight_decay, 0, 1e3},
+      {"optimizer.clip_norm", c.optimizer.clip_norm, 0, kMost},
+      {"evaluation.interval", static_cast<double>(c.evaluation.interval), 0, kMost},
+      {"evaluation.patience", static_cast<double>(c.evaluation.patience), 0, kMost},
+      {"checkpoint.interval", static_cast<double>(c.checkpoint.interval), 0, kMost},
+      {"checkpoint.keep_last", static_cast<double>(c.checkpoint.keep_last), 1, kMost},
+      {"output.max_shard_bytes", static_cast<double>(c.output.max_shard_bytes), 1 << 20, kMost},
+      {"threads", static_cast<double>(c.threads), 0, 4096},
+      {"events_fd", static_cast<double>(c.events_fd), 1, 1 << 20},
+      {"log_interval", static_cast<double>(c.log_interval), 1, kMost},
+  };
+  for (const Range& range : ranges) {
+    if (!(range.value >= range.least && range.value <= range.most)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          range.field, " is ", range.value, "; allowed are ", range.least, " to ", range.most));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ValidateRunConfig(const RunConfig& c) {
+  GRAFT_RETURN_IF_ERROR(CheckRanges(c));
+  if (c.model.path.empty()) return absl::InvalidArgumentError("model.path is missing");
+  if (c.dataset.training.empty()) return absl::InvalidArgumentError("dataset.training is empty");
+  if (c.schedule.warmup_steps > 0 && c.schedule.warmup_ratio > 0) {
+    return absl::InvalidArgumentError(
+        "schedule.warmup_steps and schedule.warmup_ratio are both set; leave one out");
+  }
+  if (c.schedule.epochs <= 0 && c.schedule.max_steps <= 0) {
+    return absl::InvalidArgumentError("schedule.epochs and schedule.max_steps are both 0");
+  }
+  if (c.evaluation.patience > 0 && c.dataset.validation.empty()) {
+    return absl::InvalidArgumentError(
+        "evaluation.patience needs dataset.validation, which is empty");
+  }
+  const std::string& precision = c.output.precision;
+  if (precision != "auto" && precision != "float32" && precision != "bfloat16" &&
+      precision != "float16") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "output.precision is \"", precision, "\"; known are auto, float32, bfloat16, float16"));
+  }
+  const ParallelismConfig& p = c.parallelism;
+  if (p.tp < 1 || p.pp < 1 || p.cp < 1 || p.ep < 1 || p.dp < 1 || p.world < 1) {
+    return absl::InvalidArgumentError("parallelism: tp, pp, cp, ep, dp and world are at least 1");
+  }
+  if (p.world != p.tp * p.cp * p.dp * p.pp || p.rank < 0 || p.rank >= p.world) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("parallelism: world is ", p.world, ", but tp x cp x dp x pp is ",
+                     p.tp * p.cp * p.dp * p.pp, "; rank is ", p.rank));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RunConfig> ParseRunConfig(absl::string_view text) {
+  GRAFT_ASSIGN_OR_RETURN(const Json json, Json::Parse(text));
+  const int64_t version = json.GetInt("version", kRunConfigVersion);
+  if (version != kRunConfigVersion) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "run.json has version ", version, "; this trainer reads version ", kRunConfigVersion));
+  }
+  RunConfig config;
+  GRAFT_RETURN_IF_ERROR(ReadFields(json, "", config));
+  GRAFT_RETURN_IF_ERROR(ValidateRunConfig(config));
+  return config;
+}
+
+std::string FormatRunConfig(const RunConfig& config) { return WriteFields(config).Dump(2) + "\n"; }
+
+}  // namespace graft::trainer

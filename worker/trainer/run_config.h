@@ -1,0 +1,217 @@
+// run.json: everything that one rank of a training run needs, resolved. Nothing is looked up
+// elsewhere, so the same file gives the same run again. Whoever starts the trainer fills this
+// struct and writes it with FormatRunConfig; the trainer reads it with ParseRunConfig. Free of
+// torch.
+//
+// worker/trainer/README.md says what the fields mean to a person; defaults are here alone.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "worker/trainer/json_fields.h"
+
+namespace graft::trainer {
+
+// Raised when a reader of the previous version would misread the file. Version N reads N-1.
+inline constexpr int64_t kRunConfigVersion = 1;
+
+enum class Method { kSft };
+enum class TuningKind { kLora, kLoraMerged, kAllWeights };
+enum class OptimizerKind { kAdamW, kAdamW8bit, kAdafactor, kLion, kSgd };
+enum class LoraBias { kNone, kAll, kLoraOnly };
+// What backward finds again instead of keeping: nothing, norms and products, or whole layers.
+enum class ActivationCheckpointing { kNone, kSelective, kFull };
+enum class Precision { kAuto, kFp32, kBf16 };
+// Which tokens of a conversation carry loss.
+enum class LossOn { kAnswers, kAll };
+
+struct ModelConfig {
+  std::string path;  // a Hugging Face folder, or one .gguf file
+  // What an adapter calls its base (adapter_config.json); empty: `path`.
+  std::string name;
+};
+
+struct DatasetConfig {
+  std::vector<std::string> training;    // .jsonl, .ndjson or .json files, or folders of them
+  std::vector<std::string> validation;  // may be empty: no evaluation
+  std::string format = "auto";          // auto, chat, prompt_completion, text
+  std::string prompt_template;          // for prompt_completion rows; empty: by the rows' own names
+  std::string chat_template;            // Jinja source instead of the model's own
+  int64_t max_seq_length = 2048;
+  bool packing = true;
+  bool shuffle = true;
+  LossOn loss_on = LossOn::kAnswers;
+  int64_t limit = 0;  // first rows only; 0: all
+  int64_t validation_limit = 0;
+};
+
+struct TuningConfig {
+  TuningKind kind = TuningKind::kLora;
+  int64_t rank = 16;
+  double alpha = 32;
+  double dropout = 0;
+  // Module names by suffix ("q_proj"), "all-linear", or one regular expression over full names as
+  // "re:...". Empty: all linear layers but the head.
+  std::vector<std::string> target_modules;
+  std::vector<std::string> modules_to_save;  // trained whole beside the adapters
+  bool rslora = false;
+  bool dora = false;
+  LoraBias bias = LoraBias::kNone;
+  std::optional<int64_t> init_seed;  // of lora_A; absent: `seed`
+};
+
+struct ScheduleConfig {
+  std::string kind = "cosine";  // one of transformers' eleven names
+  double learning_rate = 2e-4;
+  int64_t warmup_steps = 0;
+  double warmup_ratio = 0;  // of all steps; not together with warmup_steps
+  double num_cycles = 0.5;  // the cosine kinds
+  double power = 1.0;       // polynomial
+  double min_lr_rate = 0;   // cosine_with_min_lr, warmup_stable_decay
+  int64_t decay_steps = 0;  // warmup_stable_decay
+  double epochs = 1;
+  int64_t max_steps = 0;  // caps the epochs; 0: no cap
+};
+
+struct BatchConfig {
+  int64_t global = 8;  // examples of one optimizer step, over all ranks
+  int64_t micro = 1;   // sequences (packs, when packing) of one forward
+};
+
+struct OptimizerConfig {
+  OptimizerKind kind = OptimizerKind::kAdamW;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0.01;
+  double momentum = 0;   // sgd
+  double clip_norm = 1;  // 0: no clipping
+};
+
+struct EvaluationConfig {
+  int64_t interval = 0;  // steps; 0: at the end of each epoch
+  int64_t patience = 0;  // evaluations without improvement until the run stops; 0: never
+  double min_delta = 0;
+  bool restore_best = true;  // output is the best by validation loss, when patience is set
+  std::vector<std::string> sample_prompts;  // answered at each evaluation
+  int64_t sample_tokens = 64;
+};
+
+struct GuardConfig {
+  bool skip_nonfinite = true;  // a step whose loss or gradients are not finite changes nothing
+  int64_t max_skipped = 10;    // in a row, then the run fails
+  double spike_factor = 0;     // skip a step whose loss exceeds this multiple of its mean; 0: off
+};
+
+struct ParallelismConfig {
+  int64_t tp = 1;
+  int64_t pp = 1;
+  int64_t cp = 1;
+  int64_t ep = 1;
+  int64_t dp = 1;
+  int64_t rank = 0;
+  int64_t world = 1;
+  std::string rendezvous;  // host:port of rank 0's store
+};
+
+struct OutputConfig {
+  std::string folder;  // the adapter or the model; empty while nothing may be written
+  std::string precision =
+      "auto";  // of a written model: auto (the base's own), float32, bfloat16, float16
+  int64_t max_shard_bytes = 5'000'000'000;
+};
+
+struct CheckpointConfig {
+  std::string folder;    // empty: no checkpoints
+  int64_t interval = 0;  // steps; 0: only when asked for and at the end of an epoch
+  int64_t keep_last = 2;
+  bool keep_best = true;
+};
+
+struct RunConfig {
+  int64_t version = kRunConfigVersion;
+  Method method = Method::kSft;
+  ModelConfig model;
+  DatasetConfig dataset;
+  TuningConfig tuning;
+  ScheduleConfig schedule;
+  BatchConfig batch;
+  OptimizerConfig optimizer;
+  EvaluationConfig evaluation;
+  GuardConfig guards;
+  ParallelismConfig parallelism;
+  OutputConfig output;
+  CheckpointConfig checkpoint;
+  std::string
+      resume_from;  // a checkpoint folder, or the folder of checkpoints: the newest whole one
+  int64_t seed = 0;
+  int64_t threads = 0;  // 0: one per processor
+  Precision precision = Precision::kAuto;
+  ActivationCheckpointing activation_checkpointing = ActivationCheckpointing::kNone;
+  int64_t events_fd = 1;
+  int64_t log_interval = 1;  // steps per step event
+};
+
+// INVALID_ARGUMENT with the path of what is wrong; FAILED_PRECONDITION for another version.
+absl::StatusOr<RunConfig> ParseRunConfig(absl::string_view text);
+std::string FormatRunConfig(const RunConfig& config);
+// What types cannot say: ranges, fields that exclude each other. ParseRunConfig calls it.
+absl::Status ValidateRunConfig(const RunConfig& config);
+
+template <>
+struct EnumNames<Method> {
+  static std::vector<std::pair<Method, const char*>> Names() { return {{Method::kSft, "sft"}}; }
+};
+template <>
+struct EnumNames<TuningKind> {
+  static std::vector<std::pair<TuningKind, const char*>> Names() {
+    return {{TuningKind::kLora, "lora"},
+            {TuningKind::kLoraMerged, "lora_merged"},
+            {TuningKind::kAllWeights, "all_weights"}};
+  }
+};
+template <>
+struct EnumNames<OptimizerKind> {
+  static std::vector<std::pair<OptimizerKind, const char*>> Names() {
+    return {{OptimizerKind::kAdamW, "adamw"},
+            {OptimizerKind::kAdamW8bit, "adamw_8bit"},
+            {OptimizerKind::kAdafactor, "adafactor"},
+            {OptimizerKind::kLion, "lion"},
+            {OptimizerKind::kSgd, "sgd"}};
+  }
+};
+template <>
+struct EnumNames<LoraBias> {
+  static std::vector<std::pair<LoraBias, const char*>> Names() {
+    return {{LoraBias::kNone, "none"}, {LoraBias::kAll, "all"}, {LoraBias::kLoraOnly, "lora_only"}};
+  }
+};
+template <>
+struct EnumNames<ActivationCheckpointing> {
+  static std::vector<std::pair<ActivationCheckpointing, const char*>> Names() {
+    return {{ActivationCheckpointing::kNone, "none"},
+            {ActivationCheckpointing::kSelective, "selective"},
+            {ActivationCheckpointing::kFull, "full"}};
+  }
+};
+template <>
+struct EnumNames<Precision> {
+  static std::vector<std::pair<Precision, const char*>> Names() {
+    return {{Precision::kAuto, "auto"}, {Precision::kFp32, "fp32"}, {Precision::kBf16, "bf16"}};
+  }
+};
+template <>
+struct EnumNames<LossOn> {
+  static std::vector<std::pair<LossOn, const char*>> Names() {
+    return {{LossOn::kAnswers, "answers"}, {LossOn::kAll, "all"}};
+  }
+};
+
+}  // namespace graft::trainer
