@@ -77,34 +77,7 @@ free_mb=$(df -Pm "$deps" | awk 'NR==2{print $4}')
 need_mb=10240
 [ "$free_mb" -ge $need_mb ] || die "$deps has $free_mb MB free, the build needs $need_mb MB" "set GRAFT_DEPS to a folder on a larger disk"
 
-index=$(pip config get global.index-url 2>/dev/null || true)
-index="${PIP_INDEX_URL:-$index}"
-[ -n "$index" ] || index=$(python3 -c 'from pip._internal.models.index import PyPI; print(PyPI.simple_url)') \
-  || die "pip names no package index" "apt-get install python3-pip"
-
-# fetch NAME SHA256 -> path of the verified wheel
-fetch() {
-  local name=$1 sha=$2 page url file
-  file="$deps/download/$sha.whl"
-  if [ -f "$file" ] && echo "$sha  $file" | sha256sum -c --quiet - 2>/dev/null; then echo "$file"; return; fi
-  page=$(curl -fsSL --retry 3 "$index/$name/") || die "cannot read the package index for $name: no network?"
-  url=$(printf '%s' "$page" | grep -o "href=\"[^\"]*#sha256=$sha\"" | head -n 1 | sed 's/^href="//; s/#sha256.*//' || true)
-  [ -n "$url" ] || die "the package index has no $name with SHA-256 $sha"
-  case "$url" in http*) ;; *) url="$index/$name/$url" ;; esac
-  echo "deps.sh: fetching $name" >&2
-  local try
-  for try in 1 2 3 4 5; do
-    curl -fL --progress-bar -C - --retry 3 -o "$file.part" "$url" >&2 && break
-    [ "$try" != 5 ] || die "download of $name broke off five times" "run deploy/deps.sh again: it goes on where it stopped"
-    sleep 2
-  done
-  if ! echo "$sha  $file.part" | sha256sum -c --quiet - >/dev/null 2>&1; then
-    rm -f "$file.part"
-    die "$name: the SHA-256 of what came is wrong (wanted $sha)" "run it again; if it stays so, the index or a proxy alters files"
-  fi
-  mv "$file.part" "$file"
-  echo "$file"
-}
+. deploy/fetch.sh
 
 # shellcheck disable=SC2086
 set -- $torch_wheel; wheel=$(fetch "$1" "$3")
