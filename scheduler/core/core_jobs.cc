@@ -1,0 +1,360 @@
+// Jobs: what people ask of them, and how their attempts go.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "scheduler/core/core.h"
+#include "scheduler/core/planted.h"
+
+namespace graft::scheduler {
+namespace {
+
+bool IsBad(AttemptEnd end) {
+  return end == AttemptEnd::kFailed || end == AttemptEnd::kHopeless || end == AttemptEnd::kLost;
+}
+
+// How an attempt has ended when one more of its parts did.
+AttemptEnd Combine(AttemptEnd so_far, AttemptEnd next) {
+  if (so_far == AttemptEnd::kHopeless || next == AttemptEnd::kHopeless)
+    return AttemptEnd::kHopeless;
+  if (IsBad(so_far)) return so_far;
+  if (IsBad(next)) return next;
+  return std::max(so_far, next);
+}
+
+bool MayHelpToRetry(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+         absl::IsResourceExhausted(status) || absl::IsAborted(status);
+}
+
+}  // namespace
+
+void Core::Move(Job& job, JobState to, absl::string_view code, absl::string_view reason) {
+  GRAFT_CHECK(MayMove(job.state, to))
+      << job.request.key << " cannot go from " << std::string(JobStateName(job.state)) << " to "
+      << std::string(JobStateName(to));
+  if (job.state == JobState::kQueued) Dequeue(job);
+  if (job.state == JobState::kCreated) created_.erase(job.request.key);
+  job.state = to;
+  job.reason_code = std::string(code);
+  job.reason = std::string(reason);
+  if (to == JobState::kQueued) Enqueue(job);
+  if (to == JobState::kCreated) created_.insert(job.request.key);
+  if (to == JobState::kQueued || to == JobState::kCreated) effects_.pass_wanted = true;
+  if (!GRAFT_PLANTED(6) || to != JobState::kPaused) effects_.jobs.insert(job.request.key);
+}
+
+absl::Status Core::Apply(const JobSubmitted& event) {
+  const JobRequest& request = event.request;
+  if (request.key.empty() || request.workspace.empty()) {
+    return absl::InvalidArgumentError("a job has a key and a workspace");
+  }
+  if (jobs_.contains(request.key)) {
+    return absl::AlreadyExistsError(absl::StrCat("there is a job ", request.key, " already"));
+  }
+  Job& job = jobs_[request.key];
+  job.request = request;
+  job.sequence = next_sequence_++;
+  job.reason_code = "CREATED";
+  job.reason = "waits for a worker to read its inputs through";
+  created_.insert(request.key);
+  effects_.jobs.insert(request.key);
+  effects_.pass_wanted = true;
+  if (!request.needs_validation) Move(job, JobState::kQueued, "QUEUED", "waits for devices");
+  return absl::OkStatus();
+}
+
+absl::Status Core::Apply(const JobErased& event) {
+  const auto it = jobs_.find(event.job);
+  if (it == jobs_.end()) return absl::NotFoundError(absl::StrCat("there is no job ", event.job));
+  if (!IsTerminal(it->second.state)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "job ", event.job, " is ", JobStateName(it->second.state), "; cancel it first"));
+  }
+  jobs_.erase(it);
+  effects_.jobs_erased.insert(event.job);
+  return absl::OkStatus();
+}
+
+absl::Status Core::Apply(const JobCommanded& event) {
+  const auto it = jobs_.find(event.job);
+  if (it == jobs_.end()) return absl::NotFoundError(absl::StrCat("there is no job ", event.job));
+  switch (event.verb) {
+    case JobVerb::kCancel:
+      return Cancel(it->second, event.why);
+    case JobVerb::kPause:
+      return Pause(it->second, event.why);
+    case JobVerb::kResume:
+      return Resume(it->second);
+  }
+  return absl::InternalError("unknown verb");
+}
+
+absl::Status Core::Cancel(Job& job, absl::string_view why) {
+  if (job.state == JobState::kCancelling || job.state == JobState::kCancelled) {
+    return absl::OkStatus();  // it is as was asked for
+  }
+  if (IsTerminal(job.state) && !GRAFT_PLANTED(7)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("job ", job.request.key, " is already ", JobStateName(job.state)));
+  }
+  if (IsTerminal(job.state)) job.state = JobState::kQueued, Enqueue(job);  // 7
+  Move(job, JobState::kCancelling, "CANCELLED", why);
+  job.publishing_session.clear();
+  if (job.attempt.live()) {
+    Tell(job, AttemptMode::kStop);
+    FinishAttempt(job);
+  } else {
+    Move(job, JobState::kCancelled, "CANCELLED", why);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Core::Pause(Job& job, absl::string_view why) {
+  switch (job.state) {
+    case JobState::kPausing:
+    case JobState::kPaused:
+      return absl::OkStatus();
+    case JobState::kQueued:
+      Move(job, JobState::kPaused, "PAUSED", why);
+      return absl::OkStatus();
+    case JobState::kStarting:
+    case JobState::kRunning:
+    case JobState::kPreempting:
+      Move(job, JobState::kPausing, "PAUSED", why);
+      Tell(job, AttemptMode::kCheckpointAndStop);
+      return absl::OkStatus();
+    default:
+      return absl::FailedPreconditionError(
+          absl::StrCat("job ", job.request.key, " is ", JobStateName(job.state),
+                       "; only a job that waits or runs can be paused"));
+  }
+}
+
+absl::Status Core::Resume(Job& job) {
+  if (job.state != JobState::kPaused) {
+    return absl::FailedPreconditionError(absl::StrCat("job ", job.request.key, " is ",
+                                                      JobStateName(job.state),
+                                                      "; only a paused job can be resumed"));
+  }
+  Move(job, JobState::kQueued, "QUEUED", "resumed; waits for devices");
+  return absl::OkStatus();
+}
+
+void Core::Tell(Job& job, AttemptMode mode) {
+  if (job.attempt.mode >= mode) return;
+  job.attempt.mode = mode;
+  effects_.jobs.insert(job.request.key);
+  TouchDesired(job.attempt);
+}
+
+void Core::Report(Job& job, const std::string& node, const PartReport& report) {
+  Attempt& attempt = job.attempt;
+  Part& part = attempt.parts.at(node);
+  const bool leads = attempt.ranks.empty() || attempt.ranks[0].node == node;
+  if (report.state > part.state && report.state != PartState::kEnded) {
+    part.state = report.state;
+    effects_.jobs.insert(job.request.key);
+  }
+  if (leads) {
+    job.step = std::max(job.step, report.step);
+    if (report.steps_total > 0) job.steps_total = report.steps_total;
+    if (report.step_seconds > 0) job.step_seconds = report.step_seconds;
+    if (!report.rendezvous.empty() && attempt.rendezvous.empty()) {
+      attempt.rendezvous = report.rendezvous;
+      effects_.jobs.insert(job.request.key);
+      TouchDesired(attempt);
+    }
+    if (!report.result_session.empty()) attempt.result_session = report.result_session;
+    if (!report.checkpoint_session.empty() && job.state != JobState::kCancelling &&
+        report.checkpoint_session != job.checkpoint.session && job.publishing_session.empty()) {
+      Publish(job, report.checkpoint_session, false, report.checkpoint_step);
+    }
+  }
+  const bool all_run =
+      std::all_of(attempt.parts.begin(), attempt.parts.end(), [&](const auto& entry) {
+        return entry.second.state == PartState::kRunning ||
+               (entry.first == node && report.end == AttemptEnd::kSucceeded);
+      });
+  if (job.state == JobState::kStarting && all_run) {
+    Move(job, JobState::kRunning, "RUNNING", "every rank runs");
+  }
+  if (report.state == PartState::kEnded) EndPart(job, node, report.end, report.message);
+}
+
+void Core::EndPart(Job& job, const std::string& node, AttemptEnd end, absl::string_view message) {
+  Attempt& attempt = job.attempt;
+  Part& part = attempt.parts.at(node);
+  if (part.state == PartState::kEnded) return;
+  part.state = PartState::kEnded;
+  std::vector<DeviceRef> freed;
+  for (const DeviceRef& ref : attempt.ranks) {
+    if (ref.node == node) freed.push_back(ref);
+  }
+  cluster_.Release(freed, job.request.key);
+  if (!GRAFT_PLANTED(8)) used_[job.request.workspace] -= static_cast<int>(freed.size());
+  effects_.pass_wanted = true;
+  effects_.jobs.insert(job.request.key);
+  if (end == AttemptEnd::kNone) end = AttemptEnd::kLost;
+  const AttemptEnd before = attempt.end;
+  attempt.end = Combine(before, end);
+  if (attempt.end != before && IsBad(attempt.end)) {
+    attempt.end_message = std::string(message);
+    if (attempt.end == AttemptEnd::kFailed && nodes_.contains(node)) job.failed_nodes = {node};
+  }
+  // What is left of a gang that lost a rank can only wait for it in vain.
+  if (IsBad(attempt.end) && !GRAFT_PLANTED(9)) Tell(job, AttemptMode::kStop);
+  TouchDesired(attempt);
+  FinishAttempt(job);
+}
+
+void Core::FinishAttempt(Job& job) {
+  Attempt& attempt = job.attempt;
+  for (const auto& [node, part] : attempt.parts) {
+    if (part.state != PartState::kEnded && !(GRAFT_PLANTED(10) && attempt.number > 1)) return;
+  }
+  // A checkpoint on its way is waited for: the next attempt begins there.
+  if (!job.publishing_session.empty()) return;
+  if (attempt.end == AttemptEnd::kSucceeded && job.state != JobState::kCancelling &&
+      job.result_version.empty() && !attempt.result_session.empty()) {
+    const bool asked = std::any_of(calls_.begin(), calls_.end(), [&](const auto& call) {
+      return call.second.result && call.second.job == job.request.key &&
+             call.second.attempt == attempt.number;
+    });
+    if (!asked) Publish(job, attempt.result_session, true, job.step);
+    return;
+  }
+  const Attempt over = std::exchange(job.attempt, Attempt());
+  live_.erase(job.request.key);
+  job.device_seconds +=
+      static_cast<double>(over.ranks.size()) * absl::ToDoubleSeconds(now_ - over.started);
+  effects_.jobs.insert(job.request.key);
+  Settle(job, over);
+}
+
+void Core::Settle(Job& job, const Attempt& over) {
+  if (job.state == JobState::kCancelling) {
+    return Move(job, JobState::kCancelled, "CANCELLED", std::string(job.reason));
+  }
+  if (over.validation && over.end == AttemptEnd::kSucceeded) {
+    return Move(job, JobState::kQueued, "QUEUED", "its inputs are sound; waits for devices");
+  }
+  if (over.end == AttemptEnd::kHopeless) {
+    return Move(job, JobState::kFailed, "FAILED", over.end_message);
+  }
+  if (over.end == AttemptEnd::kSucceeded) {
+    if (job.state == JobState::kStarting) Move(job, JobState::kRunning, "RUNNING", "");
+    return Move(job, JobState::kCompleted, "COMPLETED", "finished");
+  }
+  if (job.time_is_up) {
+    return Move(job, JobState::kFailed, "TIME_LIMIT",
+                absl::StrCat("its time limit of ", absl::FormatDuration(job.request.time_limit),
+                             " has passed; its last checkpoint is at step ", job.checkpoint.step));
+  }
+  if (job.state == JobState::kPausing) {
+    return Move(job, JobState::kPaused, "PAUSED",
+                absl::StrCat("paused at step ", job.checkpoint.step, "; resume it to go on"));
+  }
+  if (job.state == JobState::kPreempting) {
+    return Move(job, JobState::kQueued, "PREEMPTED",
+                absl::StrCat(job.reason, "; goes on from step ", job.checkpoint.step));
+  }
+  Requeue(job, over);
+}
+
+void Core::Requeue(Job& job, const Attempt& over) {
+  const std::string why = over.end_message.empty() ? "the worker ended it" : over.end_message;
+  if (job.restarts >= job.request.max_restarts && !GRAFT_PLANTED(11)) {
+    if (over.validation && over.end != AttemptEnd::kFailed) {
+      // Reading inputs through again costs nothing that a restart limit protects.
+      return Move(job, JobState::kCreated, "CREATED", why);
+    }
+    return Move(job, JobState::kFailed, "FAILED",
+                absl::StrCat(why, "; ", job.restarts, " of ", job.request.max_restarts,
+                             " restarts are used up"));
+  }
+  ++job.restarts;
+  absl::Duration backoff = options_.first_backoff;
+  for (int i = 1; i < job.restarts && backoff < options_.longest_backoff; ++i) backoff *= 2;
+  job.not_before = now_ + std::min(backoff, options_.longest_backoff);
+  alarms_.insert({job.not_before, job.request.key});
+  Move(job, over.validation ? JobState::kCreated : JobState::kQueued, "RESTARTING",
+       absl::StrCat(why, "; restart ", job.restarts, " of ", job.request.max_restarts,
+                    job.checkpoint.version.empty()
+                        ? std::string(" from the beginning")
+                        : absl::StrCat(" from step ", job.checkpoint.step)));
+}
+
+void Core::Publish(Job& job, const std::string& session, bool result, int64_t step) {
+  if (!result) {
+    job.publishing_session = session;
+    job.publishing_step = step;
+  }
+  effects_.jobs.insert(job.request.key);
+  PublishCall call{.id = next_call_++,
+                   .job = job.request.key,
+                   .attempt = job.attempt.number,
+                   .session = session,
+                   .result = result,
+                   .step = step,
+                   .deadline = now_ + options_.call_deadline};
+  calls_[call.id] = call;
+  effects_.calls.push_back(std::move(call));
+}
+
+absl::Status Core::Apply(const CallAnswered& event) {
+  const auto it = calls_.find(event.id);
+  if (it == calls_.end()) return absl::OkStatus();  // answered twice, or too late
+  const PublishCall call = it->second;
+  const auto found = jobs_.find(call.job);
+  const bool wanted = found != jobs_.end() && found->second.attempt.number == call.attempt &&
+                      found->second.state != JobState::kCancelling &&
+                      (call.result || found->second.publishing_session == call.session);
+  if (wanted && MayHelpToRetry(event.status)) {
+    it->second.deadline = absl::InfiniteFuture();
+    call_retries_[call.id] = now_ + options_.first_backoff;
+    return absl::OkStatus();
+  }
+  calls_.erase(it);
+  call_retries_.erase(call.id);
+  if (!wanted && !GRAFT_PLANTED(12)) return absl::OkStatus();
+  if (found == jobs_.end()) return absl::OkStatus();  // 12
+  Job& job = found->second;
+  effects_.jobs.insert(call.job);
+  if (call.result) {
+    if (event.status.ok()) {
+      job.result_version = event.version;
+    } else {
+      job.attempt.end = AttemptEnd::kFailed;
+      job.attempt.end_message =
+          absl::StrCat("its result could not be published: ", event.status.message());
+    }
+  } else {
+    job.publishing_session.clear();
+    if (event.status.ok()) job.checkpoint = {event.version, call.step, call.session};
+    TouchDesired(job.attempt);
+  }
+  if (job.attempt.live()) FinishAttempt(job);
+  return absl::OkStatus();
+}
+
+void Core::CheckTimeLimit(Job& job) {
+  if (job.request.time_limit <= absl::ZeroDuration() || !job.attempt.live() ||
+      job.attempt.validation || job.time_is_up) {
+    return;
+  }
+  const double used = job.device_seconds / std::max<size_t>(job.attempt.ranks.size(), 1);
+  const absl::Time ends = job.attempt.started + job.request.time_limit - absl::Seconds(used);
+  if (now_ < ends) {
+    alarms_.insert({ends, job.request.key});
+    return;
+  }
+  if (job.state != JobState::kStarting && job.state != JobState::kRunning) return;
+  job.time_is_up = true;
+  job.reason_code = "TIME_LIMIT";
+  job.reason = "its time limit has passed; it takes a checkpoint and ends";
+  Tell(job, AttemptMode::kCheckpointAndStop);
+}
+
+}  // namespace graft::scheduler

@@ -1,0 +1,187 @@
+// Nodes: registration, leases, what they report and what they shall do.
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "scheduler/core/core.h"
+#include "scheduler/core/planted.h"
+
+namespace graft::scheduler {
+
+absl::btree_set<JobKey> Core::JobsOn(absl::string_view node) const {
+  absl::btree_set<JobKey> on;
+  for (const JobKey& key : live_) {
+    const Attempt& attempt = jobs_.at(key).attempt;
+    const auto part = attempt.parts.find(node);
+    if (part != attempt.parts.end() && part->second.state != PartState::kEnded) on.insert(key);
+  }
+  return on;
+}
+
+void Core::Refresh(const NodeState& node) {
+  cluster_.SetSchedulable(node.name, node.alive && !node.cordoned && !node.draining);
+  effects_.nodes.insert(node.name);
+  effects_.pass_wanted = true;
+}
+
+void Core::EndLease(NodeState& node, absl::string_view why) {
+  leases_.erase({node.lease_until, node.name});
+  node.alive = false;
+  Refresh(node);
+  for (const JobKey& key : JobsOn(node.name)) {
+    EndPart(jobs_.at(key), node.name, AttemptEnd::kLost,
+            absl::StrCat("node ", node.name, " was lost: ", why));
+  }
+}
+
+absl::Status Core::Apply(const NodeRegistered& event) {
+  const std::string& name = event.node.name;
+  if (name.empty()) return absl::InvalidArgumentError("a node has a name");
+  NodeState& node = nodes_[name];
+  if (node.name.empty()) {
+    node.name = name;
+    node.desired_revision = (options_.incarnation << 32) + 1;
+  }
+  if (!GRAFT_PLANTED(2)) {  // 2: what ran before a new registration is taken to run on
+    for (const JobKey& key : JobsOn(name)) {
+      EndPart(jobs_.at(key), name, AttemptEnd::kLost,
+              absl::StrCat("the worker on node ", name, " started again"));
+    }
+  }
+  leases_.erase({node.lease_until, name});
+  node.alive = true;
+  node.epoch = ++last_epoch_;
+  node.lease_until = now_ + options_.lease;
+  leases_.insert({node.lease_until, name});
+  Node view = event.node;
+  for (Device& device : view.devices) device.holder.clear();
+  cluster_.PutNode(std::move(view));
+  Refresh(node);
+  effects_.desired_changed.insert(name);
+  return absl::OkStatus();
+}
+
+absl::Status Core::Apply(const NodeSynced& event) {
+  const auto it = nodes_.find(event.node);
+  if (it == nodes_.end()) {
+    return absl::NotFoundError(absl::StrCat("node ", event.node, " is not known; register first"));
+  }
+  NodeState& node = it->second;
+  // 3: a stale worker is listened to.
+  if ((node.epoch != event.epoch || !node.alive) && !(GRAFT_PLANTED(3) && node.alive)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("epoch ", event.epoch, " of node ", event.node,
+                     " is over; end all ranks and register again"));
+  }
+  leases_.erase({node.lease_until, node.name});
+  node.lease_until = now_ + options_.lease;
+  leases_.insert({node.lease_until, node.name});
+
+  absl::flat_hash_map<JobKey, const PartReport*> reported;
+  for (const PartReport& report : event.parts) {
+    const auto job = jobs_.find(report.job);
+    if (job == jobs_.end()) continue;
+    const Attempt& attempt = job->second.attempt;
+    // 4: the report of an attempt that is over counts for the next.
+    if (attempt.number != report.attempt && !GRAFT_PLANTED(4)) continue;
+    const auto part = attempt.parts.find(event.node);
+    if (part == attempt.parts.end() || part->second.state == PartState::kEnded) continue;
+    if (part->second.epoch != event.epoch && !GRAFT_PLANTED(3)) continue;
+    reported[report.job] = &report;
+  }
+  for (const JobKey& key : JobsOn(event.node)) {
+    Job& job = jobs_.at(key);
+    if (const auto report = reported.find(key); report != reported.end()) {
+      Report(job, event.node, *report->second);
+      continue;
+    }
+    // 5: a part that the worker has not been told of yet counts as gone.
+    if (event.desired_revision < job.attempt.parts.at(event.node).told_at && !GRAFT_PLANTED(5)) {
+      continue;
+    }
+    const bool told_to_stop = job.attempt.mode == AttemptMode::kStop;
+    EndPart(job, event.node, told_to_stop ? AttemptEnd::kStopped : AttemptEnd::kLost,
+            told_to_stop ? "" : absl::StrCat("node ", event.node, " no longer has its ranks"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Core::Apply(const NodeCommanded& event) {
+  const auto it = nodes_.find(event.node);
+  if (it == nodes_.end()) {
+    return absl::NotFoundError(absl::StrCat("there is no node ", event.node));
+  }
+  NodeState& node = it->second;
+  node.cordoned = event.verb != NodeVerb::kUncordon;
+  node.draining = event.verb == NodeVerb::kDrain;
+  node.why = event.verb == NodeVerb::kUncordon ? "" : event.why;
+  Refresh(node);
+  if (node.draining) DrainNode(node);
+  return absl::OkStatus();
+}
+
+void Core::DrainNode(NodeState& node) {
+  for (const JobKey& key : JobsOn(node.name)) {
+    Job& job = jobs_.at(key);
+    if (job.attempt.validation) {
+      Tell(job, AttemptMode::kStop);
+    } else if (job.state == JobState::kStarting || job.state == JobState::kRunning) {
+      Move(job, JobState::kPreempting, "DRAINING",
+           absl::StrCat("node ", node.name,
+                        " is being drained; the job takes a checkpoint and moves"));
+      Tell(job, AttemptMode::kCheckpointAndStop);
+    }
+  }
+}
+
+absl::Status Core::Apply(const NodeRemoved& event) {
+  const auto it = nodes_.find(event.node);
+  if (it == nodes_.end()) {
+    return absl::NotFoundError(absl::StrCat("there is no node ", event.node));
+  }
+  if (const auto on = JobsOn(event.node); !on.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("node ", event.node, " still runs ", *on.begin(), "; drain it first"));
+  }
+  leases_.erase({it->second.lease_until, event.node});
+  nodes_.erase(it);
+  cluster_.RemoveNode(event.node);
+  effects_.nodes.erase(event.node);
+  effects_.nodes_erased.insert(event.node);
+  effects_.desired_changed.insert(event.node);
+  return absl::OkStatus();
+}
+
+std::vector<DesiredPart> Core::Desired(absl::string_view node) const {
+  std::vector<DesiredPart> desired;
+  for (const JobKey& key : JobsOn(node)) {
+    const Job& job = jobs_.at(key);
+    const Attempt& attempt = job.attempt;
+    DesiredPart part{.job = key,
+                     .attempt = attempt.number,
+                     .epoch = attempt.parts.find(node)->second.epoch,
+                     .validation = attempt.validation,
+                     .mode = attempt.mode,
+                     .rendezvous = attempt.rendezvous,
+                     .resume_from = job.checkpoint};
+    for (size_t rank = 0; rank < attempt.ranks.size(); ++rank) {
+      if (attempt.ranks[rank].node == node) {
+        part.ranks.push_back({static_cast<int>(rank), attempt.ranks[rank].device});
+      }
+    }
+    desired.push_back(std::move(part));
+  }
+  return desired;
+}
+
+void Core::TouchDesired(const Attempt& attempt) {
+  for (const auto& [name, part] : attempt.parts) {
+    const auto node = nodes_.find(name);
+    if (node == nodes_.end()) continue;
+    ++node->second.desired_revision;
+    effects_.desired_changed.insert(name);
+  }
+}
+
+}  // namespace graft::scheduler

@@ -1,0 +1,234 @@
+#include "scheduler/core/core.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/status_matchers.h"
+#include "gtest/gtest.h"
+#include "scheduler/core/invariants.h"
+
+namespace graft::scheduler {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+// Drives a core by hand; every step is checked against the invariants.
+class CoreTest : public ::testing::Test {
+ protected:
+  Effects Step(const Event& event) {
+    Effects effects = core_.Step(event, now_);
+    EXPECT_THAT(invariants_.Check(core_), IsEmpty());
+    if (effects.pass_wanted) {
+      Effects pass = core_.Step(PassDue{}, now_);
+      EXPECT_THAT(invariants_.Check(core_), IsEmpty());
+      for (PublishCall& call : pass.calls) effects.calls.push_back(call);
+    }
+    for (const PublishCall& call : effects.calls) calls_.push_back(call);
+    return effects;
+  }
+  int64_t AddNode(const std::string& name, int devices) {
+    Node node{.name = name};
+    for (int i = 0; i < devices; ++i) node.devices.push_back({.index = i, .kind = "h100"});
+    EXPECT_THAT(Step(NodeRegistered{node}).status, IsOk());
+    return core_.FindNode(name)->epoch;
+  }
+  absl::Status Submit(const std::string& id, Layout layout = {}, int priority = 0,
+                      int max_restarts = 1) {
+    return Step(JobSubmitted{{.key = "w/" + id,
+                              .workspace = "w",
+                              .queue = "default",
+                              .priority = priority,
+                              .gang = {.layout = layout},
+                              .max_restarts = max_restarts}})
+        .status;
+  }
+  // The node says that all its parts are in `state`.
+  absl::Status Sync(const std::string& node, PartState state, AttemptEnd end = AttemptEnd::kNone,
+                    PartReport also = {}) {
+    NodeSynced sync{.node = node,
+                    .epoch = core_.FindNode(node)->epoch,
+                    .desired_revision = core_.FindNode(node)->desired_revision};
+    for (const DesiredPart& part : core_.Desired(node)) {
+      PartReport report = also;
+      report.job = part.job;
+      report.attempt = part.attempt;
+      report.state = state;
+      report.end = end;
+      sync.parts.push_back(report);
+    }
+    return Step(sync).status;
+  }
+  JobState StateOf(const std::string& id) { return core_.FindJob("w/" + id)->state; }
+  const Job& JobOf(const std::string& id) { return *core_.FindJob("w/" + id); }
+
+  Core core_{CoreOptions()};
+  InvariantChecker invariants_;
+  absl::Time now_ = absl::FromUnixSeconds(1000);
+  std::vector<PublishCall> calls_;
+};
+
+TEST_F(CoreTest, AJobRunsAndCompletesWhenItsResultIsPublished) {
+  AddNode("n0", 1);
+  ASSERT_THAT(Submit("a"), IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kStarting);
+  ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kRunning);
+  ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kSucceeded, {.result_session = "s"}),
+              IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kRunning);
+  ASSERT_EQ(calls_.size(), 1);
+  EXPECT_TRUE(calls_[0].result);
+  Step(CallAnswered{calls_[0].id, absl::OkStatus(), "v1"});
+  EXPECT_EQ(StateOf("a"), JobState::kCompleted);
+  EXPECT_EQ(JobOf("a").result_version, "v1");
+}
+
+TEST_F(CoreTest, AGangStartsWholeOrNotAtAll) {
+  AddNode("n0", 2);
+  ASSERT_THAT(Submit("a", {.dp = 3}), IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kQueued);
+  AddNode("n1", 1);
+  EXPECT_EQ(StateOf("a"), JobState::kStarting);
+  EXPECT_EQ(JobOf("a").attempt.ranks.size(), 3);
+}
+
+TEST_F(CoreTest, ALostWorkerRequeuesFromTheLastCheckpointUntilNoRestartIsLeft) {
+  AddNode("n0", 1);
+  ASSERT_THAT(Submit("a"), IsOk());
+  ASSERT_THAT(Sync("n0", PartState::kRunning, AttemptEnd::kNone,
+                   {.checkpoint_session = "c", .checkpoint_step = 40}),
+              IsOk());
+  ASSERT_EQ(calls_.size(), 1);
+  Step(CallAnswered{calls_[0].id, absl::OkStatus(), "v40"});
+  now_ += absl::Seconds(16);
+  Step(Ticked{});
+  EXPECT_EQ(StateOf("a"), JobState::kQueued);
+  EXPECT_THAT(JobOf("a").reason, HasSubstr("from step 40"));
+  AddNode("n0", 1);
+  now_ += absl::Seconds(3);
+  Step(Ticked{});
+  ASSERT_EQ(StateOf("a"), JobState::kStarting);
+  EXPECT_EQ(core_.Desired("n0")[0].resume_from.version, "v40");
+  now_ += absl::Seconds(16);
+  Step(Ticked{});
+  EXPECT_EQ(StateOf("a"), JobState::kFailed);
+}
+
+TEST_F(CoreTest, AStaleWorkerIsFenced) {
+  const int64_t first = AddNode("n0", 1);
+  ASSERT_THAT(Submit("a"), IsOk());
+  AddNode("n0", 1);
+  EXPECT_THAT(Step(NodeSynced{.node = "n0", .epoch = first}).status,
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("register again")));
+}
+
+TEST_F(CoreTest, APausedJobTakesACheckpointAndGoesOnThere) {
+  AddNode("n0", 1);
+  ASSERT_THAT(Submit("a"), IsOk());
+  ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+  ASSERT_THAT(Step(JobCommanded{"w/a", JobVerb::kPause, "asked"}).status, IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kPausing);
+  EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kCheckpointAndStop);
+  ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kStopped,
+                   {.checkpoint_session = "c", .checkpoint_step = 7}),
+              IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kPausing) << "the checkpoint is not published yet";
+  Step(CallAnswered{calls_[0].id, absl::OkStatus(), "v7"});
+  EXPECT_EQ(StateOf("a"), JobState::kPaused);
+  ASSERT_THAT(Step(JobCommanded{"w/a", JobVerb::kResume, ""}).status, IsOk());
+  EXPECT_EQ(core_.Desired("n0")[0].resume_from.step, 7);
+}
+
+TEST_F(CoreTest, CancelWaitsForTheRanksToEnd) {
+  AddNode("n0", 1);
+  ASSERT_THAT(Submit("a"), IsOk());
+  ASSERT_THAT(Step(JobCommanded{"w/a", JobVerb::kCancel, "asked"}).status, IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kCancelling);
+  ASSERT_THAT(Submit("b"), IsOk());
+  EXPECT_EQ(StateOf("b"), JobState::kQueued);
+  ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kStopped), IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kCancelled);
+  EXPECT_EQ(StateOf("b"), JobState::kStarting);
+  EXPECT_THAT(Step(JobErased{"w/b"}).status, StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_THAT(Step(JobErased{"w/a"}).status, IsOk());
+}
+
+TEST_F(CoreTest, AHigherPriorityPreemptsWithACheckpointFirst) {
+  Step(QueuePut{{.name = "default"}});
+  AddNode("n0", 1);
+  ASSERT_THAT(Submit("low"), IsOk());
+  ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+  ASSERT_THAT(Submit("high", {}, 10), IsOk());
+  EXPECT_EQ(StateOf("low"), JobState::kPreempting);
+  ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kStopped), IsOk());
+  EXPECT_EQ(StateOf("low"), JobState::kQueued);
+  EXPECT_EQ(StateOf("high"), JobState::kStarting);
+}
+
+TEST_F(CoreTest, BackfillNeverTakesTheRoomThatIsKeptForTheHead) {
+  AddNode("n0", 2);
+  ASSERT_THAT(Submit("a"), IsOk());
+  ASSERT_THAT(Submit("big", {.dp = 2}), IsOk());
+  ASSERT_THAT(Submit("small"), IsOk());
+  EXPECT_EQ(StateOf("big"), JobState::kQueued);
+  EXPECT_EQ(StateOf("small"), JobState::kQueued);
+  EXPECT_EQ(core_.Explain(JobOf("big"), now_)[0].code, "CAPACITY");
+  EXPECT_EQ(core_.Explain(JobOf("small"), now_)[0].code, "RESERVED");
+}
+
+TEST_F(CoreTest, QuotaHoldsAJobBackAndSaysSo) {
+  AddNode("n0", 2);
+  Step(QuotaPut{"w", 1});
+  ASSERT_THAT(Submit("a"), IsOk());
+  ASSERT_THAT(Submit("b"), IsOk());
+  EXPECT_EQ(StateOf("b"), JobState::kQueued);
+  EXPECT_EQ(core_.Explain(JobOf("b"), now_)[0].code, "QUOTA");
+}
+
+TEST_F(CoreTest, DrainMovesItsJobsElsewhere) {
+  AddNode("n0", 1);
+  ASSERT_THAT(Submit("a"), IsOk());
+  ASSERT_THAT(Step(NodeCommanded{"n0", NodeVerb::kDrain, "new driver"}).status, IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kPreempting);
+  ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kStopped), IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kQueued);
+  EXPECT_EQ(core_.Explain(JobOf("a"), now_)[0].code, "DRAINING");
+  AddNode("n1", 1);
+  EXPECT_EQ(StateOf("a"), JobState::kStarting);
+}
+
+TEST_F(CoreTest, ValidationRunsWithoutADeviceAndRefusesBadInputs) {
+  ASSERT_THAT(Step(JobSubmitted{{.key = "w/a", .workspace = "w", .needs_validation = true}}).status,
+              IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kCreated);
+  AddNode("n0", 0);
+  EXPECT_EQ(StateOf("a"), JobState::kValidating);
+  ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kHopeless, {.message = "row 3 is empty"}),
+              IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kFailed);
+  EXPECT_THAT(JobOf("a").reason, HasSubstr("row 3"));
+}
+
+TEST_F(CoreTest, ARestoredCoreGoesOnWhereTheOldOneWas) {
+  AddNode("n0", 2);
+  ASSERT_THAT(Submit("a"), IsOk());
+  ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+  Core next({.incarnation = 2});
+  std::vector<std::pair<NodeState, Node>> nodes = {
+      {*core_.FindNode("n0"), *core_.cluster().Find("n0")}};
+  next.Restore({JobOf("a")}, nodes, {}, {}, now_);
+  EXPECT_EQ(next.FindJob("w/a")->state, JobState::kRunning);
+  EXPECT_EQ(next.cluster().Find("n0")->devices[0].holder, "w/a");
+  // The worker has not heard of the new life yet: what it does not list may yet come.
+  next.Step(NodeSynced{.node = "n0",
+                       .epoch = core_.FindNode("n0")->epoch,
+                       .desired_revision = core_.FindNode("n0")->desired_revision},
+            now_);
+  EXPECT_EQ(next.FindJob("w/a")->state, JobState::kRunning);
+}
+
+TEST(JobStateTest, NothingLeavesATerminalState) {
+  for (const JobTransition& way : JobTransitions()) EXPECT_FALSE(IsTerminal(way.from));
+}
+
+}  // namespace
+}  // namespace graft::scheduler

@@ -1,0 +1,106 @@
+// Everything that can happen to the core.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "scheduler/core/job.h"
+#include "scheduler/placement/cluster.h"
+
+namespace graft::scheduler {
+
+// A worker introduces itself. Whatever ran on it under an older epoch is over.
+struct NodeRegistered {
+  Node node;
+};
+
+// What a node says of one attempt's ranks on it.
+struct PartReport {
+  JobKey job;
+  int attempt = 0;
+  PartState state = PartState::kAssigned;
+  // Of an ended part.
+  AttemptEnd end = AttemptEnd::kNone;
+  std::string message;
+  // Of the part with rank 0.
+  std::string rendezvous;
+  std::string result_session;
+  std::string checkpoint_session;  // a complete upload of a checkpoint, not yet published
+  int64_t checkpoint_step = 0;
+  int64_t step = 0;
+  int64_t steps_total = 0;
+  double step_seconds = 0;
+};
+
+// All that runs on a node; what it was told of by `desired_revision` and does not list has ended.
+struct NodeSynced {
+  std::string node;
+  int64_t epoch = 0;
+  int64_t desired_revision = 0;
+  std::vector<PartReport> parts;
+};
+
+enum class NodeVerb { kCordon, kUncordon, kDrain };
+struct NodeCommanded {
+  std::string node;
+  NodeVerb verb = NodeVerb::kCordon;
+  std::string why;
+};
+// Refused while the node is alive and carries anything.
+struct NodeRemoved {
+  std::string node;
+};
+
+struct JobSubmitted {
+  JobRequest request;
+};
+enum class JobVerb { kCancel, kPause, kResume };
+struct JobCommanded {
+  JobKey job;
+  JobVerb verb = JobVerb::kCancel;
+  std::string why;
+};
+// Refused unless the job is in a terminal state.
+struct JobErased {
+  JobKey job;
+};
+
+struct Queue {
+  std::string name;
+  int priority = 0;      // added to the jobs' own
+  bool preempts = true;  // its jobs may stop jobs of lower priority
+};
+struct QueuePut {
+  Queue queue;
+};
+struct QueueRemoved {
+  std::string queue;
+};
+// At most so many devices at a time for the workspace; negative: no limit.
+struct QuotaPut {
+  std::string workspace;
+  int devices = -1;
+};
+
+// The answer to an external call, or DEADLINE_EXCEEDED from the shell.
+struct CallAnswered {
+  int64_t id = 0;
+  absl::Status status;
+  std::string version;
+};
+
+// Time has passed: leases, backoffs and deadlines are looked at.
+struct Ticked {};
+
+// Let waiting jobs start. The shell says this once after the events of a turn when an effect asked
+// for it, so that a thousand submissions cost one pass over the queue.
+struct PassDue {};
+
+using Event =
+    std::variant<NodeRegistered, NodeSynced, NodeCommanded, NodeRemoved, JobSubmitted, JobCommanded,
+                 JobErased, QueuePut, QueueRemoved, QuotaPut, CallAnswered, Ticked, PassDue>;
+
+}  // namespace graft::scheduler

@@ -1,0 +1,106 @@
+// What the core keeps of a job: only what decides. The specification's body stays in the store.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/time/time.h"
+#include "scheduler/core/job_state.h"
+#include "scheduler/placement/placement.h"
+
+namespace graft::scheduler {
+
+// "workspace/id".
+using JobKey = std::string;
+
+// What a submission says of itself. Constant after creation.
+struct JobRequest {
+  JobKey key;
+  std::string workspace;
+  std::string queue;
+  int priority = 0;  // greater goes first
+  GangRequest gang;
+  int max_restarts = 0;
+  // A worker reads the inputs through before any device is taken.
+  bool needs_validation = false;
+  bool preemptible = true;
+  // Ends the job after so much time on devices, with a checkpoint first; 0: no limit.
+  absl::Duration time_limit = absl::ZeroDuration();
+};
+
+// What the ranks of an attempt on one node do, as the node last said. Stored as numbers.
+enum class PartState { kAssigned = 0, kStarting = 1, kRunning = 2, kEnded = 3 };
+
+// The share of an attempt that one node carries.
+struct Part {
+  int64_t epoch = 0;  // of the node's lease when it was assigned
+  PartState state = PartState::kAssigned;
+  // The node's desired revision that first told of it. Not stored: a restart tells again.
+  int64_t told_at = 0;
+};
+
+// What an attempt is told to do. It only ever moves down this list. Stored as numbers.
+enum class AttemptMode { kRun = 0, kCheckpointAndStop = 1, kStop = 2 };
+
+// How an attempt ended. Stored as numbers.
+enum class AttemptEnd {
+  kNone = 0,       // it has not
+  kSucceeded = 1,  // every rank came to its end
+  kStopped = 2,    // it was told to
+  kFailed = 3,     // a rank failed; trying again may help
+  kHopeless = 4,   // a rank failed on its inputs; trying again does not help
+  kLost = 5,       // a worker was lost
+};
+
+// One placement of the whole gang, or the validation on one node (then without ranks).
+struct Attempt {
+  int number = 0;  // counted from 1 within the job; 0: none
+  bool validation = false;
+  AttemptMode mode = AttemptMode::kRun;
+  AttemptEnd end = AttemptEnd::kNone;
+  std::string end_message;
+  std::vector<DeviceRef> ranks;              // [world]
+  absl::btree_map<std::string, Part> parts;  // by node
+  std::string rendezvous;                    // "host:port" of rank 0, once it has said so
+  std::string result_session;                // the upload that holds the result
+  absl::Time started;                        // when it was placed
+
+  bool live() const { return number != 0; }
+};
+
+struct Checkpoint {
+  std::string version;  // the fileset version; empty: none
+  int64_t step = 0;
+  std::string session;  // the upload it was published from
+};
+
+struct Job {
+  JobRequest request;
+  int64_t sequence = 0;  // order of submission
+  JobState state = JobState::kCreated;
+  // Why it is in this state, and what can be done; a stable code before it.
+  std::string reason_code;
+  std::string reason;
+  int attempts = 0;
+  int restarts = 0;
+  Attempt attempt;  // the live one; a job never has two
+  Checkpoint checkpoint;
+  // A checkpoint that is being published, or was reported and waits for it.
+  std::string publishing_session;
+  int64_t publishing_step = 0;
+  std::string result_version;  // of a completed job
+  bool time_is_up = false;     // its time limit has stopped it
+  double device_seconds = 0;   // of attempts that have ended
+  // Where the last attempt failed; avoided while another node will do.
+  std::vector<std::string> failed_nodes;
+
+  // Not stored; a restart begins anew.
+  absl::Time not_before = absl::InfinitePast();  // backoff
+  int64_t step = 0;
+  int64_t steps_total = 0;
+  double step_seconds = 0;
+};
+
+}  // namespace graft::scheduler
