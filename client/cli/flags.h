@@ -61,7 +61,4 @@ class FlagSet {
   std::vector<std::string> words_;
 };
 
-// The candidate that `word` was probably meant to be, or "" when none is near.
-std::string Nearest(absl::string_view word, const std::vector<std::string>& candidates);
-
 }  // namespace graft::cli

@@ -50,11 +50,11 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
-std::string FormatBytes(int64_t bytes);      // "93.4 MB"
-std::string FormatCount(int64_t count);      // "134.5M"
+std::string FormatBytes(int64_t bytes);     // "93.4 MB"
+std::string FormatCount(int64_t count);     // "134.5M"
 std::string HumanDuration(absl::Duration);  // "1m 05s"
 std::string HumanAge(absl::Duration);       // "3m", "2h", "5d"
-std::string FormatNumber(double value);      // four significant digits
+std::string FormatNumber(double value);     // four significant digits
 
 // One line: "uploading  ███████░░░  61 %  57.1 MB of 93.4 MB  21 MB/s  2s left".
 struct Progress {
