@@ -1,0 +1,59 @@
+# `cmake --install` and Debian packages (cpack -G DEB): graft, graft-scheduler, graft-fileservice and
+# graft-worker. The worker's package holds no libtorch: it is found in /usr/lib/graft/deps, where
+# /usr/lib/graft/deps.sh (deploy/deps.sh) unpacks it.
+include(GNUInstallDirs)
+
+# graft_install(target package): the program of a package.
+function(graft_install target package)
+  if(NOT TARGET ${target})
+    return()
+  endif()
+  set_target_properties(${target} PROPERTIES INSTALL_RPATH "/usr/lib/graft/deps/torch/lib:/usr/lib/graft/deps/cuda/lib")
+  install(TARGETS ${target} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT ${package})
+endfunction()
+
+graft_install(graft graft)
+graft_install(graft-scheduler graft-scheduler)
+graft_install(graft-fileservice graft-fileservice)
+graft_install(graft-worker graft-worker)
+graft_install(graft-trainer graft-worker)
+install(FILES ${CMAKE_SOURCE_DIR}/README.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT graft)
+install(PROGRAMS ${CMAKE_SOURCE_DIR}/deploy/deps.sh ${CMAKE_SOURCE_DIR}/deploy/fetch.sh
+  DESTINATION lib/graft/deploy COMPONENT graft-worker)
+install(FILES ${CMAKE_SOURCE_DIR}/deploy/packages.txt DESTINATION lib/graft/deploy COMPONENT graft-worker)
+
+set(CPACK_GENERATOR DEB)
+set(CPACK_PACKAGE_NAME graft)
+set(CPACK_PACKAGE_VENDOR "Graft")
+set(CPACK_PACKAGE_CONTACT "Graft developers <dev@graft.invalid>")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "Fine-tunes open language models on your own machines")
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_COMPONENTS_GROUPING ONE_PER_GROUP)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_COMPONENTS_ALL graft)
+set(CPACK_DEBIAN_GRAFT_PACKAGE_NAME graft)
+
+foreach(daemon IN ITEMS scheduler fileservice worker)
+  if(NOT TARGET graft-${daemon})
+    continue()
+  endif()
+  set(USER graft-${daemon})
+  configure_file(${CMAKE_SOURCE_DIR}/deploy/debian/postinst.in ${CMAKE_BINARY_DIR}/debian/${daemon}/postinst
+    @ONLY FILE_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
+  install(FILES ${CMAKE_SOURCE_DIR}/deploy/systemd/graft-${daemon}.service
+    DESTINATION lib/systemd/system COMPONENT graft-${daemon})
+  if(EXISTS ${CMAKE_SOURCE_DIR}/deploy/configs/${daemon}.textproto)
+    install(FILES ${CMAKE_SOURCE_DIR}/deploy/configs/${daemon}.textproto
+      DESTINATION /etc/graft COMPONENT graft-${daemon})
+  endif()
+  list(APPEND CPACK_COMPONENTS_ALL graft-${daemon})
+  string(TOUPPER "GRAFT-${daemon}" _upper)
+  set(CPACK_DEBIAN_${_upper}_PACKAGE_NAME graft-${daemon})
+  set(CPACK_DEBIAN_${_upper}_PACKAGE_CONTROL_EXTRA ${CMAKE_BINARY_DIR}/debian/${daemon}/postinst)
+  set(CPACK_DEBIAN_${_upper}_PACKAGE_DEPENDS adduser)
+endforeach()
+# The trainer's libtorch is no Debian package.
+set(CPACK_DEBIAN_GRAFT-WORKER_PACKAGE_SHLIBDEPS OFF)
+include(CPack)
