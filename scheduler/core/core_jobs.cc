@@ -37,6 +37,8 @@ void Core::Move(Job& job, JobState to, absl::string_view code, absl::string_view
   if (job.state == JobState::kQueued) Dequeue(job);
   if (job.state == JobState::kCreated) created_.erase(job.request.key);
   job.state = to;
+  if (IsTerminal(to)) job.finished = now_;
+  if (to == JobState::kStarting) job.started = std::min(job.started, now_);
   job.reason_code = std::string(code);
   job.reason = std::string(reason);
   if (to == JobState::kQueued) Enqueue(job);
@@ -56,6 +58,7 @@ absl::Status Core::Apply(const JobSubmitted& event) {
   Job& job = jobs_[request.key];
   job.request = request;
   job.sequence = next_sequence_++;
+  job.created = now_;
   job.reason_code = "CREATED";
   job.reason = "waits for a worker to read its inputs through";
   created_.insert(request.key);
@@ -133,11 +136,19 @@ absl::Status Core::Pause(Job& job, absl::string_view why) {
 }
 
 absl::Status Core::Resume(Job& job) {
+  if (job.state == JobState::kQueued && job.request.hold) {
+    job.request.hold = false;
+    effects_.jobs.insert(job.request.key);
+    effects_.pass_wanted = true;
+    return absl::OkStatus();
+  }
   if (job.state != JobState::kPaused) {
     return absl::FailedPreconditionError(absl::StrCat("job ", job.request.key, " is ",
                                                       JobStateName(job.state),
                                                       "; only a paused job can be resumed"));
   }
+  job.time_is_up = false;
+  job.device_seconds_limited = job.device_seconds;
   Move(job, JobState::kQueued, "QUEUED", "resumed; waits for devices");
   return absl::OkStatus();
 }
@@ -248,7 +259,8 @@ void Core::Settle(Job& job, const Attempt& over) {
     return Move(job, JobState::kCompleted, "COMPLETED", "finished");
   }
   if (job.time_is_up) {
-    return Move(job, JobState::kFailed, "TIME_LIMIT",
+    return Move(job, job.state == JobState::kPausing ? JobState::kPaused : JobState::kFailed,
+                "TIME_LIMIT",
                 absl::StrCat("its time limit of ", absl::FormatDuration(job.request.time_limit),
                              " has passed; its last checkpoint is at step ", job.checkpoint.step));
   }
@@ -344,7 +356,8 @@ void Core::CheckTimeLimit(Job& job) {
       job.attempt.validation || job.time_is_up) {
     return;
   }
-  const double used = job.device_seconds / std::max<size_t>(job.attempt.ranks.size(), 1);
+  const double used = (job.device_seconds - job.device_seconds_limited) /
+                      static_cast<double>(std::max<size_t>(job.attempt.ranks.size(), 1));
   const absl::Time ends = job.attempt.started + job.request.time_limit - absl::Seconds(used);
   if (now_ < ends) {
     alarms_.insert({ends, job.request.key});
@@ -352,8 +365,13 @@ void Core::CheckTimeLimit(Job& job) {
   }
   if (job.state != JobState::kStarting && job.state != JobState::kRunning) return;
   job.time_is_up = true;
-  job.reason_code = "TIME_LIMIT";
-  job.reason = "its time limit has passed; it takes a checkpoint and ends";
+  const absl::string_view reason = "its time limit has passed; it takes a checkpoint and ends";
+  if (job.request.pause_at_time_limit) {
+    Move(job, JobState::kPausing, "TIME_LIMIT", reason);
+  } else {
+    job.reason_code = "TIME_LIMIT";
+    job.reason = std::string(reason);
+  }
   Tell(job, AttemptMode::kCheckpointAndStop);
 }
 

@@ -70,7 +70,7 @@ absl::Status Core::Apply(const PassDue&) {
 }
 
 void Core::TryWaiting(Job& job, Pass& pass) {
-  if (job.not_before > now_ || OverQuota(job)) return;
+  if (job.request.hold || job.not_before > now_ || OverQuota(job)) return;
   const std::string job_class = ClassOf(job);
   if (pass.no_fit.contains(job_class)) return;
   const ClusterView& view = pass.outside.has_value() ? *pass.outside : cluster_;
@@ -260,6 +260,7 @@ std::vector<WaitReason> Core::Explain(const Job& job, absl::Time now) const {
   if (job.state == JobState::kPaused) say("HELD", "it is paused; resume it to let it start");
   if (job.state == JobState::kCreated) say("VALIDATION", "no live worker has taken its inputs yet");
   if (job.state != JobState::kQueued) return reasons;
+  if (job.request.hold) say("HELD", "it is held back; resume it to let it start");
   if (job.not_before > now) {
     say("BACKOFF", absl::StrCat("waits ", absl::FormatDuration(job.not_before - now),
                                 " after restart ", job.restarts, " of ", job.request.max_restarts));

@@ -28,6 +28,11 @@ struct JobRequest {
   bool preemptible = true;
   // Ends the job after so much time on devices, with a checkpoint first; 0: no limit.
   absl::Duration time_limit = absl::ZeroDuration();
+  // What becomes of it then, when its checkpoint is taken: PAUSED (also for a job that has none),
+  // else FAILED.
+  bool pause_at_time_limit = true;
+  // Waits in QUEUED until it is resumed.
+  bool hold = false;
 };
 
 // What the ranks of an attempt on one node do, as the node last said. Stored as numbers.
@@ -90,9 +95,14 @@ struct Job {
   // A checkpoint that is being published, or was reported and waits for it.
   std::string publishing_session;
   int64_t publishing_step = 0;
-  std::string result_version;  // of a completed job
-  bool time_is_up = false;     // its time limit has stopped it
-  double device_seconds = 0;   // of attempts that have ended
+  std::string result_version;         // of a completed job
+  bool time_is_up = false;            // its time limit has stopped it
+  double device_seconds = 0;          // of attempts that have ended
+  double device_seconds_limited = 0;  // of them, those that a time limit counts no more
+  // For people; they decide nothing.
+  absl::Time created;
+  absl::Time started = absl::InfiniteFuture();   // first attempt
+  absl::Time finished = absl::InfiniteFuture();  // terminal state reached
   // Where the last attempt failed; avoided while another node will do.
   std::vector<std::string> failed_nodes;
 

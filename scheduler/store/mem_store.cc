@@ -10,6 +10,20 @@ namespace graft::scheduler {
 
 MemStore::MemStore(MemDisk& disk) : disk_(disk) {
   MutexLock lock(mu_);
+  Load();
+}
+
+absl::Status MemStore::Recover() {
+  MutexLock lock(mu_);
+  failed_ = false;
+  revision_ = 0;
+  for (auto& family : families_) family.clear();
+  changes_.clear();
+  Load();
+  return absl::OkStatus();
+}
+
+void MemStore::Load() {
   for (size_t i = 0; i < disk_.log.size(); ++i) {
     const absl::StatusOr<Transaction> transaction = DecodeTransaction(disk_.log[i]);
     if (!transaction.ok()) {

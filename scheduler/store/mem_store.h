@@ -37,12 +37,14 @@ class MemStore final : public Store {
   absl::StatusOr<ListResult> List(const ListRequest& request) const override;
   absl::StatusOr<std::vector<Change>> Changes(int64_t revision, int limit) const override;
   absl::Status Compact(int64_t revision) override;
+  absl::Status Recover() override;
   absl::Status Append(Series series, const std::vector<Entry>& entries) override;
   absl::StatusOr<std::vector<Entry>> Scan(Series series, absl::string_view from,
                                           absl::string_view to, int limit) const override;
   absl::Status Erase(Series series, absl::string_view from, absl::string_view to) override;
 
  private:
+  void Load() GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Apply(const Transaction& transaction) GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   MemDisk& disk_;

@@ -9,7 +9,8 @@
 // watcher goes on after any revision that is not compacted yet.
 //
 // Commit is called by one thread, the reads by any, at the same time: they see whole commits only.
-// After a commit failed for another reason than its comparisons the store takes no more: reopen it.
+// After a commit failed for another reason than its comparisons the store takes no more until
+// Recover.
 #pragma once
 
 #include <cstdint>
@@ -70,6 +71,8 @@ class Store {
   virtual absl::StatusOr<std::vector<Change>> Changes(int64_t revision, int limit) const = 0;
   // Forgets the changes up to and with `revision`.
   virtual absl::Status Compact(int64_t revision) = 0;
+  // After a failed commit: opens again what is on the disk. Readers wait meanwhile.
+  virtual absl::Status Recover() = 0;
 
   virtual absl::Status Append(Series series, const std::vector<Entry>& entries) = 0;
   // The entries with from <= key < to.

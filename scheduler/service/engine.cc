@@ -1,0 +1,324 @@
+#include "scheduler/service/engine.h"
+
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/digest.h"
+#include "base/json.h"
+#include "base/status_macros.h"
+#include "scheduler/service/records.h"
+
+namespace graft::scheduler {
+namespace {
+
+constexpr absl::string_view kIncarnationKey = "meta/incarnation";
+constexpr absl::string_view kAuditHeadKey = "head";
+constexpr int kPage = 5000;
+
+template <typename T, typename Decode>
+absl::StatusOr<std::vector<T>> LoadAll(const Store& store, absl::string_view prefix,
+                                       Decode decode) {
+  std::vector<T> all;
+  ListRequest request{.prefix = std::string(prefix), .limit = kPage};
+  for (bool more = true; more;) {
+    GRAFT_ASSIGN_OR_RETURN(ListResult page, store.List(request));
+    for (const Record& record : page.records) {
+      absl::StatusOr<T> value = decode(record.value);
+      if (!value.ok()) {
+        return absl::Status(value.status().code(),
+                            absl::StrCat(record.key, ": ", value.status().message()));
+      }
+      all.push_back(*std::move(value));
+    }
+    more = page.more;
+    if (more) request.after = page.records.back().key;
+  }
+  return all;
+}
+
+std::string AuditHash(absl::string_view previous, absl::string_view body) {
+  return Sha256::HexOf(absl::StrCat(previous, body));
+}
+
+}  // namespace
+
+class Engine::TurnImpl final : public Turn {
+ public:
+  TurnImpl(Engine& engine, absl::Time now) : engine_(engine), now_(now) {}
+
+  absl::StatusOr<Record> Get(Family family, absl::string_view key) override {
+    for (const Staged* staged : {&request_, &turn_}) {
+      const auto it = staged->find({family, std::string(key)});
+      if (it == staged->end()) continue;
+      if (!it->second.has_value()) return absl::NotFoundError(absl::StrCat("there is no ", key));
+      return Record{std::string(key), *it->second, revision()};
+    }
+    return engine_.store_.Get(family, key);
+  }
+
+  absl::StatusOr<std::vector<Record>> List(absl::string_view prefix) override {
+    std::map<std::string, Record> found;
+    ListRequest request{.prefix = std::string(prefix), .limit = kPage};
+    for (bool more = true; more;) {
+      GRAFT_ASSIGN_OR_RETURN(ListResult page, engine_.store_.List(request));
+      for (Record& record : page.records) {
+        request.after = record.key;
+        found[record.key] = std::move(record);
+      }
+      more = page.more;
+    }
+    for (const Staged* staged : {&turn_, &request_}) {
+      for (const auto& [key, value] : *staged) {
+        if (key.first != Family::kRecords || !absl::StartsWith(key.second, prefix)) continue;
+        found.erase(key.second);
+        if (value.has_value()) found[key.second] = {key.second, *value, revision()};
+      }
+    }
+    std::vector<Record> records;
+    for (auto& [key, record] : found) records.push_back(std::move(record));
+    return records;
+  }
+
+  void Put(Family family, absl::string_view key, std::string value) override {
+    request_[{family, std::string(key)}] = std::move(value);
+  }
+  void Remove(Family family, absl::string_view key) override {
+    request_[{family, std::string(key)}] = std::nullopt;
+  }
+
+  absl::Status Step(const Event& event) override {
+    Effects effects = engine_.core_->Step(event, now_);
+    if (!effects.status.ok()) return effects.status;
+    stepped_ = true;
+    Take(std::move(effects));
+    StageQueues(event);
+    return absl::OkStatus();
+  }
+
+  void Audit(AuditEntry entry) override { request_audit_.push_back(std::move(entry)); }
+  const Core& core() const override { return *engine_.core_; }
+  absl::Time now() const override { return now_; }
+  int64_t revision() const override { return engine_.store_.revision() + 1; }
+
+  // Keeps what the request has staged, or drops it.
+  void EndRequest(bool ok) {
+    GRAFT_CHECK(ok || !stepped_) << "a request failed after its step had succeeded";
+    if (ok) {
+      for (auto& [key, value] : request_) turn_[key] = std::move(value);
+      for (AuditEntry& entry : request_audit_) audit_.push_back(std::move(entry));
+    }
+    request_.clear();
+    request_audit_.clear();
+    stepped_ = false;
+  }
+
+  void Take(Effects effects) {
+    for (const JobKey& key : effects.jobs) jobs_.insert(key);
+    for (const JobKey& key : effects.jobs_erased) {
+      jobs_.erase(key);
+      Remove(Family::kRecords, absl::StrCat(kCoreJobPrefix, key));
+    }
+    for (const std::string& node : effects.nodes) nodes_.insert(node);
+    for (const std::string& node : effects.nodes_erased) {
+      nodes_.erase(node);
+      Remove(Family::kRecords, absl::StrCat(kCoreNodePrefix, node));
+    }
+    desired_.insert(effects.desired_changed.begin(), effects.desired_changed.end());
+    for (PublishCall& call : effects.calls) calls_.push_back(std::move(call));
+    for (Decision& decision : effects.decisions) {
+      request_audit_.push_back({"scheduler", "Decide", decision.job, decision.text});
+    }
+    pass_wanted_ |= effects.pass_wanted;
+    engine_.wake_at_ = effects.wake_at;
+  }
+
+  // The end of the turn: waiting jobs start, and what the core has changed becomes writes.
+  void Close() {
+    if (pass_wanted_) {
+      pass_wanted_ = false;
+      (void)Step(PassDue{});
+    }
+    for (const JobKey& key : jobs_) {
+      const Job* job = core().FindJob(key);
+      if (job == nullptr) continue;
+      Put(Family::kRecords, absl::StrCat(kCoreJobPrefix, key), EncodeJob(*job));
+      engine_.output_.OnJobWritten(*this, *job);
+    }
+    for (const std::string& name : nodes_) {
+      const NodeState* state = core().FindNode(name);
+      const Node* node = core().cluster().Find(name);
+      if (state == nullptr || node == nullptr) continue;
+      Put(Family::kRecords, absl::StrCat(kCoreNodePrefix, name), EncodeNode(*state, *node));
+    }
+    EndRequest(true);
+    StageAudit();
+  }
+
+  Transaction transaction() const {
+    Transaction transaction;
+    for (const auto& [key, value] : turn_)
+      transaction.writes.push_back({key.first, key.second, value});
+    return transaction;
+  }
+  void Send(int64_t revision) const {
+    engine_.audit_sequence_ = audit_sequence_;
+    engine_.audit_hash_ = audit_hash_;
+    if (revision > 0) engine_.output_.OnCommitted(revision);
+    for (const std::string& node : desired_) engine_.output_.OnDesiredChanged(node);
+    for (const PublishCall& call : calls_) engine_.output_.OnPublish(call);
+  }
+
+ private:
+  using Staged = std::map<std::pair<Family, std::string>, std::optional<std::string>>;
+
+  void StageQueues(const Event& event) {
+    if (const auto* put = std::get_if<QueuePut>(&event)) {
+      Put(Family::kRecords, absl::StrCat(kCoreQueuePrefix, put->queue.name),
+          EncodeQueue(put->queue));
+    } else if (const auto* removed = std::get_if<QueueRemoved>(&event)) {
+      Remove(Family::kRecords, absl::StrCat(kCoreQueuePrefix, removed->queue));
+    } else if (const auto* quota = std::get_if<QuotaPut>(&event)) {
+      Put(Family::kRecords, absl::StrCat(kCoreQuotaPrefix, quota->workspace), EncodeQuota(*quota));
+    }
+  }
+
+  void StageAudit() {
+    audit_sequence_ = engine_.audit_sequence_;
+    audit_hash_ = engine_.audit_hash_;
+    if (audit_.empty()) return;
+    for (const AuditEntry& entry : audit_) {
+      Json json = Json::MakeObject();
+      json.Set("time_us", absl::ToUnixMicros(now_)).Set("who", entry.principal);
+      json.Set("method", entry.method).Set("resource", entry.resource).Set("text", entry.text);
+      json.Set("revision", revision());
+      const std::string body = json.Dump();
+      audit_hash_ = AuditHash(audit_hash_, body);
+      turn_[{Family::kAudit, BigEndian(++audit_sequence_)}] = absl::StrCat(audit_hash_, body);
+    }
+    turn_[{Family::kAudit, std::string(kAuditHeadKey)}] =
+        absl::StrCat(BigEndian(audit_sequence_), audit_hash_);
+  }
+
+  Engine& engine_;
+  const absl::Time now_;
+  Staged turn_;
+  Staged request_;
+  std::vector<AuditEntry> request_audit_;
+  std::vector<AuditEntry> audit_;
+  bool stepped_ = false;
+  bool pass_wanted_ = false;
+  absl::btree_set<JobKey> jobs_;
+  absl::btree_set<std::string> nodes_;
+  absl::btree_set<std::string> desired_;
+  std::vector<PublishCall> calls_;
+  uint64_t audit_sequence_ = 0;
+  std::string audit_hash_;
+};
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Store& store, EngineOutput& output,
+                                                     CoreOptions options, absl::Time now) {
+  auto engine = std::unique_ptr<Engine>(new Engine(store, output, options));
+  GRAFT_RETURN_IF_ERROR(engine->Rebuild(now));
+  return engine;
+}
+
+absl::Status Engine::Rebuild(absl::Time now) {
+  GRAFT_ASSIGN_OR_RETURN(auto jobs, LoadAll<Job>(store_, kCoreJobPrefix, DecodeJob));
+  using NodePair = std::pair<NodeState, Node>;
+  GRAFT_ASSIGN_OR_RETURN(auto nodes, LoadAll<NodePair>(store_, kCoreNodePrefix, DecodeNode));
+  GRAFT_ASSIGN_OR_RETURN(auto queues, LoadAll<Queue>(store_, kCoreQueuePrefix, DecodeQueue));
+  GRAFT_ASSIGN_OR_RETURN(auto quotas, LoadAll<QuotaPut>(store_, kCoreQuotaPrefix, DecodeQuota));
+  const absl::StatusOr<Record> before = store_.Get(Family::kRecords, kIncarnationKey);
+  options_.incarnation = before.ok() ? std::stoll(before->value) + 1 : 1;
+  const absl::StatusOr<Record> head = store_.Get(Family::kAudit, kAuditHeadKey);
+  audit_sequence_ = head.ok() ? FromBigEndian(head->value) : 0;
+  audit_hash_ = head.ok() ? head->value.substr(8) : "";
+
+  core_ = std::make_unique<Core>(options_);
+  TurnImpl turn(*this, now);
+  turn.Take(
+      core_->Restore(std::move(jobs), std::move(nodes), std::move(queues), std::move(quotas), now));
+  turn.Put(Family::kRecords, kIncarnationKey, absl::StrCat(options_.incarnation));
+  turn.Close();
+  return CommitAndSend(turn);
+}
+
+absl::Status Engine::CommitAndSend(TurnImpl& turn) {
+  const Transaction transaction = turn.transaction();
+  int64_t revision = 0;
+  if (!transaction.empty()) {
+    absl::StatusOr<int64_t> committed = store_.Commit(transaction);
+    healthy_ = committed.ok();
+    if (!committed.ok()) return committed.status();
+    revision = *committed;
+  }
+  healthy_ = true;
+  turn.Send(revision);
+  return absl::OkStatus();
+}
+
+void Engine::Run(std::vector<Request> requests, absl::Time now) {
+  const auto answer = [&requests](const std::vector<absl::Status>& statuses, int64_t revision) {
+    for (size_t i = 0; i < requests.size(); ++i) {
+      if (requests[i].done) requests[i].done(statuses[i], revision);
+    }
+  };
+  if (!healthy_) {
+    absl::Status status = store_.Recover();
+    if (status.ok()) status = Rebuild(now);
+    if (!status.ok()) {
+      const absl::Status refused = absl::UnavailableError(
+          absl::StrCat("the scheduler's store takes no writes: ", status.message()));
+      return answer(std::vector<absl::Status>(requests.size(), refused), 0);
+    }
+  }
+  TurnImpl turn(*this, now);
+  std::vector<absl::Status> statuses;
+  statuses.reserve(requests.size());
+  for (Request& request : requests) {
+    statuses.push_back(request.work(turn));
+    turn.EndRequest(statuses.back().ok());
+  }
+  turn.Close();
+  const absl::Status committed = CommitAndSend(turn);
+  if (!committed.ok()) {
+    for (absl::Status& status : statuses) {
+      if (status.ok()) status = committed;
+    }
+  }
+  answer(statuses, store_.revision());
+}
+
+absl::Status CheckAuditChain(const Store& store) {
+  std::string hash;
+  uint64_t expected = 1;
+  ListRequest request{.family = Family::kAudit, .limit = kPage};
+  for (bool more = true; more;) {
+    GRAFT_ASSIGN_OR_RETURN(const ListResult page, store.List(request));
+    for (const Record& record : page.records) {
+      request.after = record.key;
+      if (record.key == kAuditHeadKey) {
+        if (record.value != absl::StrCat(BigEndian(expected - 1), hash)) {
+          return absl::DataLossError("the audit trail ends before its head");
+        }
+        continue;
+      }
+      const uint64_t sequence = FromBigEndian(record.key);
+      if (sequence != expected || record.value.size() < 64) {
+        return absl::DataLossError(absl::StrCat("audit entry ", expected, " is missing"));
+      }
+      const absl::string_view value = record.value;
+      hash = AuditHash(hash, value.substr(64));
+      if (value.substr(0, 64) != hash) {
+        return absl::DataLossError(absl::StrCat("audit entry ", sequence, " was changed"));
+      }
+      ++expected;
+    }
+    more = page.more;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace graft::scheduler

@@ -1,0 +1,111 @@
+// Runs the core over the store: everything that waits is done in one turn with one commit, and only
+// then is anything answered or sent.
+//
+//   engine.Run({{.work = [&](Turn& turn) { return turn.Step(JobSubmitted{...}); },
+//                .done = [&](absl::Status status, int64_t revision) { ... }}}, now);
+//
+// When a commit fails nothing of the turn is acknowledged, the store is opened again and the core
+// is rebuilt from what is there: memory never runs ahead of the disk.
+//
+// One thread at a time calls it (the scheduler's loop, or a simulation). It reads no clock.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "scheduler/core/core.h"
+#include "scheduler/store/store.h"
+
+namespace graft::scheduler {
+
+// A mutation's line in the audit trail.
+struct AuditEntry {
+  std::string principal;
+  std::string method;
+  std::string resource;
+  std::string text;
+};
+
+// What a request may do within a turn: it reads what the turn has staged so far over what is
+// stored, and stages more. A request that returns an error leaves nothing behind.
+class Turn {
+ public:
+  virtual ~Turn() = default;
+  virtual absl::StatusOr<Record> Get(Family family, absl::string_view key) = 0;
+  // Of the records, those staged included.
+  virtual absl::StatusOr<std::vector<Record>> List(absl::string_view prefix) = 0;
+  virtual void Put(Family family, absl::string_view key, std::string value) = 0;
+  virtual void Remove(Family family, absl::string_view key) = 0;
+  // The core's step. It cannot be taken back: once one has succeeded the request must too.
+  virtual absl::Status Step(const Event& event) = 0;
+  virtual void Audit(AuditEntry entry) = 0;
+  virtual const Core& core() const = 0;
+  virtual absl::Time now() const = 0;
+  // The revision that the turn's commit will have.
+  virtual int64_t revision() const = 0;
+};
+
+// Where an engine sends what its commits have made true. Called after the commit, on its thread.
+class EngineOutput {
+ public:
+  virtual ~EngineOutput() = default;
+  virtual void OnCommitted(int64_t revision) = 0;
+  virtual void OnDesiredChanged(const std::string& node) = 0;
+  virtual void OnPublish(const PublishCall& call) = 0;
+  // Every job that the turn has written; staged writes of the callee belong to the same commit.
+  // Called before the commit.
+  virtual void OnJobWritten(Turn& turn, const Job& job) = 0;
+};
+
+class Engine {
+ public:
+  struct Request {
+    std::function<absl::Status(Turn&)> work;
+    // With the revision of the commit when OK. May be empty.
+    std::function<void(absl::Status, int64_t)> done;
+  };
+
+  // Rebuilds the core from the store and counts one more incarnation.
+  static absl::StatusOr<std::unique_ptr<Engine>> Open(Store& store, EngineOutput& output,
+                                                      CoreOptions options, absl::Time now);
+
+  // Does every request's work in order, commits once, then calls every `done`.
+  void Run(std::vector<Request> requests, absl::Time now);
+  // When the core wants a turn with Ticked.
+  absl::Time wake_at() const { return wake_at_; }
+  // False after a failed commit, until a turn has opened the store again.
+  bool healthy() const { return healthy_; }
+  const Core& core() const { return *core_; }
+
+ private:
+  class TurnImpl;
+  Engine(Store& store, EngineOutput& output, CoreOptions options)
+      : store_(store), output_(output), options_(options) {}
+
+  absl::Status Rebuild(absl::Time now);
+  absl::Status CommitAndSend(TurnImpl& turn);
+
+  Store& store_;
+  EngineOutput& output_;
+  CoreOptions options_;
+  std::unique_ptr<Core> core_;
+  absl::Time wake_at_ = absl::InfiniteFuture();
+  bool healthy_ = false;
+  uint64_t audit_sequence_ = 0;
+  std::string audit_hash_;
+};
+
+// The trail's entries from `sequence` on are one unbroken chain. DATA_LOSS names the first that is
+// missing, moved or edited.
+absl::Status CheckAuditChain(const Store& store);
+
+}  // namespace graft::scheduler

@@ -1,0 +1,293 @@
+#include "scheduler/service/records.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/json.h"
+#include "base/status_macros.h"
+
+namespace graft::scheduler {
+namespace {
+
+constexpr int kVersion = 1;
+
+Json Begin() {
+  Json json = Json::MakeObject();
+  json.Set("v", kVersion);
+  return json;
+}
+
+absl::StatusOr<Json> Parse(absl::string_view bytes, absl::string_view what) {
+  absl::StatusOr<Json> json = Json::Parse(bytes);
+  if (!json.ok() || !json->is_object()) {
+    return absl::DataLossError(absl::StrCat("a stored ", what, " cannot be read"));
+  }
+  if (const int64_t version = json->GetInt("v"); version < 1 || version > kVersion) {
+    return absl::FailedPreconditionError(absl::StrCat("a stored ", what, " has version ", version,
+                                                      "; this program reads up to ", kVersion,
+                                                      ": start the newer program"));
+  }
+  return json;
+}
+
+Json Time(absl::Time time) { return Json(absl::ToUnixMicros(time)); }
+absl::Time TimeOf(const Json& json, absl::string_view key) {
+  return json.Find(key) == nullptr ? absl::InfiniteFuture()
+                                   : absl::FromUnixMicros(json.GetInt(key));
+}
+void SetTime(Json& json, absl::string_view key, absl::Time time) {
+  if (time != absl::InfiniteFuture()) json.Set(key, Time(time));
+}
+
+Json Strings(const std::vector<std::string>& values) {
+  Json json = Json::MakeArray();
+  for (const std::string& value : values) json.Append(value);
+  return json;
+}
+std::vector<std::string> StringsOf(const Json& json, absl::string_view key) {
+  std::vector<std::string> values;
+  const Json* list = json.Find(key);
+  if (list == nullptr || !list->is_array()) return values;
+  for (const Json& value : list->as_array()) {
+    if (value.is_string()) values.push_back(value.as_string());
+  }
+  return values;
+}
+
+Json Labels(const absl::btree_map<std::string, std::string>& labels) {
+  Json json = Json::MakeObject();
+  for (const auto& [key, value] : labels) json.Set(key, value);
+  return json;
+}
+absl::btree_map<std::string, std::string> LabelsOf(const Json& json, absl::string_view key) {
+  absl::btree_map<std::string, std::string> labels;
+  const Json* map = json.Find(key);
+  if (map == nullptr || !map->is_object()) return labels;
+  for (const auto& [name, value] : map->as_object()) {
+    if (value.is_string()) labels[name] = value.as_string();
+  }
+  return labels;
+}
+
+Json GangJson(const GangRequest& gang) {
+  Json json = Json::MakeObject();
+  json.Set("tp", gang.layout.tp).Set("cp", gang.layout.cp).Set("dp", gang.layout.dp);
+  json.Set("pp", gang.layout.pp).Set("ep", gang.layout.ep);
+  json.Set("kind", gang.device_kind).Set("memory", gang.min_memory_bytes);
+  json.Set("labels", Labels(gang.labels)).Set("tolerations", Strings(gang.tolerations));
+  json.Set("across", gang.allow_tp_across_domains);
+  return json;
+}
+GangRequest GangOf(const Json& json) {
+  GangRequest gang;
+  const auto factor = [&](absl::string_view key) { return static_cast<int>(json.GetInt(key, 1)); };
+  gang.layout = {factor("tp"), factor("cp"), factor("dp"), factor("pp"), factor("ep")};
+  gang.device_kind = json.GetString("kind");
+  gang.min_memory_bytes = json.GetInt("memory");
+  gang.labels = LabelsOf(json, "labels");
+  gang.tolerations = StringsOf(json, "tolerations");
+  gang.allow_tp_across_domains = json.GetBool("across");
+  return gang;
+}
+
+Json RequestJson(const JobRequest& request) {
+  Json json = Json::MakeObject();
+  json.Set("key", request.key).Set("workspace", request.workspace).Set("queue", request.queue);
+  json.Set("priority", request.priority).Set("gang", GangJson(request.gang));
+  json.Set("max_restarts", request.max_restarts).Set("validate", request.needs_validation);
+  json.Set("preemptible", request.preemptible);
+  json.Set("time_limit_us", absl::ToInt64Microseconds(request.time_limit));
+  json.Set("pause_at_limit", request.pause_at_time_limit).Set("hold", request.hold);
+  return json;
+}
+JobRequest RequestOf(const Json& json) {
+  JobRequest request;
+  request.key = json.GetString("key");
+  request.workspace = json.GetString("workspace");
+  request.queue = json.GetString("queue");
+  request.priority = static_cast<int>(json.GetInt("priority"));
+  if (const Json* gang = json.Find("gang")) request.gang = GangOf(*gang);
+  request.max_restarts = static_cast<int>(json.GetInt("max_restarts"));
+  request.needs_validation = json.GetBool("validate");
+  request.preemptible = json.GetBool("preemptible", true);
+  request.time_limit = absl::Microseconds(json.GetInt("time_limit_us"));
+  request.pause_at_time_limit = json.GetBool("pause_at_limit", true);
+  request.hold = json.GetBool("hold");
+  return request;
+}
+
+Json AttemptJson(const Attempt& attempt) {
+  Json json = Json::MakeObject();
+  json.Set("number", attempt.number).Set("validation", attempt.validation);
+  json.Set("mode", static_cast<int>(attempt.mode)).Set("end", static_cast<int>(attempt.end));
+  json.Set("message", attempt.end_message).Set("rendezvous", attempt.rendezvous);
+  json.Set("result", attempt.result_session);
+  SetTime(json, "started_us", attempt.started);
+  Json ranks = Json::MakeArray();
+  for (const DeviceRef& ref : attempt.ranks) {
+    Json rank = Json::MakeArray();
+    rank.Append(ref.node);
+    rank.Append(ref.device);
+    ranks.Append(std::move(rank));
+  }
+  json.Set("ranks", std::move(ranks));
+  Json parts = Json::MakeObject();
+  for (const auto& [node, part] : attempt.parts) {
+    Json one = Json::MakeArray();
+    one.Append(part.epoch);
+    one.Append(static_cast<int>(part.state));
+    parts.Set(node, std::move(one));
+  }
+  json.Set("parts", std::move(parts));
+  return json;
+}
+Attempt AttemptOf(const Json& json) {
+  Attempt attempt;
+  attempt.number = static_cast<int>(json.GetInt("number"));
+  attempt.validation = json.GetBool("validation");
+  attempt.mode = static_cast<AttemptMode>(json.GetInt("mode"));
+  attempt.end = static_cast<AttemptEnd>(json.GetInt("end"));
+  attempt.end_message = json.GetString("message");
+  attempt.rendezvous = json.GetString("rendezvous");
+  attempt.result_session = json.GetString("result");
+  attempt.started = TimeOf(json, "started_us");
+  if (const Json* ranks = json.Find("ranks"); ranks != nullptr && ranks->is_array()) {
+    for (const Json& rank : ranks->as_array()) {
+      attempt.ranks.push_back(
+          {rank.as_array()[0].as_string(), static_cast<int>(rank.as_array()[1].as_int())});
+    }
+  }
+  if (const Json* parts = json.Find("parts"); parts != nullptr && parts->is_object()) {
+    for (const auto& [node, part] : parts->as_object()) {
+      attempt.parts[node] = {part.as_array()[0].as_int(),
+                             static_cast<PartState>(part.as_array()[1].as_int())};
+    }
+  }
+  return attempt;
+}
+
+Json DeviceJson(const Device& device) {
+  Json json = Json::MakeObject();
+  json.Set("index", device.index).Set("kind", device.kind).Set("memory", device.memory_bytes);
+  json.Set("domain", device.nvlink_domain).Set("healthy", device.healthy);
+  return json;
+}
+
+}  // namespace
+
+std::string EncodeJob(const Job& job) {
+  Json json = Begin();
+  json.Set("request", RequestJson(job.request)).Set("sequence", job.sequence);
+  json.Set("state", static_cast<int>(job.state));
+  json.Set("code", job.reason_code).Set("reason", job.reason);
+  json.Set("attempts", job.attempts).Set("restarts", job.restarts);
+  if (job.attempt.live()) json.Set("attempt", AttemptJson(job.attempt));
+  json.Set("checkpoint", job.checkpoint.version).Set("checkpoint_step", job.checkpoint.step);
+  json.Set("checkpoint_session", job.checkpoint.session);
+  json.Set("publishing", job.publishing_session).Set("publishing_step", job.publishing_step);
+  json.Set("result", job.result_version).Set("time_is_up", job.time_is_up);
+  json.Set("device_seconds", job.device_seconds).Set("uncounted", job.device_seconds_limited);
+  json.Set("step", job.step).Set("steps", job.steps_total);
+  SetTime(json, "created_us", job.created);
+  SetTime(json, "started_us", job.started);
+  SetTime(json, "finished_us", job.finished);
+  json.Set("failed_nodes", Strings(job.failed_nodes));
+  return json.Dump();
+}
+
+absl::StatusOr<Job> DecodeJob(absl::string_view bytes) {
+  GRAFT_ASSIGN_OR_RETURN(const Json json, Parse(bytes, "job"));
+  Job job;
+  if (const Json* request = json.Find("request")) job.request = RequestOf(*request);
+  job.sequence = json.GetInt("sequence");
+  job.state = static_cast<JobState>(json.GetInt("state"));
+  job.reason_code = json.GetString("code");
+  job.reason = json.GetString("reason");
+  job.attempts = static_cast<int>(json.GetInt("attempts"));
+  job.restarts = static_cast<int>(json.GetInt("restarts"));
+  if (const Json* attempt = json.Find("attempt")) job.attempt = AttemptOf(*attempt);
+  job.checkpoint = {json.GetString("checkpoint"), json.GetInt("checkpoint_step"),
+                    json.GetString("checkpoint_session")};
+  job.publishing_session = json.GetString("publishing");
+  job.publishing_step = json.GetInt("publishing_step");
+  job.result_version = json.GetString("result");
+  job.time_is_up = json.GetBool("time_is_up");
+  job.device_seconds = json.GetDouble("device_seconds");
+  job.device_seconds_limited = json.GetDouble("uncounted");
+  job.step = json.GetInt("step");
+  job.steps_total = json.GetInt("steps");
+  job.created = TimeOf(json, "created_us");
+  job.started = TimeOf(json, "started_us");
+  job.finished = TimeOf(json, "finished_us");
+  job.failed_nodes = StringsOf(json, "failed_nodes");
+  if (job.request.key.empty()) return absl::DataLossError("a stored job has no key");
+  return job;
+}
+
+std::string EncodeNode(const NodeState& state, const Node& node) {
+  Json json = Begin();
+  json.Set("name", state.name).Set("epoch", state.epoch).Set("alive", state.alive);
+  json.Set("cordoned", state.cordoned).Set("draining", state.draining).Set("why", state.why);
+  json.Set("labels", Labels(node.labels)).Set("taints", Strings(node.taints));
+  json.Set("rack", node.rack).Set("rail_group", node.rail_group).Set("spine", node.spine);
+  Json devices = Json::MakeArray();
+  for (const Device& device : node.devices) devices.Append(DeviceJson(device));
+  json.Set("devices", std::move(devices));
+  return json.Dump();
+}
+
+absl::StatusOr<std::pair<NodeState, Node>> DecodeNode(absl::string_view bytes) {
+  GRAFT_ASSIGN_OR_RETURN(const Json json, Parse(bytes, "node"));
+  NodeState state;
+  state.name = json.GetString("name");
+  state.epoch = json.GetInt("epoch");
+  state.alive = json.GetBool("alive");
+  state.cordoned = json.GetBool("cordoned");
+  state.draining = json.GetBool("draining");
+  state.why = json.GetString("why");
+  Node node{.name = state.name};
+  node.labels = LabelsOf(json, "labels");
+  node.taints = StringsOf(json, "taints");
+  node.rack = json.GetString("rack");
+  node.rail_group = json.GetString("rail_group");
+  node.spine = json.GetString("spine");
+  if (const Json* devices = json.Find("devices"); devices != nullptr && devices->is_array()) {
+    for (const Json& device : devices->as_array()) {
+      node.devices.push_back({.index = static_cast<int>(device.GetInt("index")),
+                              .kind = device.GetString("kind"),
+                              .memory_bytes = device.GetInt("memory"),
+                              .nvlink_domain = device.GetString("domain"),
+                              .healthy = device.GetBool("healthy", true)});
+    }
+  }
+  if (state.name.empty()) return absl::DataLossError("a stored node has no name");
+  return std::make_pair(std::move(state), std::move(node));
+}
+
+std::string EncodeQueue(const Queue& queue) {
+  Json json = Begin();
+  json.Set("name", queue.name).Set("priority", queue.priority).Set("preempts", queue.preempts);
+  return json.Dump();
+}
+
+absl::StatusOr<Queue> DecodeQueue(absl::string_view bytes) {
+  GRAFT_ASSIGN_OR_RETURN(const Json json, Parse(bytes, "queue"));
+  return Queue{.name = json.GetString("name"),
+               .priority = static_cast<int>(json.GetInt("priority")),
+               .preempts = json.GetBool("preempts", true)};
+}
+
+std::string EncodeQuota(const QuotaPut& quota) {
+  Json json = Begin();
+  json.Set("workspace", quota.workspace).Set("devices", quota.devices);
+  return json.Dump();
+}
+
+absl::StatusOr<QuotaPut> DecodeQuota(absl::string_view bytes) {
+  GRAFT_ASSIGN_OR_RETURN(const Json json, Parse(bytes, "quota"));
+  return QuotaPut{.workspace = json.GetString("workspace"),
+                  .devices = static_cast<int>(json.GetInt("devices", -1))};
+}
+
+}  // namespace graft::scheduler
