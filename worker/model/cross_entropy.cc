@@ -1,0 +1,155 @@
+#include "worker/model/cross_entropy.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+
+#include "worker/model/kernels.h"
+#include "worker/model/rows.h"
+
+namespace graft::model {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Logits held at a time: few enough to stay in the last cache, enough rows for a good product.
+constexpr int64_t kChunkBytes = 24 << 20;
+constexpr int64_t kMinChunkRows = 64;
+
+at::Tensor Wide(const Head& head, at::ScalarType type) {
+  return head.weight.scalar_type() == type ? head.weight : head.weight.to(type);
+}
+
+// Losses of a chunk of logits, which become their gradient times 1 / denominator.
+double ChunkLossOnKernels(const Head& head, at::Tensor& logits, const int64_t* targets,
+                          float grad_scale) {
+  const int64_t vocab = logits.size(1);
+  std::vector<double> losses(logits.size(0));
+  at::parallel_for(0, logits.size(0), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      losses[r] =
+          kernels::CrossEntropyRow(logits.mutable_data_ptr<float>() + r * vocab, vocab, targets[r],
+                                   static_cast<float>(head.logit_scale), grad_scale);
+    }
+  });
+  double sum = 0;
+  for (double loss : losses) sum += loss;
+  return sum;
+}
+
+double ChunkLossOnAten(const Head& head, at::Tensor& logits, const at::Tensor& targets,
+                       double grad_scale) {
+  at::Tensor z = logits.to(at::kFloat) * head.logit_scale;
+  at::Tensor tanh;
+  if (head.logit_softcap > 0) {
+    tanh = at::tanh(z / head.logit_softcap);
+    z = tanh * head.logit_softcap;
+  }
+  const at::Tensor log_p = at::log_softmax(z, -1);
+  const at::Tensor index = targets.unsqueeze(1);
+  const double loss = -log_p.gather(1, index).sum().to(at::kDouble).item<double>();
+  if (grad_scale != 0) {
+    at::Tensor d = log_p.exp();
+    d.scatter_add_(1, index, at::full_like(index, -1.0, d.options()));
+    if (tanh.defined()) d = d * (1 - tanh.square());
+    logits.copy_(d * (grad_scale * head.logit_scale));
+  }
+  return loss;
+}
+
+struct ChunkedLoss {
+  double loss = 0;
+  at::Tensor d_xn;  // [N, H]; undefined without gradients
+};
+
+ChunkedLoss LossOfRows(const Head& head, const at::Tensor& xn, const LossTargets& t, bool grads) {
+  ChunkedLoss result;
+  const at::Tensor weight = Wide(head, xn.scalar_type());
+  const int64_t vocab = weight.size(0);
+  const int64_t rows = xn.size(0);
+  const int64_t chunk =
+      std::max(kMinChunkRows, kChunkBytes / (vocab * static_cast<int64_t>(xn.element_size())));
+  const double grad_scale = grads ? 1.0 / t.denominator : 0.0;
+  if (grads) result.d_xn = at::empty_like(xn);
+  at::Tensor buffer = at::empty({std::min(chunk, rows), vocab}, xn.options());
+  for (int64_t begin = 0; begin < rows; begin += chunk) {
+    const int64_t count = std::min(chunk, rows - begin);
+    at::Tensor logits = buffer.narrow(0, 0, count);
+    const at::Tensor x = xn.narrow(0, begin, count);
+    at::mm_out(logits, x, weight.t());
+    if (OnKernels(logits) && head.logit_softcap <= 0 && head.logit_scale > 0) {
+      result.loss += ChunkLossOnKernels(head, logits, t.targets.data() + begin,
+                                        static_cast<float>(grad_scale));
+    } else {
+      const at::Tensor targets =
+          at::tensor(at::ArrayRef<int64_t>(t.targets.data() + begin, count), at::kLong)
+              .to(xn.device());
+      result.loss += ChunkLossOnAten(head, logits, targets, grad_scale);
+    }
+    if (!grads) continue;
+    at::Tensor dx = result.d_xn.narrow(0, begin, count);
+    at::mm_out(dx, logits, weight);
+    if (head.weight_grad != nullptr) {
+      head.weight_grad->grad.addmm_(logits.t().to(at::kFloat), x.to(at::kFloat));
+    }
+  }
+  return result;
+}
+
+struct HeadFunction : torch::autograd::Function<HeadFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const Head* head,
+                            const LossTargets* t, double* loss) {
+    const bool grads = x.requires_grad();
+    const at::Tensor rows = at::tensor(at::ArrayRef<int64_t>(t->rows), at::kLong).to(x.device());
+    const at::Tensor picked = x.index_select(0, rows);
+    NormStats stats;
+    const at::Tensor xn = head->norm.present ? NormForward(head->norm, picked, &stats) : picked;
+    ChunkedLoss result = LossOfRows(*head, xn, *t, grads);
+    *loss = result.loss / t->denominator;
+    if (grads) {
+      at::Tensor dx =
+          head->norm.present ? NormBackward(head->norm, result.d_xn, picked, stats) : result.d_xn;
+      ctx->save_for_backward({dx, rows});
+      ctx->saved_data["tokens"] = x.size(0);
+    }
+    return at::full({}, *loss, x.options().dtype(at::kFloat));
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    at::Tensor dx =
+        at::zeros({ctx->saved_data["tokens"].toInt(), saved[0].size(1)}, saved[0].options());
+    dx.index_copy_(0, saved[1], saved[0]);
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor HeadLoss(const Head& head, const at::Tensor& x, const LossTargets& targets,
+                    double* loss) {
+  return HeadFunction::apply(x, &head, &targets, loss);
+}
+
+at::Tensor HeadLogits(const Head& head, const at::Tensor& x) {
+  NormStats stats;
+  const at::Tensor xn = head.norm.present ? NormForward(head.norm, x, &stats) : x;
+  at::Tensor logits;
+  if (xn.size(0) == 1 && head.weight.scalar_type() == at::kBFloat16 && OnKernels(xn)) {
+    logits = at::empty({1, head.weight.size(0)}, xn.options());
+    const int64_t columns = xn.size(1);
+    ForRows(head.weight.size(0), columns, [&](int64_t begin, int64_t end) {
+      kernels::GemvBf16(reinterpret_cast<const uint16_t*>(head.weight.const_data_ptr()),
+                        xn.const_data_ptr<float>(), begin, end, columns,
+                        logits.mutable_data_ptr<float>());
+    });
+  } else {
+    logits = at::mm(xn, Wide(head, xn.scalar_type()).t()).to(at::kFloat);
+  }
+  if (head.logit_scale != 1) logits.mul_(head.logit_scale);
+  if (head.logit_softcap > 0) logits = at::tanh(logits / head.logit_softcap) * head.logit_softcap;
+  return logits;
+}
+
+}  // namespace graft::model

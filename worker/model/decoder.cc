@@ -1,0 +1,167 @@
+#include "worker/model/decoder.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "worker/spec/rope.h"
+
+namespace graft::model {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// The embedding's gradient goes straight to its Trained entry.
+struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& anchor, const at::Tensor& table,
+                            const at::Tensor& rows, Trained* grad) {
+    ctx->save_for_backward({rows});
+    ctx->saved_data["grad"] = reinterpret_cast<int64_t>(grad);
+    return table.index_select(0, rows).to(at::kFloat);
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    auto* grad = reinterpret_cast<Trained*>(ctx->saved_data["grad"].toInt());
+    grad->grad.index_add_(0, ctx->get_saved_variables()[0], grads[0].to(at::kFloat));
+    return {at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+at::Tensor Lookup(const at::Tensor& table, const at::Tensor& rows, Trained* grad) {
+  if (grad == nullptr || !at::GradMode::is_enabled()) {
+    return table.index_select(0, rows).to(at::kFloat);
+  }
+  return EmbedFunction::apply(at::zeros({1}).set_requires_grad(true), table, rows, grad);
+}
+
+// Runs a layer without keeping anything but its input, and once more for the backward.
+struct RecomputeFunction : torch::autograd::Function<RecomputeFunction> {
+  using Body = std::function<at::Tensor(const at::Tensor&)>;
+  struct Held : torch::CustomClassHolder {
+    explicit Held(Body body) : body(std::move(body)) {}
+    Body body;
+  };
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& anchor,
+                            const Body* body) {
+    ctx->save_for_backward({x});
+    ctx->saved_data["body"] = c10::IValue::make_capsule(c10::make_intrusive<Held>(*body));
+    return (*body)(x);
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto held = ctx->saved_data["body"].toCapsule();
+    const Body& body = static_cast<const Held&>(*held).body;
+    at::Tensor x = ctx->get_saved_variables()[0].detach();
+    x.set_requires_grad(true);
+    at::AutoGradMode enable(true);
+    const at::Tensor y = body(x);
+    torch::autograd::backward({y}, {grads[0]});
+    return {x.grad(), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+Decoder::Decoder(spec::DecoderSpec spec) : spec_(std::move(spec)) {}
+
+std::vector<RopeTable> Decoder::RopeTables(const at::Tensor& positions, int64_t longest) const {
+  std::vector<RopeTable> tables;
+  for (const spec::RopeSpec& rope : spec_.ropes) {
+    const std::vector<float> frequencies = spec::RopeInverseFrequencies(rope, longest);
+    const at::Tensor inverse =
+        at::tensor(at::ArrayRef<float>(frequencies), at::kFloat).to(positions.device());
+    const at::Tensor angles = positions.to(at::kFloat).unsqueeze(1) * inverse.unsqueeze(0);
+    tables.push_back({(at::cos(angles) * rope.attention_factor).contiguous(),
+                      (at::sin(angles) * rope.attention_factor).contiguous()});
+  }
+  return tables;
+}
+
+at::Tensor Decoder::Embed(const at::Tensor& tokens, const at::Tensor& at_positions) const {
+  at::Tensor x = Lookup(embed, tokens, embed_grad);
+  if (spec_.embedding_scale != 1) x = x * spec_.embedding_scale;
+  if (positions.defined()) x = x + Lookup(positions, at_positions, positions_grad);
+  return x;
+}
+
+at::Tensor Decoder::Layer(const DecoderLayer& layer, const at::Tensor& x,
+                          const std::vector<RopeTable>& ropes, const Batch& batch,
+                          LayerCache* cache, int64_t cached) const {
+  const at::Tensor none;
+  const PassState& pass = batch.pass;
+  const double scale = spec_.residual_scale;
+  const RopeTable* rope =
+      layer.attention.rope < 0 ? nullptr : &ropes[static_cast<size_t>(layer.attention.rope)];
+  // A sum that nothing stands between is made by the product itself.
+  const auto join = [&](const Norm& post, const at::Tensor& residual, const auto& apply) {
+    if (!post.present && scale == 1) return apply(residual);
+    at::Tensor y = apply(none);
+    if (post.present) y = ApplyNorm(post, y);
+    return residual + (scale == 1 ? y : y * scale);
+  };
+
+  at::Tensor qkv = ApplyLinear(layer.qkv, x, none, pass);
+  const at::Tensor heads =
+      cache == nullptr ? ApplyAttention(layer.attention, std::move(qkv), rope, batch.starts)
+                       : AttendCached(layer.attention, std::move(qkv), rope, *cache, cached);
+  const at::Tensor after = join(layer.attn_post, x, [&](const at::Tensor& residual) {
+    return ApplyLinear(layer.o, heads, residual, pass);
+  });
+  const at::Tensor& mlp_in = spec_.parallel_block ? x : after;
+  const at::Tensor inner = ApplyLinear(layer.gate_up, mlp_in, none, pass);
+  return join(layer.mlp_post, after, [&](const at::Tensor& residual) {
+    return ApplyDown(*layer.mlp, layer.down, inner, residual, pass);
+  });
+}
+
+at::Tensor Decoder::Hidden(const Batch& batch) const {
+  int64_t longest = 0;
+  for (size_t i = 0; i + 1 < batch.starts.size(); ++i) {
+    longest = std::max(longest, batch.starts[i + 1] - batch.starts[i]);
+  }
+  const std::vector<RopeTable> ropes = RopeTables(batch.positions, longest);
+  at::Tensor x = Embed(batch.tokens, batch.positions);
+  const bool recompute = recompute_ == Recompute::kLayers && at::GradMode::is_enabled();
+  for (const auto& layer : layers_) {
+    if (!recompute) {
+      x = Layer(*layer, x, ropes, batch, nullptr, 0);
+      continue;
+    }
+    const RecomputeFunction::Body body = [this, &layer = *layer, ropes,
+                                          batch](const at::Tensor& in) {
+      return Layer(layer, in, ropes, batch, nullptr, 0);
+    };
+    x = RecomputeFunction::apply(x, at::zeros({1}).set_requires_grad(true), &body);
+  }
+  return x;
+}
+
+KvCache Decoder::MakeCache(int64_t capacity) const {
+  KvCache cache;
+  cache.capacity = capacity;
+  const int64_t width = spec_.attention.kv_heads * layers_.front()->attention.head_dim;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    cache.layers.push_back({at::empty({capacity, width}), at::empty({capacity, width})});
+  }
+  return cache;
+}
+
+at::Tensor Decoder::Extend(const std::vector<int32_t>& tokens, KvCache& cache) const {
+  const at::NoGradGuard no_grad;
+  const int64_t count = static_cast<int64_t>(tokens.size());
+  GRAFT_CHECK(count > 0 && cache.length + count <= cache.capacity)
+      << count << " tokens after " << cache.length << " of " << cache.capacity;
+  Batch batch;
+  batch.tokens = at::tensor(at::ArrayRef<int32_t>(tokens), at::kInt).to(at::kLong);
+  batch.positions = at::arange(cache.length, cache.length + count, at::kLong);
+  batch.starts = {0, count};
+  const std::vector<RopeTable> ropes = RopeTables(batch.positions, cache.length + count);
+  at::Tensor x = Embed(batch.tokens, batch.positions);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    x = Layer(*layers_[i], x, ropes, batch, &cache.layers[i], cache.length);
+  }
+  cache.length += count;
+  return HeadLogits(head_, x.narrow(0, count - 1, 1)).view({-1});
+}
+
+}  // namespace graft::model

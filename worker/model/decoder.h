@@ -1,0 +1,107 @@
+// A decoder-only language model on one device, assembled from a spec::DecoderSpec: no family has
+// code of its own here. decoder_build.h fills it from files.
+//
+//   Batch batch = ...;                                  // a flat run of segments
+//   at::Tensor x = decoder.Hidden(batch);               // [T, H], with a graph where grads are on
+//   double loss;
+//   HeadLoss(decoder.head(), x, targets, &loss).backward();
+//
+// Life cycle: built once; the numbers change by training alone. Graphs keep pointers into it, so it
+// neither moves nor dies before them. One thread drives it.
+//
+// Legend: T tokens, H hidden.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "worker/model/attention.h"
+#include "worker/model/cross_entropy.h"
+#include "worker/model/linear.h"
+#include "worker/model/mlp.h"
+#include "worker/model/parameter_store.h"
+#include "worker/spec/decoder_spec.h"
+
+namespace graft::model {
+
+// What backward finds again: nothing more than the fused modules do, or each layer from its input.
+enum class Recompute { kNone, kLayers };
+
+struct Batch {
+  at::Tensor tokens;     // int64 [T]
+  at::Tensor positions;  // int64 [T], anew in every segment
+  SegmentStarts starts;  // offsets of the segments, the last one T
+  PassState pass;
+};
+
+struct DecoderLayer {
+  LinearGroup qkv;  // with attn_norm in front where the norm stands before
+  Attention attention;
+  LinearGroup o;
+  Norm attn_post;
+  LinearGroup gate_up;  // with mlp_norm in front
+  LinearGroup down;
+  Norm mlp_post;
+  const spec::MlpSpec* mlp = nullptr;
+};
+
+// The keys and values of one sequence.
+struct KvCache {
+  std::vector<LayerCache> layers;
+  int64_t length = 0;
+  int64_t capacity = 0;
+};
+
+class Decoder {
+ public:
+  explicit Decoder(spec::DecoderSpec spec);
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+
+  const spec::DecoderSpec& spec() const { return spec_; }
+  ParameterStore& store() { return store_; }
+  std::vector<std::unique_ptr<DecoderLayer>>& layers() { return layers_; }
+  Head& head() { return head_; }
+  const Head& head() const { return head_; }
+  void set_recompute(Recompute recompute) { recompute_ = recompute; }
+
+  // Embedding: rows times the scale, plus learned positions.
+  at::Tensor embed;      // [V, H]
+  at::Tensor positions;  // [context, H], or undefined
+  Trained* embed_grad = nullptr;
+  Trained* positions_grad = nullptr;
+
+  // Every parameter by its canonical name (spec/parameter.h), as a view of where it lives. Filled
+  // by BuildDecoder; a tied head is `embed.weight` alone.
+  std::map<std::string, at::Tensor> parameters;
+
+  // The residual stream behind the last layer, before the final norm (which is the head's).
+  at::Tensor Hidden(const Batch& batch) const;
+
+  // For generation, without gradients.
+  KvCache MakeCache(int64_t capacity) const;
+  // Puts `tokens` behind what the cache holds; logits of the last one, fp32 [V]. GRAFT_CHECKs that
+  // they fit.
+  at::Tensor Extend(const std::vector<int32_t>& tokens, KvCache& cache) const;
+
+ private:
+  std::vector<RopeTable> RopeTables(const at::Tensor& positions, int64_t longest) const;
+  at::Tensor Embed(const at::Tensor& tokens, const at::Tensor& positions) const;
+  // One layer; `cache` is null in training.
+  at::Tensor Layer(const DecoderLayer& layer, const at::Tensor& x,
+                   const std::vector<RopeTable>& ropes, const Batch& batch, LayerCache* cache,
+                   int64_t cached) const;
+
+  const spec::DecoderSpec spec_;
+  ParameterStore store_;
+  std::vector<std::unique_ptr<DecoderLayer>> layers_;
+  Head head_;
+  Recompute recompute_ = Recompute::kNone;
+};
+
+}  // namespace graft::model

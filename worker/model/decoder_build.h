@@ -1,0 +1,54 @@
+// Makes a Decoder from a model's files, with what is to be trained.
+//
+//   GRAFT_ASSIGN_OR_RETURN(auto files, spec::LocalModelFiles(path));
+//   GRAFT_ASSIGN_OR_RETURN(auto description, spec::ReadModel(*files));
+//   GRAFT_ASSIGN_OR_RETURN(auto reader, spec::ParameterReader::Open(*files, description));
+//   GRAFT_ASSIGN_OR_RETURN(auto decoder, BuildDecoder(description, *reader, {.train =
+//   Train::kLora}));
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/model/decoder.h"
+#include "worker/spec/load.h"
+#include "worker/spec/parameter_reader.h"
+
+namespace graft::model {
+
+enum class Train { kNothing, kLora, kAllWeights };
+
+struct LoraOptions {
+  int64_t rank = 16;
+  double alpha = 32;
+  double dropout = 0;
+  bool rslora = false;
+  bool dora = false;
+  // By suffix of the Hub name ("q_proj"), "all-linear", or one "re:..." over the whole name. Empty:
+  // every linear but the head.
+  std::vector<std::string> target_modules;
+  uint64_t seed = 0;  // of A: kaiming uniform as peft draws it; B is 0
+};
+
+struct BuildOptions {
+  Train train = Train::kNothing;
+  LoraOptions lora;
+  // What frozen matrices are kept in. The computation is fp32 all the same: others are widened for
+  // each use.
+  at::ScalarType frozen_type = at::kFloat;
+};
+
+// INVALID_ARGUMENT: target modules that match nothing (with the known names), a weight that is not
+// finite. UNIMPLEMENTED: parts of a model that this build of the trainer cannot compute, by name.
+absl::StatusOr<std::unique_ptr<Decoder>> BuildDecoder(const spec::ModelDescription& description,
+                                                      const spec::ParameterReader& reader,
+                                                      const BuildOptions& options);
+
+// Every adapter of the decoder, in the order of computation.
+std::vector<const Adapter*> Adapters(Decoder& decoder);
+
+}  // namespace graft::model

@@ -1,0 +1,272 @@
+#include "worker/model/linear.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "base/check.h"
+#include "worker/model/kernels.h"
+#include "worker/model/rows.h"
+
+namespace graft::model {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+int64_t TotalRank(const LinearGroup& group) {
+  int64_t rank = 0;
+  for (const Adapter& adapter : group.adapters) rank += adapter.rank;
+  return rank;
+}
+
+// Adapters share one input, so one product serves all of them.
+bool Joined(const LinearGroup& group, const PassState& pass) {
+  return group.joined_a.defined() && !(pass.training && group.dropout > 0);
+}
+
+uint64_t MaskSeed(const LinearGroup& group, size_t adapter, const PassState& pass) {
+  return pass.dropout_seed ^ ((group.layer * 64 + adapter + 1) * 0x9E3779B97F4A7C15ULL);
+}
+
+// Dropout with the mask of one adapter; linear, so that the backward is the same call.
+at::Tensor Dropped(const LinearGroup& group, size_t adapter, const at::Tensor& x,
+                   const PassState& pass) {
+  if (!pass.training || group.dropout <= 0) return x;
+  const at::Tensor in = x.to(at::kFloat).cpu().contiguous();
+  at::Tensor y = at::empty_like(in);
+  const int64_t columns = in.size(-1);
+  ForRows(in.size(0), columns, [&](int64_t begin, int64_t end) {
+    kernels::Dropout(in.const_data_ptr<float>() + begin * columns, MaskSeed(group, adapter, pass),
+                     begin * columns, static_cast<float>(1 - group.dropout),
+                     (end - begin) * columns, y.mutable_data_ptr<float>() + begin * columns);
+  });
+  return y.to(x.options());
+}
+
+// The inner rows of all adapters, [T, R].
+at::Tensor InnerRows(const LinearGroup& group, const at::Tensor& xn, const PassState& pass) {
+  if (Joined(group, pass)) return at::mm(xn, group.joined_a.t().to(xn.scalar_type()));
+  at::Tensor inner = at::empty({xn.size(0), TotalRank(group)}, xn.options());
+  int64_t column = 0;
+  for (size_t i = 0; i < group.adapters.size(); ++i) {
+    const Adapter& adapter = group.adapters[i];
+    at::Tensor out = inner.narrow(1, column, adapter.rank);
+    at::mm_out(out, Dropped(group, i, xn, pass), adapter.a->value.t().to(xn.scalar_type()));
+    column += adapter.rank;
+  }
+  return inner;
+}
+
+// Of DoRA: magnitude / norm of the rows of W + scale B A, the norm taken as a constant.
+at::Tensor MagnitudeOverNorm(const LinearGroup& group, const Adapter& adapter, at::Tensor* norm) {
+  const at::Tensor delta = at::mm(adapter.b->value, adapter.a->value) * adapter.scale;
+  at::Tensor rows = at::empty({delta.size(0)}, delta.options());
+  for (const Adapter::Rows& r : adapter.rows) {
+    const at::Tensor sum = group.weight.narrow(0, r.group_begin, r.count).to(at::kFloat) +
+                           delta.narrow(0, r.b_begin, r.count);
+    rows.narrow(0, r.b_begin, r.count).copy_(sum.norm(2, 1));
+  }
+  *norm = rows;
+  return adapter.magnitude->value / rows;
+}
+
+// y += scale * inner B^T for every adapter.
+void AddAdapters(const LinearGroup& group, const at::Tensor& inner, at::Tensor& y) {
+  int64_t column = 0;
+  for (const Adapter& adapter : group.adapters) {
+    const at::Tensor h = inner.narrow(1, column, adapter.rank);
+    for (const Adapter::Rows& r : adapter.rows) {
+      const at::Tensor b = adapter.b->value.narrow(0, r.b_begin, r.count).to(y.scalar_type());
+      y.narrow(1, r.group_begin, r.count).addmm_(h, b.t(), 1, adapter.scale);
+    }
+    column += adapter.rank;
+  }
+}
+
+bool HasDora(const LinearGroup& group) {
+  for (const Adapter& adapter : group.adapters) {
+    if (adapter.magnitude != nullptr) return true;
+  }
+  return false;
+}
+
+// x W^T + scale x A^T B^T, before DoRA's factor, the bias and the residual.
+at::Tensor Unscaled(const LinearGroup& group, const at::Tensor& xn, const at::Tensor& inner) {
+  at::Tensor y = at::mm(xn, WideWeight(group, xn.scalar_type()).t());
+  AddAdapters(group, inner, y);
+  return y;
+}
+
+at::Tensor DoraForward(const LinearGroup& group, const at::Tensor& xn, const at::Tensor& inner,
+                       const at::Tensor& residual) {
+  at::Tensor y = Unscaled(group, xn, inner);
+  for (const Adapter& adapter : group.adapters) {
+    if (adapter.magnitude == nullptr) continue;
+    at::Tensor norm;
+    const at::Tensor factor = MagnitudeOverNorm(group, adapter, &norm).to(y.scalar_type());
+    for (const Adapter::Rows& r : adapter.rows) {
+      y.narrow(1, r.group_begin, r.count).mul_(factor.narrow(0, r.b_begin, r.count));
+    }
+  }
+  if (group.bias.defined()) y.add_(group.bias);
+  if (residual.defined()) y.add_(residual);
+  return y;
+}
+
+// Adds the magnitudes' gradients and returns dy with DoRA's factor applied.
+at::Tensor DoraBackward(const LinearGroup& group, const at::Tensor& dy, const at::Tensor& xn,
+                        const at::Tensor& inner) {
+  const at::Tensor unscaled = Unscaled(group, xn, inner);
+  at::Tensor out = dy.clone();
+  for (const Adapter& adapter : group.adapters) {
+    if (adapter.magnitude == nullptr) continue;
+    at::Tensor norm;
+    const at::Tensor factor = MagnitudeOverNorm(group, adapter, &norm);
+    for (const Adapter::Rows& r : adapter.rows) {
+      at::Tensor d = out.narrow(1, r.group_begin, r.count);
+      const at::Tensor z = unscaled.narrow(1, r.group_begin, r.count);
+      adapter.magnitude->grad.narrow(0, r.b_begin, r.count)
+          .add_((d * z).sum(0).to(at::kFloat) / norm.narrow(0, r.b_begin, r.count));
+      d.mul_(factor.narrow(0, r.b_begin, r.count).to(d.scalar_type()));
+    }
+  }
+  return out;
+}
+
+// scale * dy B of every adapter, [T, R], and B's gradients.
+at::Tensor InnerBackward(const LinearGroup& group, const at::Tensor& dy, const at::Tensor& inner) {
+  at::Tensor d_inner = at::empty_like(inner);
+  int64_t column = 0;
+  for (const Adapter& adapter : group.adapters) {
+    const at::Tensor h = inner.narrow(1, column, adapter.rank);
+    at::Tensor dh = d_inner.narrow(1, column, adapter.rank);
+    bool first = true;
+    for (const Adapter::Rows& r : adapter.rows) {
+      const at::Tensor d = dy.narrow(1, r.group_begin, r.count);
+      const at::Tensor b = adapter.b->value.narrow(0, r.b_begin, r.count).to(d.scalar_type());
+      at::addmm_out(dh, dh, d, b, first ? 0 : 1, adapter.scale);
+      first = false;
+      adapter.b->grad.narrow(0, r.b_begin, r.count)
+          .addmm_(d.t().to(at::kFloat), h.to(at::kFloat), 1, adapter.scale);
+    }
+    column += adapter.rank;
+  }
+  return d_inner;
+}
+
+// A's gradients, and what the adapters add to dxn.
+void AdaptersBackward(const LinearGroup& group, const at::Tensor& d_inner, const at::Tensor& xn,
+                      const PassState& pass, at::Tensor& dxn) {
+  if (Joined(group, pass)) {
+    at::Tensor grad = group.joined_a_grad;
+    grad.addmm_(d_inner.t().to(at::kFloat), xn.to(at::kFloat));
+    if (dxn.defined()) dxn.addmm_(d_inner, group.joined_a.to(d_inner.scalar_type()));
+    return;
+  }
+  int64_t column = 0;
+  for (size_t i = 0; i < group.adapters.size(); ++i) {
+    const Adapter& adapter = group.adapters[i];
+    const at::Tensor dh = d_inner.narrow(1, column, adapter.rank);
+    adapter.a->grad.addmm_(dh.t().to(at::kFloat), Dropped(group, i, xn, pass).to(at::kFloat));
+    if (dxn.defined()) {
+      dxn.add_(Dropped(group, i, at::mm(dh, adapter.a->value.to(dh.scalar_type())), pass));
+    }
+    column += adapter.rank;
+  }
+}
+
+struct LinearFunction : torch::autograd::Function<LinearFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& residual,
+                            const at::Tensor& anchor, const LinearGroup* group, PassState pass) {
+    NormStats stats;
+    const at::Tensor xn = group->norm.present ? NormForward(group->norm, x, &stats) : x;
+    at::Tensor kept;
+    at::Tensor y = LinearForward(*group, xn, residual, pass, &kept);
+    ctx->save_for_backward({x, kept, stats.rstd, stats.mean});
+    ctx->saved_data["group"] = reinterpret_cast<int64_t>(group);
+    ctx->saved_data["training"] = pass.training;
+    ctx->saved_data["seed"] = static_cast<int64_t>(pass.dropout_seed);
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto& group = *reinterpret_cast<const LinearGroup*>(ctx->saved_data["group"].toInt());
+    const PassState pass = {ctx->saved_data["training"].toBool(),
+                            static_cast<uint64_t>(ctx->saved_data["seed"].toInt())};
+    const NormStats stats = {saved[2], saved[3]};
+    const at::Tensor dy = grads[0].contiguous();
+    const bool need_dx = ctx->needs_input_grad(0) || group.norm.weight_grad != nullptr;
+    at::Tensor dx;
+    {
+      const at::Tensor xn = group.norm.present ? NormAgain(group.norm, saved[0], stats) : saved[0];
+      dx = LinearBackward(group, dy, xn, saved[1], pass, need_dx);
+    }
+    if (group.norm.present && dx.defined()) dx = NormBackward(group.norm, dx, saved[0], stats);
+    // A residual is not an operand of its own: its gradient is dy itself.
+    return {dx, grads[0], at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+// Makes a graph where only the module's own tensors are trained (they are no leaves of autograd).
+const at::Tensor& Anchor() {
+  static const at::Tensor* anchor =
+      new at::Tensor(at::zeros({1}, at::kFloat).set_requires_grad(true));
+  return *anchor;
+}
+
+bool Trains(const LinearGroup& group) {
+  return !group.adapters.empty() || group.weight_grad != nullptr || group.bias_grad != nullptr ||
+         group.norm.weight_grad != nullptr;
+}
+
+}  // namespace
+
+at::Tensor WideWeight(const LinearGroup& group, at::ScalarType type) {
+  return group.weight.scalar_type() == type ? group.weight : group.weight.to(type);
+}
+
+at::Tensor LinearForward(const LinearGroup& group, const at::Tensor& xn, const at::Tensor& residual,
+                         const PassState& pass, at::Tensor* kept) {
+  at::Tensor inner;
+  if (!group.adapters.empty()) {
+    inner = InnerRows(group, xn, pass);
+    *kept = inner;
+    if (HasDora(group)) return DoraForward(group, xn, inner, residual);
+  }
+  const at::Tensor w = WideWeight(group, xn.scalar_type()).t();
+  at::Tensor y;
+  if (residual.defined()) {
+    y = at::addmm(residual, xn, w);
+    if (group.bias.defined()) y.add_(group.bias);
+  } else if (group.bias.defined()) {
+    y = at::addmm(group.bias.to(xn.scalar_type()), xn, w);
+  } else {
+    y = at::mm(xn, w);
+  }
+  if (inner.defined()) AddAdapters(group, inner, y);
+  return y;
+}
+
+at::Tensor LinearBackward(const LinearGroup& group, const at::Tensor& dy_in, const at::Tensor& xn,
+                          const at::Tensor& inner, const PassState& pass, bool need_dx) {
+  if (group.bias_grad != nullptr) group.bias_grad->grad.add_(dy_in.to(at::kFloat).sum(0));
+  const at::Tensor dy = HasDora(group) ? DoraBackward(group, dy_in, xn, inner) : dy_in;
+  if (group.weight_grad != nullptr) {
+    group.weight_grad->grad.addmm_(dy.t().to(at::kFloat), xn.to(at::kFloat));
+  }
+  at::Tensor dxn;
+  if (need_dx) dxn = at::mm(dy, WideWeight(group, dy.scalar_type()));
+  if (!group.adapters.empty()) {
+    const at::Tensor d_inner = InnerBackward(group, dy, inner);
+    AdaptersBackward(group, d_inner, xn, pass, dxn);
+  }
+  return dxn;
+}
+
+at::Tensor ApplyLinear(const LinearGroup& group, const at::Tensor& x, const at::Tensor& residual,
+                       const PassState& pass) {
+  const at::Tensor none;
+  return LinearFunction::apply(x, residual, Trains(group) ? Anchor() : none, &group, pass);
+}
+
+}  // namespace graft::model

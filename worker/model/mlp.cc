@@ -1,0 +1,119 @@
+#include "worker/model/mlp.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "worker/model/kernels.h"
+#include "worker/model/rows.h"
+
+namespace graft::model {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+bool OnGateKernel(const spec::MlpSpec& mlp, const at::Tensor& inner) {
+  return mlp.gated && OnKernels(inner) &&
+         (mlp.activation == spec::Activation::kSilu ||
+          mlp.activation == spec::Activation::kGeluTanh);
+}
+
+kernels::Gate GateOf(const spec::MlpSpec& mlp) {
+  return mlp.activation == spec::Activation::kSilu ? kernels::Gate::kSilu
+                                                   : kernels::Gate::kGeluTanh;
+}
+
+at::Tensor Product(const spec::MlpSpec& mlp, const at::Tensor& inner) {
+  const int64_t columns = inner.size(1) / 2;
+  at::Tensor y = at::empty({inner.size(0), columns}, inner.options());
+  ForRows(inner.size(0), 2 * columns, [&](int64_t begin, int64_t end) {
+    kernels::Gated(GateOf(mlp), inner.const_data_ptr<float>() + begin * 2 * columns, end - begin,
+                   columns, y.mutable_data_ptr<float>() + begin * columns);
+  });
+  return y;
+}
+
+at::Tensor ProductBackward(const spec::MlpSpec& mlp, const at::Tensor& inner,
+                           const at::Tensor& dy) {
+  const int64_t columns = inner.size(1) / 2;
+  at::Tensor d = at::empty_like(inner);
+  ForRows(inner.size(0), 2 * columns, [&](int64_t begin, int64_t end) {
+    kernels::GatedBackward(GateOf(mlp), inner.const_data_ptr<float>() + begin * 2 * columns,
+                           dy.const_data_ptr<float>() + begin * columns, end - begin, columns,
+                           d.mutable_data_ptr<float>() + begin * 2 * columns);
+  });
+  return d;
+}
+
+struct DownFunction : torch::autograd::Function<DownFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& inner,
+                            const at::Tensor& residual, const spec::MlpSpec* mlp,
+                            const LinearGroup* down, PassState pass) {
+    at::Tensor kept;
+    at::Tensor y = LinearForward(*down, Product(*mlp, inner), residual, pass, &kept);
+    ctx->save_for_backward({inner, kept});
+    ctx->saved_data["mlp"] = reinterpret_cast<int64_t>(mlp);
+    ctx->saved_data["down"] = reinterpret_cast<int64_t>(down);
+    ctx->saved_data["training"] = pass.training;
+    ctx->saved_data["seed"] = static_cast<int64_t>(pass.dropout_seed);
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto& mlp = *reinterpret_cast<const spec::MlpSpec*>(ctx->saved_data["mlp"].toInt());
+    const auto& down = *reinterpret_cast<const LinearGroup*>(ctx->saved_data["down"].toInt());
+    const PassState pass = {ctx->saved_data["training"].toBool(),
+                            static_cast<uint64_t>(ctx->saved_data["seed"].toInt())};
+    at::Tensor d_inner;
+    {
+      const at::Tensor dy = grads[0].contiguous();
+      const at::Tensor product = Product(mlp, saved[0]);
+      d_inner = LinearBackward(down, dy, product, saved[1], pass, true);
+    }
+    return {ProductBackward(mlp, saved[0], d_inner), grads[0], at::Tensor(), at::Tensor(),
+            at::Tensor()};
+  }
+};
+
+at::Tensor Act(spec::Activation activation, const at::Tensor& x) {
+  switch (activation) {
+    case spec::Activation::kSilu:
+      return at::silu(x);
+    case spec::Activation::kGeluTanh:
+      return at::gelu(x, "tanh");
+    case spec::Activation::kGelu:
+      return at::gelu(x);
+    case spec::Activation::kReluSquared:
+      return at::relu(x).square();
+    case spec::Activation::kRelu:
+    case spec::Activation::kClampedSwiglu:
+      break;
+  }
+  return at::relu(x);
+}
+
+}  // namespace
+
+at::Tensor Activate(const spec::MlpSpec& mlp, const at::Tensor& inner) {
+  if (!mlp.gated) return Act(mlp.activation, inner);
+  const int64_t columns = inner.size(-1) / 2;
+  const at::Tensor gate = inner.narrow(-1, 0, columns);
+  const at::Tensor up = inner.narrow(-1, columns, columns);
+  if (mlp.activation == spec::Activation::kClampedSwiglu) {
+    const at::Tensor g = gate.clamp_max(mlp.clamp);
+    const at::Tensor u = up.clamp(-mlp.clamp, mlp.clamp);
+    return g * at::sigmoid(g * mlp.alpha) * (u + 1);
+  }
+  return Act(mlp.activation, gate) * up;
+}
+
+at::Tensor ApplyDown(const spec::MlpSpec& mlp, const LinearGroup& down, const at::Tensor& inner,
+                     const at::Tensor& residual, const PassState& pass) {
+  if (OnGateKernel(mlp, inner) && inner.requires_grad()) {
+    return DownFunction::apply(inner, residual, &mlp, &down, pass);
+  }
+  const at::Tensor product = OnGateKernel(mlp, inner) ? Product(mlp, inner) : Activate(mlp, inner);
+  return ApplyLinear(down, product, residual, pass);
+}
+
+}  // namespace graft::model

@@ -1,0 +1,129 @@
+#include "worker/model/norm.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "worker/model/kernels.h"
+#include "worker/model/rows.h"
+
+namespace graft::model {
+namespace {
+
+float Offset(const Norm& norm) { return norm.spec.plus_one ? 1.0f : 0.0f; }
+
+bool OnRmsKernel(const Norm& norm, const at::Tensor& x) {
+  return norm.spec.kind == spec::NormKind::kRms && OnKernels(x) && norm.weight.defined() &&
+         norm.weight.dim() == 1;
+}
+
+// The factor of every column in fp32.
+at::Tensor Factor(const Norm& norm) { return norm.spec.plus_one ? norm.weight + 1.0 : norm.weight; }
+
+at::Tensor Normalised(const Norm& norm, const at::Tensor& x, const NormStats& stats) {
+  const at::Tensor x32 = x.to(at::kFloat);
+  return norm.spec.kind == spec::NormKind::kRms ? x32 * stats.rstd
+                                                : (x32 - stats.mean) * stats.rstd;
+}
+
+at::Tensor Scaled(const Norm& norm, at::Tensor hat, at::ScalarType type) {
+  if (!norm.spec.scale_before_rounding) hat = hat.to(type);
+  if (norm.weight.defined()) hat = hat * Factor(norm).to(hat.scalar_type());
+  if (norm.bias.defined()) hat = hat + norm.bias.to(hat.scalar_type());
+  return hat.to(type);
+}
+
+struct NormFunction : torch::autograd::Function<NormFunction> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x,
+                            const Norm* norm) {
+    NormStats stats;
+    at::Tensor y = NormForward(*norm, x, &stats);
+    ctx->save_for_backward({x, stats.rstd, stats.mean});
+    ctx->saved_data["norm"] = reinterpret_cast<int64_t>(norm);
+    return y;
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto* norm = reinterpret_cast<const Norm*>(ctx->saved_data["norm"].toInt());
+    return {NormBackward(*norm, grads[0].contiguous(), saved[0], {saved[1], saved[2]}),
+            at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor NormForward(const Norm& norm, const at::Tensor& x, NormStats* stats) {
+  const int64_t columns = x.size(-1);
+  if (OnRmsKernel(norm, x)) {
+    const int64_t rows = x.numel() / columns;
+    at::Tensor y = at::empty_like(x);
+    stats->rstd = at::empty({rows, 1}, x.options());
+    ForRows(rows, columns, [&](int64_t begin, int64_t end) {
+      kernels::RmsNorm(x.const_data_ptr<float>() + begin * columns,
+                       norm.weight.const_data_ptr<float>(), Offset(norm),
+                       static_cast<float>(norm.spec.eps), end - begin, columns,
+                       y.mutable_data_ptr<float>() + begin * columns,
+                       stats->rstd.mutable_data_ptr<float>() + begin);
+    });
+    return y;
+  }
+  const at::Tensor x32 = x.to(at::kFloat);
+  if (norm.spec.kind == spec::NormKind::kRms) {
+    stats->rstd = (x32.square().mean(-1, true) + norm.spec.eps).rsqrt();
+  } else {
+    stats->mean = x32.mean(-1, true);
+    stats->rstd = ((x32 - stats->mean).square().mean(-1, true) + norm.spec.eps).rsqrt();
+  }
+  return NormAgain(norm, x, *stats);
+}
+
+at::Tensor NormAgain(const Norm& norm, const at::Tensor& x, const NormStats& stats) {
+  if (!OnRmsKernel(norm, x)) {
+    return Scaled(norm, Normalised(norm, x, stats), x.scalar_type());
+  }
+  const int64_t columns = x.size(-1);
+  at::Tensor y = at::empty_like(x);
+  ForRows(x.numel() / columns, columns, [&](int64_t begin, int64_t end) {
+    kernels::RmsNormAgain(x.const_data_ptr<float>() + begin * columns,
+                          stats.rstd.const_data_ptr<float>() + begin,
+                          norm.weight.const_data_ptr<float>(), Offset(norm), end - begin, columns,
+                          y.mutable_data_ptr<float>() + begin * columns);
+  });
+  return y;
+}
+
+at::Tensor NormBackward(const Norm& norm, const at::Tensor& dy, const at::Tensor& x,
+                        const NormStats& stats) {
+  const int64_t columns = x.size(-1);
+  if (norm.weight_grad != nullptr || norm.bias_grad != nullptr) {
+    const at::Tensor dy32 = dy.to(at::kFloat);
+    if (norm.weight_grad != nullptr) {
+      const at::Tensor term = dy32 * Normalised(norm, x, stats);
+      norm.weight_grad->grad.add_(term.sum_to_size(norm.weight.sizes()));
+    }
+    if (norm.bias_grad != nullptr) {
+      norm.bias_grad->grad.add_(dy32.sum_to_size(norm.bias.sizes()));
+    }
+  }
+  if (OnRmsKernel(norm, x) && OnKernels(dy)) {
+    at::Tensor dx = at::empty_like(dy);
+    ForRows(x.numel() / columns, columns, [&](int64_t begin, int64_t end) {
+      kernels::RmsNormBackward(
+          dy.const_data_ptr<float>() + begin * columns, x.const_data_ptr<float>() + begin * columns,
+          stats.rstd.const_data_ptr<float>() + begin, norm.weight.const_data_ptr<float>(),
+          Offset(norm), end - begin, columns, dx.mutable_data_ptr<float>() + begin * columns);
+    });
+    return dx;
+  }
+  at::Tensor d_hat = dy.to(at::kFloat);
+  if (norm.weight.defined()) d_hat = d_hat * Factor(norm);
+  const at::Tensor hat = Normalised(norm, x, stats);
+  at::Tensor inner = d_hat - hat * (d_hat * hat).mean(-1, true);
+  if (norm.spec.kind == spec::NormKind::kLayerNorm) inner = inner - d_hat.mean(-1, true);
+  return (inner * stats.rstd).to(x.scalar_type());
+}
+
+at::Tensor ApplyNorm(const Norm& norm, const at::Tensor& x) {
+  return NormFunction::apply(x, &norm);
+}
+
+}  // namespace graft::model
