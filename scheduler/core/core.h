@@ -29,8 +29,8 @@
 namespace graft::scheduler {
 
 struct CoreOptions {
-  // How often this store has been opened for work. Epochs and desired revisions of later lives are
-  // greater than those of earlier ones because they begin with it.
+  // How often this store has been opened for work. Epochs, desired revisions and call ids of later
+  // lives are greater than those of earlier ones because they begin with it.
   int64_t incarnation = 1;
   // A node that has not synchronised for this long is lost. Agents end their ranks at four fifths.
   absl::Duration lease = absl::Seconds(15);
@@ -74,7 +74,10 @@ struct WaitReason {
 
 class Core {
  public:
-  explicit Core(CoreOptions options) : options_(options), last_epoch_(options.incarnation << 32) {}
+  explicit Core(CoreOptions options)
+      : options_(options),
+        last_epoch_(options.incarnation << 32),
+        next_call_((options.incarnation << 32) + 1) {}
 
   // Rebuilds the state from records; live nodes are given a fresh lease. Called once, before the
   // first step; the effects are what was under way.
@@ -183,7 +186,8 @@ class Core {
   absl::btree_map<int64_t, PublishCall> calls_;
   absl::btree_map<int64_t, absl::Time> call_retries_;
   int64_t last_epoch_;
-  int64_t next_call_ = 1;
+  // From a range of this life: an answer to an earlier one's call must not be taken for ours.
+  int64_t next_call_;
   int64_t next_sequence_ = 1;
 };
 

@@ -56,13 +56,22 @@ void InvariantChecker::CheckJob(const Core& core, const Job& job) {
     broken_.push_back(absl::StrCat("I7: ", key, " left ", JobStateName(before->second), " for ",
                                    JobStateName(job.state)));
   }
-  const bool fresh_attempt = job.attempt.live() && attempts_[key] != job.attempt.number;
+  // Only what was seen before can be seen to start: a new checker looks at a core in mid-life.
+  const bool fresh_attempt =
+      job.attempt.live() && before != states_.end() && attempts_[key] != job.attempt.number;
   if (job.attempt.live() && job.attempt.number < attempts_[key]) {
     broken_.push_back(absl::StrCat("I5: ", key, " went back to attempt ", job.attempt.number));
   }
   if (IsTerminal(job.state) && job.attempt.live()) {
     broken_.push_back(
         absl::StrCat("I5: ", key, " is ", JobStateName(job.state), " and still runs"));
+  }
+  for (const auto& [name, part] : job.attempt.parts) {
+    const NodeState* node = core.FindNode(name);
+    if (part.state != PartState::kEnded && (node == nullptr || part.epoch != node->epoch)) {
+      broken_.push_back(
+          absl::StrCat("I5: ", key, " runs on ", name, " under a lease that is over"));
+    }
   }
   const bool runs = HoldsDevices(job.state);
   if (runs != (job.attempt.live() && !job.attempt.validation) &&

@@ -1,0 +1,552 @@
+#include "tests/sim/simulation.h"
+
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/digest.h"
+#include "scheduler/service/records.h"
+
+namespace graft::scheduler {
+namespace {
+
+constexpr absl::Duration kAgentGrace = absl::Seconds(12);  // without renewal its ranks end
+constexpr size_t kKeptLines = 60;
+
+}  // namespace
+
+Simulation::Simulation(SimulationOptions options)
+    : options_(options),
+      random_(options.seed),
+      chaos_ends_(now_ + options.chaos),
+      ends_(now_ + options.chaos + options.healing) {}
+
+void Simulation::At(absl::Duration after, std::function<void()> what) {
+  events_[{now_ + after, next_event_++}] = std::move(what);
+}
+
+absl::Duration Simulation::Between(double low, double high) {
+  return absl::Milliseconds(
+      static_cast<int64_t>(1000 * (low + (high - low) * random_.UniformDouble())));
+}
+
+void Simulation::Trace(const std::string& line) {
+  const std::string stamped = absl::StrCat(absl::ToUnixMillis(now_) - 1'700'000'000'000, " ", line);
+  result_.trace_hash = result_.trace_hash * 1099511628211ULL ^ Crc32c(0, stamped);
+  ++result_.events;
+  lines_.push_back(stamped);
+  if (lines_.size() > 2 * kKeptLines) lines_.erase(lines_.begin(), lines_.begin() + kKeptLines);
+}
+
+void Simulation::Broken(const std::string& what) {
+  if (result_.broken.empty()) result_.broken = what;
+}
+
+void Simulation::Network(std::function<void()> message) {
+  if (!chaos()) return At(Between(0.001, 0.01), std::move(message));
+  if (Chance(0.03)) return;
+  if (Chance(0.03)) At(Between(0.001, 8), message);
+  At(Chance(0.05) ? Between(0.1, 6) : Between(0.001, 0.05), std::move(message));
+}
+
+// --- The scheduler's process ---
+
+void Simulation::StartScheduler() {
+  store_ = std::make_unique<MemStore>(disk_);
+  invariants_ = InvariantChecker();
+  absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Open(*store_, *this, {}, now_);
+  if (!engine.ok()) {
+    Trace(absl::StrCat("scheduler does not start: ", engine.status().message()));
+    At(absl::Seconds(1), [this] { StartScheduler(); });
+    return;
+  }
+  engine_ = *std::move(engine);
+  ++scheduler_life_;
+  Trace(absl::StrCat("scheduler starts, revision ", store_->revision()));
+  CheckAll();
+}
+
+void Simulation::KillScheduler() {
+  Trace("scheduler killed");
+  engine_.reset();
+  store_.reset();
+  waiting_.clear();
+  turn_planned_ = false;
+  ++result_.restarts;
+  ++scheduler_life_;
+  At(Between(0.2, 20), [this] { StartScheduler(); });
+}
+
+void Simulation::Submit(Engine::Request request) {
+  if (engine_ == nullptr) return;  // nobody listens; the sender will try again
+  waiting_.push_back(std::move(request));
+  if (turn_planned_) return;
+  turn_planned_ = true;
+  At(absl::Milliseconds(1), [this, life = scheduler_life_] {
+    if (life == scheduler_life_) Turn_();
+  });
+}
+
+void Simulation::Turn_() {
+  turn_planned_ = false;
+  if (engine_ == nullptr) return;
+  const bool was_healthy = engine_->healthy();
+  engine_->Run(std::exchange(waiting_, {}), now_);
+  if (was_healthy && !engine_->healthy()) {
+    ++result_.failed_commits;
+    Trace("commit failed");
+    return;
+  }
+  if (!was_healthy) invariants_ = InvariantChecker();
+  CheckAll();
+}
+
+void Simulation::OnPublish(const PublishCall& call) {
+  Trace(absl::StrCat("publish ", call.session));
+  Network([this, call] {
+    if (chaos() && Chance(0.1)) return;  // the fileservice is down
+    published_.insert({call.session, call.step});
+    Network([this, call] {
+      const bool late = chaos() && Chance(0.1);
+      const absl::Status status = late ? absl::UnavailableError("try again") : absl::OkStatus();
+      Submit({.work = [call, status](Turn& turn) {
+        return turn.Step(CallAnswered{call.id, status, absl::StrCat("v-", call.session)});
+      }});
+    });
+  });
+}
+
+void Simulation::CheckAll() {
+  const std::vector<std::string> broken = invariants_.Check(engine_->core());
+  if (!broken.empty()) Broken(broken[0]);
+  for (const JobKey& key : acknowledged_) {
+    if (engine_->core().FindJob(key) == nullptr) {
+      Broken(absl::StrCat("I3: the acknowledged job ", key, " is gone"));
+    }
+  }
+  for (const auto& [key, job] : engine_->core().jobs()) {
+    if (job.restarts > job.request.max_restarts) {
+      Broken(absl::StrCat("I5: ", key, " was restarted ", job.restarts, " times"));
+    }
+    if (absl::StrContains(job.reason, "no longer has its ranks")) {
+      Broken(absl::StrCat("I5: ", key, " lost ranks that its worker had not been told of"));
+    }
+    if (!job.result_version.empty() && job.state != JobState::kCompleted &&
+        job.attempt.end != AttemptEnd::kSucceeded) {
+      Broken(absl::StrCat("I5: ", key, " has a result in ", JobStateName(job.state)));
+    }
+    if (!job.checkpoint.version.empty() && !published_.contains(job.checkpoint.session)) {
+      Broken(absl::StrCat("I3: ", key, " has a checkpoint that was never published"));
+    }
+  }
+  if (++checks_ % 8 == 0) CheckStored();
+}
+
+// Memory is never ahead of the disk.
+void Simulation::CheckStored() {
+  for (const auto& [key, job] : engine_->core().jobs()) {
+    const absl::StatusOr<Record> record =
+        store_->Get(Family::kRecords, absl::StrCat(kCoreJobPrefix, key));
+    if (!record.ok()) return Broken(absl::StrCat("I3: ", key, " is not stored"));
+    const absl::StatusOr<Job> stored = DecodeJob(record->value);
+    if (!stored.ok() || stored->state != job.state ||
+        stored->attempt.number != job.attempt.number || stored->attempt.mode != job.attempt.mode ||
+        stored->checkpoint.version != job.checkpoint.version || stored->restarts != job.restarts) {
+      return Broken(absl::StrCat("I3: ", key, " is stored in another state than it is"));
+    }
+  }
+}
+
+// --- Workers ---
+
+void Simulation::WorkerBoot(Worker& worker) {
+  worker.alive = true;
+  worker.frozen = false;
+  worker.epoch = 0;
+  worker.desired_revision = 0;
+  worker.parts.clear();
+  ++worker.life;
+  Trace(absl::StrCat(worker.name, " boots"));
+  WorkerRegister(worker);
+  At(absl::Seconds(1), [this, &worker, life = worker.life] {
+    if (worker.life == life) WorkerStep(worker);
+  });
+}
+
+void Simulation::WorkerRegister(Worker& worker) {
+  Node node{.name = worker.name, .rack = worker.name < "n2" ? "r0" : "r1"};
+  for (int i = 0; i < options_.devices; ++i) {
+    node.devices.push_back({.index = i, .kind = "sim", .memory_bytes = 1 << 30});
+  }
+  worker.parts.clear();  // nothing of an older epoch may go on
+  worker.epoch = 0;
+  const absl::Time sent = now_;
+  const auto life = worker.life;
+  Network([this, node, &worker, sent, life] {
+    Submit({.work = [node](Turn& turn) { return turn.Step(NodeRegistered{node}); },
+            .done =
+                [this, &worker, sent, life](absl::Status status, int64_t) {
+                  if (!status.ok()) return;
+                  const int64_t epoch = engine_->core().FindNode(worker.name)->epoch;
+                  Network([this, &worker, sent, life, epoch] {
+                    if (worker.life != life || worker.frozen || epoch <= worker.epoch) return;
+                    worker.parts.clear();
+                    worker.epoch = epoch;
+                    worker.desired_revision = 0;
+                    worker.renewed = sent;
+                    WorkerSync(worker);
+                  });
+                }});
+  });
+}
+
+void Simulation::WorkerSync(Worker& worker) {
+  if (!worker.alive || worker.frozen || worker.epoch == 0) return;
+  NodeSynced sync{
+      .node = worker.name, .epoch = worker.epoch, .desired_revision = worker.desired_revision};
+  for (const auto& [key, part] : worker.parts) sync.parts.push_back(part.report);
+  const absl::Time sent = now_;
+  Network([this, sync, sent, &worker, life = worker.life] {
+    auto stale = std::make_shared<bool>(false);
+    Submit({.work =
+                [sync, stale](Turn& turn) {
+                  const NodeState* node = turn.core().FindNode(sync.node);
+                  *stale = node == nullptr || node->epoch != sync.epoch;
+                  return turn.Step(sync);
+                },
+            .done =
+                [this, sync, sent, &worker, life, stale](absl::Status status, int64_t) {
+                  if (status.ok() && *stale) {
+                    return Broken(
+                        absl::StrCat("I5: a stale report of ", sync.node, " was listened to"));
+                  }
+                  if (!status.ok() && !absl::IsFailedPrecondition(status) &&
+                      !absl::IsNotFound(status)) {
+                    return;
+                  }
+                  std::vector<DesiredPart> desired;
+                  int64_t revision = 0;
+                  if (status.ok()) {
+                    desired = engine_->core().Desired(sync.node);
+                    revision = engine_->core().FindNode(sync.node)->desired_revision;
+                  }
+                  Network([this, sync, sent, &worker, life, status, desired, revision] {
+                    if (worker.life != life || worker.frozen || worker.epoch != sync.epoch) return;
+                    if (!status.ok()) return WorkerRegister(worker);
+                    WorkerAnswered(worker, sent, revision, desired);
+                  });
+                }});
+  });
+}
+
+void Simulation::WorkerAnswered(Worker& worker, absl::Time sent, int64_t revision,
+                                const std::vector<DesiredPart>& desired) {
+  if (revision < worker.desired_revision) return;  // overtaken by a later answer
+  worker.renewed = std::max(worker.renewed, sent);
+  worker.desired_revision = revision;
+  std::set<JobKey> listed;
+  for (const DesiredPart& item : desired) {
+    if (item.epoch != worker.epoch) continue;
+    const auto it = worker.parts.find(item.job);
+    if (it != worker.parts.end() && it->second.report.attempt == item.attempt) {
+      it->second.mode = item.mode;
+      it->second.rendezvous = item.rendezvous;
+      listed.insert(item.job);
+      continue;
+    }
+    if (it != worker.parts.end()) worker.parts.erase(it);
+    Part part;
+    part.report = {.job = item.job, .attempt = item.attempt, .step = item.resume_from.step};
+    part.report.steps_total = 40;
+    part.report.step_seconds = 1;
+    part.mode = item.mode;
+    part.ranks = item.ranks;
+    part.rendezvous = item.rendezvous;
+    part.next_checkpoint = item.resume_from.step + 10;
+    for (const auto& [other, running] : worker.parts) {
+      if (running.report.state == PartState::kEnded) continue;
+      for (const auto& [rank, device] : running.ranks) {
+        for (const auto& [mine, wanted] : item.ranks) {
+          const bool still_desired =
+              std::any_of(desired.begin(), desired.end(),
+                          [&, &other = other](const DesiredPart& d) { return d.job == other; });
+          if (device == wanted && still_desired) {
+            Broken(absl::StrCat("I1: device ", device, " of ", worker.name, " is wanted by ",
+                                item.job, " while ", other, " runs on it"));
+          }
+        }
+      }
+    }
+    worker.parts[item.job] = std::move(part);
+    listed.insert(item.job);
+    CheckOneAttempt(item.job);
+  }
+  for (auto it = worker.parts.begin(); it != worker.parts.end();) {
+    it = listed.contains(it->first) ? std::next(it) : worker.parts.erase(it);
+  }
+}
+
+// Two attempts of one job never run at the same time, whatever the scheduler believes.
+void Simulation::CheckOneAttempt(const JobKey& job) {
+  std::set<int> attempts;
+  for (const auto& worker : workers_) {
+    const auto it = worker->parts.find(job);
+    if (!worker->alive || it == worker->parts.end()) continue;
+    if (it->second.report.state == PartState::kEnded) continue;
+    // A frozen or cut off worker ends its ranks by itself as soon as it runs again.
+    if (now_ - worker->renewed > kAgentGrace) continue;
+    attempts.insert(it->second.report.attempt);
+  }
+  if (attempts.size() > 1) {
+    Broken(absl::StrCat("I5: attempts ", absl::StrJoin(attempts, " and "), " of ", job,
+                        " run at the same time"));
+  }
+}
+
+void Simulation::WorkerStep(Worker& worker) {
+  if (!worker.alive) return;
+  At(absl::Seconds(1), [this, &worker, life = worker.life] {
+    if (worker.life == life) WorkerStep(worker);
+  });
+  if (worker.frozen) return;
+  if (worker.epoch == 0) {
+    if (Chance(0.5)) WorkerRegister(worker);
+    return;
+  }
+  if (now_ - worker.renewed > kAgentGrace) {
+    Trace(absl::StrCat(worker.name, " ends its ranks: no renewal"));
+    return WorkerRegister(worker);
+  }
+  for (auto& [key, part] : worker.parts) StepPart(worker, part);
+  WorkerSync(worker);
+}
+
+bool Simulation::PeersRun(const Part& part) {
+  const Job* job = engine_ == nullptr ? nullptr : engine_->core().FindJob(part.report.job);
+  if (job == nullptr) return true;
+  for (const auto& [node, known] : job->attempt.parts) {
+    if (known.state == PartState::kEnded && job->attempt.end == AttemptEnd::kSucceeded) continue;
+    for (const auto& worker : workers_) {
+      if (worker->name != node) continue;
+      const auto it = worker->parts.find(part.report.job);
+      if (!worker->alive || worker->frozen || it == worker->parts.end()) return false;
+      const PartReport& peer = it->second.report;
+      if (peer.attempt != part.report.attempt || peer.state < PartState::kRunning) return false;
+      if (peer.state == PartState::kEnded && peer.end != AttemptEnd::kSucceeded) return false;
+    }
+  }
+  return true;
+}
+
+void Simulation::StepPart(Worker& worker, Part& part) {
+  PartReport& report = part.report;
+  if (report.state == PartState::kEnded) return;
+  const bool leads = part.ranks.empty() || part.ranks[0].first == 0;
+  if (part.mode == AttemptMode::kStop) return EndPart(worker, part, AttemptEnd::kStopped);
+  if (part.ranks.empty()) {  // a validation
+    if (Chance(0.3))
+      EndPart(worker, part, Chance(0.02) ? AttemptEnd::kHopeless : AttemptEnd::kSucceeded);
+    return;
+  }
+  const auto checkpoint = [&] {
+    report.checkpoint_session =
+        absl::StrCat("c/", report.job, "/", report.attempt, "/", report.step);
+    report.checkpoint_step = report.step;
+  };
+  if (part.mode == AttemptMode::kCheckpointAndStop) {
+    if (leads && report.state == PartState::kRunning && report.step > 0) checkpoint();
+    return EndPart(worker, part, AttemptEnd::kStopped);
+  }
+  if (leads) report.rendezvous = absl::StrCat(worker.name, ":", 4000 + report.attempt);
+  if (report.state == PartState::kAssigned) {
+    report.state = PartState::kStarting;
+  } else if (report.state == PartState::kStarting) {
+    if (leads || !part.rendezvous.empty()) report.state = PartState::kRunning;
+  } else if (PeersRun(part)) {
+    ++report.step;
+    if (chaos() && Chance(0.004)) return EndPart(worker, part, AttemptEnd::kFailed);
+    if (leads && report.step >= part.next_checkpoint) {
+      checkpoint();
+      part.next_checkpoint = report.step + 10;
+    }
+    if (report.step >= report.steps_total) {
+      if (leads) report.result_session = absl::StrCat("r/", report.job, "/", report.attempt);
+      EndPart(worker, part, AttemptEnd::kSucceeded);
+    }
+  }
+}
+
+void Simulation::EndPart(Worker& worker, Part& part, AttemptEnd end) {
+  part.report.state = PartState::kEnded;
+  part.report.end = end;
+  part.report.message = end == AttemptEnd::kFailed ? "a rank failed" : "";
+  Trace(absl::StrCat(worker.name, " ends ", part.report.job, "/", part.report.attempt, " with ",
+                     static_cast<int>(end)));
+}
+
+// --- Clients and faults ---
+
+void Simulation::ClientSubmit(int number) {
+  const JobKey key = absl::StrCat("w", number % 2, "/j", number);
+  JobRequest& request = requests_[key];
+  if (request.key.empty()) {
+    request.key = key;
+    request.workspace = absl::StrCat("w", number % 2);
+    request.queue = "default";
+    request.priority = static_cast<int>(random_.Uniform(3));
+    const int sizes[] = {1, 1, 2, 4};
+    request.gang.layout.tp = sizes[random_.Uniform(4)];
+    request.gang.layout.dp = 1 + static_cast<int>(random_.Uniform(3));
+    request.max_restarts = 3;
+    request.needs_validation = Chance(0.3);
+  }
+  Network([this, request, key] {
+    Submit({.work = [request](Turn& turn) { return turn.Step(JobSubmitted{request}); },
+            .done =
+                [this, key](absl::Status status, int64_t) {
+                  if (status.ok() || absl::IsAlreadyExists(status)) {
+                    Trace(absl::StrCat("acknowledged ", key));
+                    acknowledged_.insert(key);
+                  }
+                }});
+  });
+  At(Between(2, 6), [this, key, number] {
+    if (!acknowledged_.contains(key)) ClientSubmit(number);
+  });
+}
+
+void Simulation::ClientCommand() {
+  if (!chaos()) return;
+  At(Between(1, 12), [this] { ClientCommand(); });
+  if (acknowledged_.empty()) return;
+  auto it = acknowledged_.begin();
+  std::advance(it, random_.Uniform(acknowledged_.size()));
+  const JobVerb verbs[] = {JobVerb::kCancel, JobVerb::kPause, JobVerb::kResume, JobVerb::kPause,
+                           JobVerb::kResume};
+  const JobCommanded command{*it, verbs[random_.Uniform(5)], "a client asked"};
+  Trace(absl::StrCat("command ", static_cast<int>(command.verb), " ", command.job));
+  Network(
+      [this, command] { Submit({.work = [command](Turn& turn) { return turn.Step(command); }}); });
+}
+
+void Simulation::Fault() {
+  if (!chaos()) return;
+  At(Between(3, 25), [this] { Fault(); });
+  Worker& worker = *workers_[random_.Uniform(workers_.size())];
+  switch (random_.Uniform(7)) {
+    case 0:
+      if (engine_ != nullptr) KillScheduler();
+      return;
+    case 1: {
+      const MemDisk::Fault faults[] = {MemDisk::Fault::kRefuse, MemDisk::Fault::kTear,
+                                       MemDisk::Fault::kForget};
+      disk_.next_fault = faults[random_.Uniform(3)];
+      return Trace("the disk fails next");
+    }
+    case 2:
+    case 3: {
+      if (!worker.alive) return;
+      Trace(absl::StrCat(worker.name, " dies"));
+      worker.alive = false;
+      ++worker.life;
+      worker.parts.clear();
+      At(Between(0.5, 40), [this, &worker] { WorkerBoot(worker); });
+      return;
+    }
+    case 4: {
+      if (!worker.alive || worker.frozen) return;
+      Trace(absl::StrCat(worker.name, " freezes"));
+      worker.frozen = true;
+      At(Between(1, 40), [this, &worker, life = worker.life] {
+        if (worker.life == life) worker.frozen = false;
+      });
+      return;
+    }
+    case 5: {
+      const NodeVerb verb = Chance(0.5) ? NodeVerb::kDrain : NodeVerb::kUncordon;
+      const NodeCommanded command{worker.name, verb, "an operator asked"};
+      Trace(absl::StrCat("node command ", static_cast<int>(verb), " ", worker.name));
+      return Submit({.work = [command](Turn& turn) { return turn.Step(command); }});
+    }
+    default: {
+      const int devices = Chance(0.5) ? -1 : 6 + static_cast<int>(random_.Uniform(8));
+      return Submit({.work = [devices](Turn& turn) { return turn.Step(QuotaPut{"w0", devices}); }});
+    }
+  }
+}
+
+bool Simulation::AllAtRest() const {
+  if (engine_ == nullptr || static_cast<int>(acknowledged_.size()) != options_.jobs) return false;
+  const auto& jobs = engine_->core().jobs();
+  return std::all_of(jobs.begin(), jobs.end(), [](const auto& entry) {
+    return IsTerminal(entry.second.state) || entry.second.state == JobState::kPaused;
+  });
+}
+
+// I13: when the faults have stopped, all that was asked for comes to an end.
+void Simulation::CheckLiveness() {
+  if (engine_ == nullptr) return Broken("I13: the scheduler does not run");
+  for (const auto& [key, job] : engine_->core().jobs()) {
+    if (job.state == JobState::kCompleted) ++result_.completed;
+    if (IsTerminal(job.state) || job.state == JobState::kPaused) continue;
+    Broken(absl::StrCat("I13: ", key, " is still ", JobStateName(job.state), ": ", job.reason));
+  }
+  if (static_cast<int>(acknowledged_.size()) != options_.jobs) Broken("I13: a submission hangs");
+}
+
+SimulationResult Simulation::Run() {
+  StartScheduler();
+  Submit({.work = [](Turn& turn) { return turn.Step(QueuePut{{.name = "default"}}); }});
+  for (int i = 0; i < options_.workers; ++i) {
+    workers_.push_back(std::make_unique<Worker>());
+    workers_.back()->name = absl::StrCat("n", i);
+    At(Between(0, 5), [this, worker = workers_.back().get()] { WorkerBoot(*worker); });
+  }
+  for (int i = 0; i < options_.jobs; ++i) {
+    At(absl::Milliseconds(random_.Uniform(200'000)), [this, i] { ClientSubmit(i); });
+  }
+  At(absl::Seconds(5), [this] { ClientCommand(); });
+  At(absl::Seconds(5), [this] { Fault(); });
+  // The operator mends what was broken; one worker stays dead.
+  At(options_.chaos, [this] {
+    disk_.next_fault = MemDisk::Fault::kNone;
+    Trace("the faults end");
+    Worker& dead = *workers_.back();
+    dead.alive = false;
+    ++dead.life;
+    dead.parts.clear();
+  });
+  At(options_.chaos + absl::Minutes(1), [this] {
+    for (const auto& worker : workers_) {
+      const NodeCommanded command{worker->name, NodeVerb::kUncordon, ""};
+      Submit({.work = [command](Turn& turn) { return turn.Step(command); }});
+    }
+    Submit({.work = [](Turn& turn) { return turn.Step(QuotaPut{"w0", -1}); }});
+  });
+  while (!events_.empty() && result_.broken.empty()) {
+    absl::Time next = events_.begin()->first.first;
+    const absl::Time wake = engine_ == nullptr ? absl::InfiniteFuture() : engine_->wake_at();
+    if (wake < next && wake <= ends_) {
+      now_ = std::max(now_, wake);
+      engine_->Run({{.work = [](Turn& turn) { return turn.Step(Ticked{}); }}}, now_);
+      if (engine_->healthy()) CheckAll();
+      if (engine_->wake_at() <= now_) now_ += absl::Milliseconds(1);
+      continue;
+    }
+    if (next > ends_ || (now_ > chaos_ends_ + absl::Minutes(2) && AllAtRest())) break;
+    now_ = std::max(now_, next);
+    std::function<void()> what = std::move(events_.begin()->second);
+    events_.erase(events_.begin());
+    what();
+  }
+  if (result_.broken.empty()) CheckLiveness();
+  if (result_.broken.empty() && !CheckAuditChain(*store_).ok())
+    Broken("I11: the audit chain breaks");
+  const size_t kept = std::min(lines_.size(), kKeptLines);
+  result_.trace =
+      absl::StrJoin(lines_.end() - static_cast<std::ptrdiff_t>(kept), lines_.end(), "\n");
+  return result_;
+}
+
+}  // namespace graft::scheduler

@@ -1,0 +1,140 @@
+// A whole cluster in one thread and one seed: the scheduler's engine over a disk that fails,
+// workers that die and freeze, a fileservice that is late, a network that delays, loses, repeats
+// and reorders, and clients that retry. The code under test is the program's own; it never knows.
+//
+//   Simulation simulation({.seed = 7});
+//   SimulationResult result = simulation.Run();
+//
+// The same seed gives the same trace. Time is simulated: an hour of it costs milliseconds.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
+#include "absl/time/time.h"
+#include "base/random.h"
+#include "scheduler/core/invariants.h"
+#include "scheduler/service/engine.h"
+#include "scheduler/store/mem_store.h"
+
+namespace graft::scheduler {
+
+struct SimulationOptions {
+  uint64_t seed = 1;
+  int workers = 5;
+  int devices = 4;  // of each worker
+  int jobs = 25;
+  absl::Duration chaos = absl::Minutes(6);     // faults happen for so long
+  absl::Duration healing = absl::Minutes(40);  // and then all must come to an end
+};
+
+struct SimulationResult {
+  // What broke, beginning with the invariant's number; empty: all is well.
+  std::string broken;
+  uint64_t trace_hash = 0;
+  int events = 0;
+  int completed = 0;
+  int restarts = 0;  // of the scheduler
+  int failed_commits = 0;
+  std::string trace;  // the last lines of it
+};
+
+class Simulation final : public EngineOutput {
+ public:
+  explicit Simulation(SimulationOptions options);
+  SimulationResult Run();
+
+  void OnCommitted(int64_t revision) override {}
+  void OnDesiredChanged(const std::string& node) override {}
+  void OnPublish(const PublishCall& call) override;
+  void OnJobWritten(Turn& turn, const Job& job) override {}
+
+ private:
+  struct Part {  // of an attempt, as it really runs on a worker
+    PartReport report;
+    AttemptMode mode = AttemptMode::kRun;
+    std::vector<std::pair<int, int>> ranks;
+    std::string rendezvous;  // as the scheduler says
+    int64_t next_checkpoint = 10;
+  };
+  struct Worker {
+    std::string name;
+    bool alive = true;
+    bool frozen = false;
+    int life = 0;       // events of an earlier life are void
+    int64_t epoch = 0;  // 0: not registered
+    int64_t desired_revision = 0;
+    absl::Time renewed;  // when the last answered synchronisation was sent
+    std::map<JobKey, Part> parts;
+  };
+
+  void At(absl::Duration after, std::function<void()> what);
+  bool Chance(double p) { return random_.UniformDouble() < p; }
+  absl::Duration Between(double low, double high);
+  void Trace(const std::string& line);
+  void Broken(const std::string& what);
+  bool chaos() const { return now_ < chaos_ends_; }
+  // Delivers `message` late, never, or more than once.
+  void Network(std::function<void()> message);
+
+  // The scheduler's process.
+  void StartScheduler();
+  void KillScheduler();
+  void Submit(Engine::Request request);
+  void Turn_();
+  void CheckAll();
+  void CheckStored();
+
+  // Workers.
+  void WorkerBoot(Worker& worker);
+  void WorkerRegister(Worker& worker);
+  void WorkerSync(Worker& worker);
+  void WorkerAnswered(Worker& worker, absl::Time sent, int64_t revision,
+                      const std::vector<DesiredPart>& desired);
+  void WorkerStep(Worker& worker);
+  void StepPart(Worker& worker, Part& part);
+  void EndPart(Worker& worker, Part& part, AttemptEnd end);
+  bool PeersRun(const Part& part);
+  void CheckOneAttempt(const JobKey& job);
+
+  // Clients.
+  void ClientSubmit(int number);
+  void ClientCommand();
+  void Fault();
+  void CheckLiveness();
+  bool AllAtRest() const;
+
+  const SimulationOptions options_;
+  SeededRandom random_;
+  absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
+  const absl::Time chaos_ends_;
+  const absl::Time ends_;
+  std::map<std::pair<absl::Time, int64_t>, std::function<void()>> events_;
+  int64_t next_event_ = 0;
+
+  MemDisk disk_;
+  std::unique_ptr<MemStore> store_;
+  std::unique_ptr<Engine> engine_;
+  InvariantChecker invariants_;
+  std::vector<Engine::Request> waiting_;
+  bool turn_planned_ = false;
+  int scheduler_life_ = 0;
+  int checks_ = 0;
+
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::map<JobKey, JobRequest> requests_;
+  std::set<JobKey> acknowledged_;
+  std::map<std::string, int64_t> published_;  // session -> step
+  SimulationResult result_;
+  std::vector<std::string> lines_;
+};
+
+}  // namespace graft::scheduler
