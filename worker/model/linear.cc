@@ -175,14 +175,17 @@ void AdaptersBackward(const LinearGroup& group, const at::Tensor& d_inner, const
 }
 
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& residual,
-                            const at::Tensor& anchor, const LinearGroup* group, PassState pass) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x,
+                            const std::optional<at::Tensor>& residual,
+                            const std::optional<at::Tensor>& anchor, const LinearGroup* group,
+                            PassState pass) {
     NormStats stats;
     const at::Tensor xn = group->norm.present ? NormForward(group->norm, x, &stats) : x;
     at::Tensor kept;
-    at::Tensor y = LinearForward(*group, xn, residual, pass, &kept);
+    at::Tensor y = LinearForward(*group, xn, residual.value_or(at::Tensor()), pass, &kept);
     ctx->save_for_backward({x, kept, stats.rstd, stats.mean});
     ctx->saved_data["group"] = reinterpret_cast<int64_t>(group);
+    ctx->saved_data["residual"] = residual.has_value();
     ctx->saved_data["training"] = pass.training;
     ctx->saved_data["seed"] = static_cast<int64_t>(pass.dropout_seed);
     return y;
@@ -203,7 +206,8 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     }
     if (group.norm.present && dx.defined()) dx = NormBackward(group.norm, dx, saved[0], stats);
     // A residual is not an operand of its own: its gradient is dy itself.
-    return {dx, grads[0], at::Tensor(), at::Tensor(), at::Tensor()};
+    const at::Tensor d_residual = ctx->saved_data["residual"].toBool() ? grads[0] : at::Tensor();
+    return {dx, d_residual, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -265,8 +269,11 @@ at::Tensor LinearBackward(const LinearGroup& group, const at::Tensor& dy_in, con
 
 at::Tensor ApplyLinear(const LinearGroup& group, const at::Tensor& x, const at::Tensor& residual,
                        const PassState& pass) {
-  const at::Tensor none;
-  return LinearFunction::apply(x, residual, Trains(group) ? Anchor() : none, &group, pass);
+  const auto given = [](const at::Tensor& t) {
+    return t.defined() ? std::optional<at::Tensor>(t) : std::nullopt;
+  };
+  return LinearFunction::apply(x, given(residual), Trains(group) ? given(Anchor()) : std::nullopt,
+                               &group, pass);
 }
 
 }  // namespace graft::model

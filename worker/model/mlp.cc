@@ -46,13 +46,15 @@ at::Tensor ProductBackward(const spec::MlpSpec& mlp, const at::Tensor& inner,
 
 struct DownFunction : torch::autograd::Function<DownFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& inner,
-                            const at::Tensor& residual, const spec::MlpSpec* mlp,
+                            const std::optional<at::Tensor>& residual, const spec::MlpSpec* mlp,
                             const LinearGroup* down, PassState pass) {
     at::Tensor kept;
-    at::Tensor y = LinearForward(*down, Product(*mlp, inner), residual, pass, &kept);
+    at::Tensor y =
+        LinearForward(*down, Product(*mlp, inner), residual.value_or(at::Tensor()), pass, &kept);
     ctx->save_for_backward({inner, kept});
     ctx->saved_data["mlp"] = reinterpret_cast<int64_t>(mlp);
     ctx->saved_data["down"] = reinterpret_cast<int64_t>(down);
+    ctx->saved_data["residual"] = residual.has_value();
     ctx->saved_data["training"] = pass.training;
     ctx->saved_data["seed"] = static_cast<int64_t>(pass.dropout_seed);
     return y;
@@ -70,7 +72,8 @@ struct DownFunction : torch::autograd::Function<DownFunction> {
       const at::Tensor product = Product(mlp, saved[0]);
       d_inner = LinearBackward(down, dy, product, saved[1], pass, true);
     }
-    return {ProductBackward(mlp, saved[0], d_inner), grads[0], at::Tensor(), at::Tensor(),
+    const at::Tensor d_residual = ctx->saved_data["residual"].toBool() ? grads[0] : at::Tensor();
+    return {ProductBackward(mlp, saved[0], d_inner), d_residual, at::Tensor(), at::Tensor(),
             at::Tensor()};
   }
 };
@@ -110,7 +113,8 @@ at::Tensor Activate(const spec::MlpSpec& mlp, const at::Tensor& inner) {
 at::Tensor ApplyDown(const spec::MlpSpec& mlp, const LinearGroup& down, const at::Tensor& inner,
                      const at::Tensor& residual, const PassState& pass) {
   if (OnGateKernel(mlp, inner) && inner.requires_grad()) {
-    return DownFunction::apply(inner, residual, &mlp, &down, pass);
+    const auto given = residual.defined() ? std::optional<at::Tensor>(residual) : std::nullopt;
+    return DownFunction::apply(inner, given, &mlp, &down, pass);
   }
   const at::Tensor product = OnGateKernel(mlp, inner) ? Product(mlp, inner) : Activate(mlp, inner);
   return ApplyLinear(down, product, residual, pass);
