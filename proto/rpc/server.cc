@@ -271,12 +271,22 @@ std::unique_ptr<Method> MakeUnimplemented(const std::string& path) {
 
 namespace {
 
+// Linking gRPC's reflection adds its plugin to every server; this makes it one, or none.
 class ReflectionOption final : public grpc::ServerBuilderOption {
  public:
+  explicit ReflectionOption(bool enabled) : enabled_(enabled) {}
   void UpdateArguments(grpc::ChannelArguments*) override {}
   void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
-    plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
+    auto own = std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>();
+    plugins->erase(
+        std::remove_if(plugins->begin(), plugins->end(),
+                       [&](const auto& plugin) { return plugin->name() == own->name(); }),
+        plugins->end());
+    if (enabled_) plugins->push_back(std::move(own));
   }
+
+ private:
+  const bool enabled_;
 };
 
 bool IsLoopback(absl::string_view address) {
@@ -416,7 +426,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options,
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   SetArguments(state->options, builder);
-  if (state->options.reflection) builder.SetOption(std::make_unique<ReflectionOption>());
+  builder.SetOption(std::make_unique<ReflectionOption>(state->options.reflection));
   for (Service& service : services) {
     GRAFT_RETURN_IF_ERROR(state->AddService(std::move(service), builder));
   }
