@@ -2,9 +2,13 @@
 
 #include <cstdlib>
 #include <string>
+#include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "base/file.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/compiler/parser.h"
@@ -18,7 +22,6 @@ namespace graft::tidy {
 namespace {
 
 namespace pb = google::protobuf;
-using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -125,6 +128,70 @@ TEST(ContractTest, BreaksNothingOfTheStoredSnapshot) {
 TEST(ContractTest, EveryAdditionIsInTheSnapshot) {
   EXPECT_THAT(Additions(StoredSnapshot(), TakeSnapshot(TheContract())), IsEmpty())
       << "take them in with: proto_lint contract.desc tests/tidy/api.snapshot --update";
+}
+
+std::string Readme() {
+  auto text = ReadFile(absl::StrCat(FromEnvironment("GRAFT_SOURCE_DIR"), "/proto/README.md"));
+  EXPECT_TRUE(text.ok()) << text.status();
+  return text.ok() ? *text : "";
+}
+
+// A rule's default as job files write it.
+std::string ShownDefault(const pb::FieldDescriptor& field) {
+  const std::string& value = field.options().GetExtension(v1::rule).default_value();
+  if (field.enum_type() == nullptr) return absl::StrReplaceAll(value, {{"\"", ""}});
+  const std::string& first = field.enum_type()->value(0)->name();
+  const size_t prefix = first.size() - absl::string_view("UNSPECIFIED").size();
+  return absl::AsciiStrToLower(value.substr(prefix));
+}
+
+// The rows that the table of defaults must have for `message`, whose fields are at `path`.
+void DefaultRows(const pb::Descriptor& message, const std::string& path,
+                 std::vector<std::string>& rows) {
+  for (int i = 0; i < message.field_count(); ++i) {
+    const pb::FieldDescriptor& field = *message.field(i);
+    const std::string at = absl::StrCat(path, path.empty() ? "" : ".", field.name());
+    if (!field.options().GetExtension(v1::rule).default_value().empty()) {
+      rows.push_back(absl::StrCat("| `", at, "` | `", ShownDefault(field), "` |"));
+    }
+    if (field.message_type() != nullptr && !field.is_map()) {
+      DefaultRows(*field.message_type(), absl::StrCat(at, field.is_repeated() ? "[]" : ""), rows);
+    }
+  }
+}
+
+const pb::FileDescriptor* FileOf(const Contract& contract, const std::string& name) {
+  for (const pb::FileDescriptor* file : contract.files()) {
+    if (file->name() == name) return file;
+  }
+  return nullptr;
+}
+
+TEST(ReadmeTest, ListsEveryReason) {
+  const std::string readme = Readme();
+  const Contract contract(TheContract());
+  const pb::FileDescriptor* common = FileOf(contract, "graft/v1/common.proto");
+  ASSERT_NE(common, nullptr);
+  const pb::EnumDescriptor& reasons = *common->FindEnumTypeByName("Reason");
+  for (int i = 1; i < reasons.value_count(); ++i) {
+    const std::string reason(absl::StripPrefix(reasons.value(i)->name(), "REASON_"));
+    EXPECT_THAT(readme, HasSubstr(absl::StrCat("| `", reason, "` |")));
+  }
+}
+
+TEST(ReadmeTest, ListsEveryDefaultOfAJob) {
+  const std::string readme = Readme();
+  const Contract contract(TheContract());
+  const pb::FileDescriptor* file = FileOf(contract, "graft/v1/job_spec.proto");
+  ASSERT_NE(file, nullptr);
+  std::vector<std::string> rows;
+  DefaultRows(*file->FindMessageTypeByName("JobSpec"), "", rows);
+  EXPECT_GT(rows.size(), 80u);
+  for (const std::string& row : rows) {
+    // `validation` has the same message as `training`.
+    if (absl::StrContains(row, "dataset.validation[]")) continue;
+    EXPECT_THAT(readme, HasSubstr(row));
+  }
 }
 
 TEST(LintTest, AcceptsAGoodFile) { EXPECT_THAT(LintContract(Extended(kGood)), IsEmpty()); }
