@@ -1,0 +1,113 @@
+// The worker's daemon: keeps the node's lease and makes its attempts what the scheduler wishes.
+//
+//   register -> synchronize, again and again -> (lease lost) end every rank -> register
+//
+// The rules that it keeps are those of scheduler/README.md. All state is owned by one loop; the
+// scheduler's answers come back to it by posting.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/loop.h"
+#include "graft/agent/v1/agent.pb.h"
+#include "worker/agent/attempt_runner.h"
+#include "worker/agent/background.h"
+#include "worker/agent/event_relay.h"
+#include "worker/agent/links.h"
+#include "worker/device/inventory.h"
+
+namespace graft::agent {
+
+struct AgentOptions {
+  std::string node_id;
+  std::string join_token;       // for the first registration
+  std::string state_folder;     // credential, attempts, spools
+  std::string cache_folder;     // its disk is what is reported as free
+  std::string trainer_program;  // absolute path of graft-trainer
+  std::string fabric_address = "127.0.0.1";
+  std::map<std::string, std::string> labels;
+  absl::Time available_until = absl::InfiniteFuture();
+  int nice = 0;
+};
+
+class Agent {
+ public:
+  // What is handed in must outlive the agent.
+  Agent(AgentOptions options, Clock& clock, SchedulerLink& scheduler, FileLink& files,
+        device::DeviceSource& devices);
+  // Ends every rank.
+  ~Agent();
+
+  // Opens the state folder and begins to register. FAILED_PRECONDITION when another agent uses it.
+  absl::Status Start();
+  // Tells the scheduler that the node leaves and waits until its attempts have ended, for at most
+  // `grace`.
+  void Leave(absl::Duration grace);
+  // Told the fileservice's address after each registration, on the loop. Set before Start.
+  void set_on_fileservice_address(std::function<void(const std::string&)> callback) {
+    on_fileservice_address_ = std::move(callback);
+  }
+  // OK while the lease is held.
+  absl::Status Health();
+
+ private:
+  void ReadCredential();
+  void KeepCredential(const std::string& credential);
+  void BeginRegister();
+  void OnRegistered(absl::StatusOr<v1::RegisterResponse> response);
+  void Synchronize();
+  void OnSynchronized(uint64_t call, absl::Time sent,
+                      absl::StatusOr<v1::SynchronizeResponse> response);
+  void Apply(const v1::SynchronizeResponse& response);
+  void EndEverything(absl::string_view why);
+  // Reports again: at once, or with the next of the reports that progress is worth.
+  void StateChanged();
+  void ProgressMade();
+  void ScheduleReport(absl::Duration delay);
+  void CheckLease();
+  v1::Inventory ReadInventory();
+  v1::SynchronizeRequest Report();
+
+  const AgentOptions options_;
+  Clock& clock_;
+  SchedulerLink& scheduler_;
+  FileLink& files_;
+  device::DeviceSource& devices_;
+  std::function<void(const std::string&)> on_fileservice_address_;
+  UniqueFd lock_;  // held while this agent uses the state folder
+  std::unique_ptr<EventRelay> relay_;
+  std::unique_ptr<RunnerEnvironment> environment_;
+
+  // Owned by the loop.
+  std::map<std::string, std::unique_ptr<AttemptRunner>> runners_;
+  std::unique_ptr<Background> registering_;
+  std::string boot_id_;
+  std::string credential_;
+  std::string node_;
+  int64_t epoch_ = 0;
+  int32_t protocol_ = 0;
+  int64_t revision_ = 0;
+  uint64_t call_ = 0;  // number of the Synchronize that is open
+  bool call_open_ = false;
+  absl::Time report_at_ = absl::InfiniteFuture();  // of the report that is scheduled
+  Loop::TimerId report_timer_ = 0;
+  bool inventory_changed_ = true;
+  std::string sent_inventory_;
+  absl::Time renewed_ = absl::InfinitePast();  // when the last answered call was sent
+  absl::Duration stop_after_ = absl::Seconds(12);
+  absl::Duration retry_delay_ = absl::Milliseconds(200);
+  bool leaving_ = false;
+  bool stopped_ = false;
+
+  Mutex mu_;
+  absl::Status health_ GRAFT_GUARDED_BY(mu_) = absl::UnavailableError("not registered yet");
+
+  std::unique_ptr<Loop> loop_;  // last: stops before what its tasks use goes
+};
+
+}  // namespace graft::agent

@@ -1,0 +1,362 @@
+#include "worker/agent/agent.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status_matchers.h"
+#include "gtest/gtest.h"
+
+namespace graft::agent {
+namespace {
+
+using ::testing::HasSubstr;
+using State = v1::ActualAttempt::State;
+
+constexpr absl::Duration kPatience = absl::Seconds(30);
+
+// A scheduler of one node: what it desires is set by the test, what the agent reports is kept.
+class FakeScheduler final : public SchedulerLink {
+ public:
+  absl::StatusOr<v1::RegisterResponse> Register(const v1::RegisterRequest& request,
+                                                absl::Duration) override {
+    MutexLock lock(mu_);
+    registrations_.push_back(request);
+    v1::RegisterResponse response;
+    response.set_node(absl::StrCat("nodes/", request.node_id()));
+    response.set_epoch(++epoch_);
+    response.set_protocol_version(1);
+    response.mutable_stop_after()->set_seconds(1);
+    response.set_node_credential("credential");
+    response.set_access_token("token");
+    changed_.SignalAll();
+    return response;
+  }
+  void SetAccessToken(const std::string&) override {}
+  void Synchronize(const v1::SynchronizeRequest& request, absl::Duration,
+                   OnSynchronized done) override {
+    OnSynchronized older;
+    v1::SynchronizeResponse response;
+    {
+      MutexLock lock(mu_);
+      last_ = request;
+      changed_.SignalAll();
+      older = std::move(pending_);
+      pending_ = nullptr;
+      if (silent_) {
+        pending_ = std::move(done);
+        done = nullptr;
+      } else if (request.epoch() == epoch_ && request.revision() == desired_.revision()) {
+        pending_ = std::move(done);
+        done = nullptr;
+      } else {
+        response = desired_;
+      }
+    }
+    if (older) older(absl::CancelledError("a newer call"));
+    if (done) done(response);
+  }
+  void CancelSynchronize() override {
+    OnSynchronized open;
+    {
+      MutexLock lock(mu_);
+      open = std::move(pending_);
+      pending_ = nullptr;
+    }
+    if (open) open(absl::CancelledError("cancelled"));
+  }
+
+  class Stream final : public EventStream {
+   public:
+    Stream(FakeScheduler& owner, OnAck on_ack) : owner_(owner), on_ack_(std::move(on_ack)) {}
+    bool Write(const v1::PushEventsRequest& request) override {
+      v1::PushEventsResponse response;
+      {
+        MutexLock lock(owner_.mu_);
+        for (const auto& batch : request.batches()) {
+          for (const auto& event : batch.events()) owner_.events_.push_back(event);
+          auto& ack = *response.add_acks();
+          ack.set_attempt(batch.attempt());
+          ack.set_rank(batch.rank());
+          ack.set_sequence(batch.first_sequence() + static_cast<uint64_t>(batch.events_size()) - 1);
+        }
+      }
+      on_ack_(response);
+      return !cancelled_;
+    }
+    void Cancel() override { cancelled_ = true; }
+
+   private:
+    FakeScheduler& owner_;
+    const OnAck on_ack_;
+    std::atomic<bool> cancelled_{false};
+  };
+  std::unique_ptr<EventStream> OpenEvents(EventStream::OnAck on_ack) override {
+    return std::make_unique<Stream>(*this, std::move(on_ack));
+  }
+  std::unique_ptr<InferenceStream> OpenInference(OnInference,
+                                                 std::function<void(absl::Status)>) override {
+    return nullptr;
+  }
+
+  void Desire(std::vector<v1::DesiredAttempt> attempts) {
+    OnSynchronized open;
+    v1::SynchronizeResponse response;
+    {
+      MutexLock lock(mu_);
+      desired_.set_revision(desired_.revision() + 1);
+      desired_.clear_attempts();
+      for (auto& attempt : attempts) *desired_.add_attempts() = std::move(attempt);
+      open = std::move(pending_);
+      pending_ = nullptr;
+      response = desired_;
+    }
+    if (open) open(response);
+  }
+  // Answers nothing any more, as if the network were cut.
+  void FallSilent() {
+    MutexLock lock(mu_);
+    silent_ = true;
+  }
+
+  template <typename Predicate>
+  bool WaitFor(Predicate predicate) {
+    const absl::Time deadline = absl::Now() + kPatience;
+    MutexLock lock(mu_);
+    while (!predicate()) {
+      if (absl::Now() > deadline) return false;
+      changed_.WaitFor(mu_, absl::Milliseconds(100));
+    }
+    return true;
+  }
+  bool WaitForState(State state) {
+    return WaitFor(
+        [&] { return last_.attempts_size() == 1 && last_.attempts(0).state() == state; });
+  }
+  bool WaitForStep(int64_t step) {
+    return WaitFor([&] {
+      return last_.attempts_size() == 1 && last_.attempts(0).progress().steps_done() >= step;
+    });
+  }
+  v1::ActualAttempt attempt() {
+    MutexLock lock(mu_);
+    return last_.attempts_size() == 1 ? last_.attempts(0) : v1::ActualAttempt();
+  }
+  size_t registrations() {
+    MutexLock lock(mu_);
+    return registrations_.size();
+  }
+  std::vector<v1::AgentEvent> events() {
+    MutexLock lock(mu_);
+    return events_;
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  int64_t epoch_ = 0;
+  bool silent_ = false;
+  v1::SynchronizeResponse desired_;
+  v1::SynchronizeRequest last_;
+  OnSynchronized pending_;
+  std::vector<v1::RegisterRequest> registrations_;
+  std::vector<v1::AgentEvent> events_;
+};
+
+// Inputs are empty folders; uploads are remembered by session.
+class FakeFiles final : public FileLink {
+ public:
+  explicit FakeFiles(std::string folder) : folder_(std::move(folder)) {}
+  absl::StatusOr<std::string> Fetch(const v1::Input& input, const std::string&, const std::string&,
+                                    const CancelFlag&, const OnProgress&) override {
+    if (absl::StrContains(input.version(), "missing"))
+      return absl::NotFoundError("no such version");
+    return folder_;
+  }
+  void Release(const std::string&) override {}
+  absl::StatusOr<int64_t> Upload(const std::string& folder, const std::string& session,
+                                 const std::string&, const CancelFlag&) override {
+    MutexLock lock(mu_);
+    const auto names = ListDirectory(folder);
+    if (!names.ok()) return names.status();
+    uploads_.emplace_back(session, (*names)[0]);
+    return 7;
+  }
+  std::vector<std::pair<std::string, std::string>> uploads() {
+    MutexLock lock(mu_);
+    return uploads_;
+  }
+
+ private:
+  const std::string folder_;
+  Mutex mu_;
+  std::vector<std::pair<std::string, std::string>> uploads_;
+};
+
+class AgentTest : public ::testing::Test {
+ protected:
+  AgentTest() : folder_(absl::StrCat(::testing::TempDir(), "/agent.", getpid())) {
+    EXPECT_THAT(RemoveTree(folder_), IsOk());
+    EXPECT_THAT(MakeDirectories(JoinPath(folder_, "input")), IsOk());
+    files_ = std::make_unique<FakeFiles>(JoinPath(folder_, "input"));
+    devices_ = device::CpuDevices(1);
+  }
+  ~AgentTest() override {
+    agent_.reset();
+    EXPECT_THAT(RemoveTree(folder_), IsOk());
+  }
+
+  void StartAgent(const std::string& trainer = "graft-fake-trainer") {
+    const char* build = std::getenv("GRAFT_BINARY_DIR");
+    ASSERT_NE(build, nullptr) << "run by ctest";
+    agent_ = std::make_unique<Agent>(
+        AgentOptions{.node_id = "n1",
+                     .join_token = "join",
+                     .state_folder = JoinPath(folder_, "state"),
+                     .cache_folder = folder_,
+                     .trainer_program = absl::StrCat(build, "/bin/", trainer)},
+        clock_, scheduler_, *files_, *devices_);
+    ASSERT_THAT(agent_->Start(), IsOk());
+    ASSERT_TRUE(scheduler_.WaitFor([] { return true; }));
+  }
+
+  static v1::DesiredAttempt Wish(int64_t steps, int64_t checkpoint_interval = 0) {
+    v1::DesiredAttempt wish;
+    wish.set_attempt("workspaces/w/jobs/j/attempts/1");
+    wish.set_attempt_epoch(1);
+    wish.set_kind(v1::DesiredAttempt::KIND_TRAIN);
+    wish.set_goal(v1::DesiredAttempt::GOAL_RUN);
+    wish.set_run_json(absl::StrCat(
+        R"({"version":1,"model":{"path":"${inputs.model}"},"dataset":{"training":["${inputs.data}"]},)",
+        R"("schedule":{"max_steps":)", steps, R"(},"checkpoint":{"interval":)", checkpoint_interval,
+        "}}"));
+    for (const char* key : {"model", "data"}) {
+      v1::Input& input = *wish.add_inputs();
+      input.set_key(key);
+      input.set_version(absl::StrCat("workspaces/w/filesets/", key, "/versions/1"));
+    }
+    wish.add_local_ranks()->set_rank(0);
+    wish.add_rank_table()->set_rank(0);
+    for (int i = 1; i <= 3; ++i) {
+      v1::UploadGrant& grant = *wish.add_upload_grants();
+      grant.set_session(absl::StrCat("checkpoint-", i));
+      grant.set_kind(v1::Upload::KIND_CHECKPOINT);
+    }
+    v1::UploadGrant& grant = *wish.add_upload_grants();
+    grant.set_session("adapter");
+    grant.set_kind(v1::Upload::KIND_ADAPTER);
+    return wish;
+  }
+
+  const std::string folder_;
+  RealClock clock_;
+  FakeScheduler scheduler_;
+  std::unique_ptr<FakeFiles> files_;
+  std::unique_ptr<device::DeviceSource> devices_;
+  std::unique_ptr<Agent> agent_;
+};
+
+TEST_F(AgentTest, RunsAnAttemptToItsEndAndUploadsTheAdapter) {
+  StartAgent();
+  scheduler_.Desire({Wish(5)});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_ENDED));
+  const v1::ActualAttempt report = scheduler_.attempt();
+  EXPECT_EQ(report.progress().steps_done(), 5);
+  const bool adapter =
+      std::any_of(report.uploads().begin(), report.uploads().end(), [](const auto& upload) {
+        return upload.kind() == v1::Upload::KIND_ADAPTER && upload.session() == "adapter";
+      });
+  EXPECT_TRUE(adapter);
+  int metrics = 0;
+  for (const v1::AgentEvent& event : scheduler_.events()) metrics += event.has_metrics();
+  EXPECT_EQ(metrics, 5);
+  // What the scheduler no longer lists is forgotten.
+  scheduler_.Desire({});
+  EXPECT_TRUE(scheduler_.WaitFor([this] { return true; }));
+}
+
+TEST_F(AgentTest, APausedAttemptLeavesItsCheckpoint) {
+  setenv("GRAFT_FAKE_STEP_SECONDS", "0.02", 1);
+  StartAgent();
+  v1::DesiredAttempt wish = Wish(100000);
+  scheduler_.Desire({wish});
+  ASSERT_TRUE(scheduler_.WaitForStep(3));
+  wish.set_goal(v1::DesiredAttempt::GOAL_CHECKPOINT_AND_STOP);
+  scheduler_.Desire({wish});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_ENDED));
+  const v1::ActualAttempt report = scheduler_.attempt();
+  ASSERT_EQ(report.uploads_size(), 1);
+  EXPECT_EQ(report.uploads(0).kind(), v1::Upload::KIND_CHECKPOINT);
+  EXPECT_GE(report.uploads(0).step(), 3);
+  unsetenv("GRAFT_FAKE_STEP_SECONDS");
+}
+
+TEST_F(AgentTest, ACancelledAttemptEndsAtOnce) {
+  setenv("GRAFT_FAKE_STEP_SECONDS", "0.02", 1);
+  StartAgent();
+  v1::DesiredAttempt wish = Wish(100000);
+  scheduler_.Desire({wish});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_RUNNING));
+  const pid_t pid = static_cast<pid_t>(scheduler_.attempt().ranks(0).pid());
+  wish.set_goal(v1::DesiredAttempt::GOAL_STOP);
+  scheduler_.Desire({wish});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_ENDED));
+  EXPECT_EQ(kill(pid, 0), -1);
+  EXPECT_TRUE(files_->uploads().empty());
+  unsetenv("GRAFT_FAKE_STEP_SECONDS");
+}
+
+TEST_F(AgentTest, WithoutAnAnswerEveryRankIsEndedAndTheNodeRegistersAgain) {
+  setenv("GRAFT_FAKE_STEP_SECONDS", "0.02", 1);
+  StartAgent();
+  scheduler_.Desire({Wish(100000)});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_RUNNING));
+  const pid_t pid = static_cast<pid_t>(scheduler_.attempt().ranks(0).pid());
+  scheduler_.FallSilent();
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (scheduler_.registrations() < 2 && absl::Now() < deadline)
+    absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_EQ(scheduler_.registrations(), 2u);
+  EXPECT_EQ(kill(pid, 0), -1);
+  unsetenv("GRAFT_FAKE_STEP_SECONDS");
+}
+
+TEST_F(AgentTest, AFailureOfTheTrainerIsToldWithItsReasonAndHint) {
+  setenv("GRAFT_FAKE_FAIL_AT", "2=out_of_memory", 1);
+  StartAgent();
+  scheduler_.Desire({Wish(5)});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_FAILED));
+  const v1::ActualAttempt report = scheduler_.attempt();
+  EXPECT_EQ(report.reason(), graft::v1::REASON_OUT_OF_MEMORY);
+  EXPECT_FALSE(report.retryable());
+  EXPECT_THAT(report.message(), HasSubstr("unset GRAFT_FAKE_FAIL_AT"));
+  unsetenv("GRAFT_FAKE_FAIL_AT");
+}
+
+TEST_F(AgentTest, AMissingInputFailsTheAttemptByName) {
+  StartAgent();
+  v1::DesiredAttempt wish = Wish(5);
+  wish.mutable_inputs(0)->set_version("workspaces/w/filesets/missing/versions/1");
+  scheduler_.Desire({wish});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_FAILED));
+  EXPECT_THAT(scheduler_.attempt().message(), HasSubstr("filesets/missing/versions/1"));
+}
+
+TEST_F(AgentTest, TwoAgentsDoNotShareAStateFolder) {
+  StartAgent();
+  Agent second(
+      {.node_id = "n1", .state_folder = JoinPath(folder_, "state"), .cache_folder = folder_},
+      clock_, scheduler_, *files_, *devices_);
+  EXPECT_THAT(second.Start(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("another")));
+}
+
+}  // namespace
+}  // namespace graft::agent

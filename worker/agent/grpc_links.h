@@ -1,0 +1,88 @@
+// The scheduler and the fileservice over gRPC.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "base/mutex.h"
+#include "worker/agent/links.h"
+
+namespace graft::agent {
+
+struct SchedulerAddress {
+  std::string address;
+  bool insecure = false;
+  std::string server_ca;  // PEM
+};
+
+// Thread-safe. The access token is the one that the last answer carried.
+class GrpcSchedulerLink final : public SchedulerLink {
+ public:
+  static absl::StatusOr<std::unique_ptr<GrpcSchedulerLink>> Connect(
+      const SchedulerAddress& address);
+  ~GrpcSchedulerLink() override;
+
+  absl::StatusOr<v1::RegisterResponse> Register(const v1::RegisterRequest& request,
+                                                absl::Duration deadline) override;
+  void SetAccessToken(const std::string& token) override;
+  void Synchronize(const v1::SynchronizeRequest& request, absl::Duration deadline,
+                   OnSynchronized done) override;
+  void CancelSynchronize() override;
+  std::unique_ptr<EventStream> OpenEvents(EventStream::OnAck on_ack) override;
+  std::unique_ptr<InferenceStream> OpenInference(OnInference on_command,
+                                                 std::function<void(absl::Status)> on_end) override;
+
+ private:
+  struct State;
+  std::string Token();
+  explicit GrpcSchedulerLink(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+struct FileserviceOptions {
+  bool insecure = false;
+  std::string server_ca;  // PEM
+  std::string cache_folder;
+  int64_t cache_bytes = 100LL << 30;
+};
+
+// Fetches into a cache that all attempts of this node share: a folder a version, named by its
+// digest, pinned while an attempt holds it and removed by last use when the cache is full.
+// Thread-safe.
+class TransferFileLink final : public FileLink {
+ public:
+  static absl::StatusOr<std::unique_ptr<TransferFileLink>> Open(FileserviceOptions options);
+
+  // Where the fileservice is; told by the scheduler at registration.
+  void SetAddress(const std::string& address);
+  absl::StatusOr<std::string> Fetch(const v1::Input& input, const std::string& token,
+                                    const std::string& holder, const CancelFlag& cancel,
+                                    const OnProgress& progress) override;
+  void Release(const std::string& holder) override;
+  absl::StatusOr<int64_t> Upload(const std::string& folder, const std::string& session,
+                                 const std::string& token, const CancelFlag& cancel) override;
+
+ private:
+  struct Entry {
+    int64_t bytes = 0;
+    absl::Time used;
+    std::map<std::string, int> holders;
+    bool complete = false;
+    bool busy = false;  // someone downloads it
+  };
+
+  explicit TransferFileLink(FileserviceOptions options) : options_(std::move(options)) {}
+  absl::Status Load();
+  std::string PathOf(const std::string& key) const;
+  absl::Status MakeRoom(int64_t bytes) GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const FileserviceOptions options_;
+  Mutex mu_;
+  CondVar ready_;
+  std::string address_ GRAFT_GUARDED_BY(mu_);
+  std::map<std::string, Entry> entries_ GRAFT_GUARDED_BY(mu_);
+};
+
+}  // namespace graft::agent

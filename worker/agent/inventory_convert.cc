@@ -1,0 +1,53 @@
+#include "worker/agent/inventory_convert.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace graft::agent {
+namespace {
+
+graft::v1::Device::Kind KindOf(const device::Device& device) {
+  if (device.kind == device::DeviceKind::kCpu) return graft::v1::Device::KIND_CPU;
+  return device.mig_profile.empty() ? graft::v1::Device::KIND_CUDA
+                                    : graft::v1::Device::KIND_CUDA_SLICE;
+}
+
+}  // namespace
+
+v1::Inventory ToProto(const device::Inventory& inventory) {
+  v1::Inventory out;
+  out.set_memory_bytes(inventory.memory_bytes);
+  out.set_cpu_cores(inventory.cpus);
+  for (const device::Device& device : inventory.devices) {
+    graft::v1::Device& to = *out.add_devices();
+    to.set_index(device.index);
+    to.set_uuid(device.uuid);
+    to.set_kind(KindOf(device));
+    to.set_product(device.product);
+    to.set_memory_bytes(device.memory_bytes);
+    to.set_numa_node(device.numa_node);
+    to.set_rail(device.index);
+    if (device.nvlink_domain >= 0) {
+      to.set_nvlink_domain(absl::StrCat(inventory.hostname, "/", device.nvlink_domain));
+    }
+    if (device.kind == device::DeviceKind::kCpu) {
+      to.set_cpu_cores(inventory.cpus / static_cast<int>(inventory.devices.size()));
+    }
+    to.set_health(graft::v1::Device::HEALTH_OK);
+    if (!device.healthy) {
+      to.set_health(graft::v1::Device::HEALTH_FAULTY);
+      to.set_message(device.health_reason);
+    } else if (!device.foreign.empty()) {
+      to.set_health(graft::v1::Device::HEALTH_FOREIGN);
+      to.set_message(absl::StrCat(
+          "in use by ", absl::StrJoin(device.foreign, ", ",
+                                      [](std::string* text, const device::ForeignProcess& process) {
+                                        absl::StrAppend(text, "pid ", process.pid, " (",
+                                                        process.user, ")");
+                                      })));
+    }
+  }
+  return out;
+}
+
+}  // namespace graft::agent

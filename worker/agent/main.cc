@@ -1,0 +1,150 @@
+// graft-worker: offers this machine's devices and runs what the scheduler places on them.
+#include <signal.h>
+#include <unistd.h>
+
+#include <climits>
+#include <iostream>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "rpc/config.h"
+#include "rpc/server.h"
+#include "worker/agent/agent.h"
+#include "worker/agent/grpc_links.h"
+#include "worker/agent/worker_config.pb.h"
+#include "worker/device/inventory.h"
+
+namespace graft::agent {
+namespace {
+
+constexpr absl::Duration kDefaultLeave = absl::Seconds(240);
+constexpr int64_t kDefaultCacheBytes = 100'000'000'000;
+
+std::string BesideThisProgram(const std::string& name) {
+  char path[PATH_MAX] = {};
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
+  if (length <= 0) return name;
+  const std::string self(path, static_cast<size_t>(length));
+  return self.substr(0, self.rfind('/') + 1) + name;
+}
+
+absl::StatusOr<worker::config::WorkerConfig> ReadConfig(int argc, char** argv) {
+  if (argc != 3 || absl::string_view(argv[1]) != "--config") {
+    return absl::InvalidArgumentError("usage: graft-worker --config FILE");
+  }
+  worker::config::WorkerConfig config;
+  GRAFT_RETURN_IF_ERROR(rpc::LoadConfig(argv[2], config));
+  if (config.scheduler_address().empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(argv[2], ": scheduler_address is required"));
+  }
+  if (config.state_folder().empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(argv[2], ": state_folder is required"));
+  }
+  return config;
+}
+
+absl::StatusOr<std::unique_ptr<device::DeviceSource>> OpenDevices(
+    const worker::config::DeviceConfig& config) {
+  const std::string& kind = config.kind();
+  if (kind.empty() || kind == "auto") return device::DetectDevices();
+  if (kind == "cuda") return device::NvmlDevices();
+  if (kind == "cpu") return device::CpuDevices(std::max(1, config.cpu_devices()));
+  if (kind == "declared") {
+    GRAFT_ASSIGN_OR_RETURN(const std::string text, ReadFile(config.declared_file()));
+    return device::DeclaredDevices(text);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("devices.kind is \"", kind, "\"; known are auto, cuda, cpu and declared"));
+}
+
+AgentOptions OptionsOf(const worker::config::WorkerConfig& config, const std::string& join_token) {
+  AgentOptions options;
+  options.node_id = config.node_id();
+  if (options.node_id.empty()) {
+    char name[256] = {};
+    gethostname(name, sizeof(name) - 1);
+    options.node_id = name;
+  }
+  options.join_token = join_token;
+  options.state_folder = config.state_folder();
+  options.cache_folder = config.cache_folder().empty() ? JoinPath(config.state_folder(), "cache")
+                                                       : config.cache_folder();
+  options.trainer_program = config.trainer_program().empty() ? BesideThisProgram("graft-trainer")
+                                                             : config.trainer_program();
+  if (!config.fabric_address().empty()) options.fabric_address = config.fabric_address();
+  options.labels.insert(config.labels().begin(), config.labels().end());
+  options.nice = config.nice();
+  return options;
+}
+
+// Blocks until SIGTERM or SIGINT, which every thread has blocked.
+void WaitForSignal(const sigset_t& signals) {
+  int signal = 0;
+  sigwait(&signals, &signal);
+  LOG_INFO("leaving", {{"signal", signal}});
+}
+
+absl::Status Run(int argc, char** argv) {
+  signal(SIGPIPE, SIG_IGN);
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+  ConfigureLog(LogLevel::kInfo, LogFormat::kAuto, "graft-worker");
+  GRAFT_ASSIGN_OR_RETURN(const worker::config::WorkerConfig config, ReadConfig(argc, argv));
+  std::string join_token, server_ca;
+  if (!config.join_token_file().empty()) {
+    GRAFT_ASSIGN_OR_RETURN(join_token, ReadFile(config.join_token_file(), 4096));
+    join_token = std::string(absl::StripAsciiWhitespace(join_token));
+  }
+  if (!config.server_ca_file().empty()) {
+    GRAFT_ASSIGN_OR_RETURN(server_ca, ReadFile(config.server_ca_file(), 1 << 20));
+  }
+  GRAFT_ASSIGN_OR_RETURN(const auto devices, OpenDevices(config.devices()));
+  const AgentOptions options = OptionsOf(config, join_token);
+  if (!FileExists(options.trainer_program)) {
+    return absl::NotFoundError(
+        absl::StrCat("there is no trainer at ", options.trainer_program, "; set trainer_program"));
+  }
+  GRAFT_RETURN_IF_ERROR(MakeDirectories(options.cache_folder, 0700));
+
+  RealClock clock;
+  GRAFT_ASSIGN_OR_RETURN(
+      const auto files,
+      TransferFileLink::Open(
+          {.insecure = config.insecure(),
+           .server_ca = server_ca,
+           .cache_folder = options.cache_folder,
+           .cache_bytes = config.cache_bytes() > 0 ? config.cache_bytes() : kDefaultCacheBytes}));
+  GRAFT_ASSIGN_OR_RETURN(const auto scheduler,
+                         GrpcSchedulerLink::Connect({.address = config.scheduler_address(),
+                                                     .insecure = config.insecure(),
+                                                     .server_ca = server_ca}));
+  Agent agent(options, clock, *scheduler, *files, *devices);
+  agent.set_on_fileservice_address(
+      [&files](const std::string& address) { files->SetAddress(address); });
+  GRAFT_RETURN_IF_ERROR(agent.Start());
+  WaitForSignal(signals);
+  agent.Leave(config.leave_seconds() > 0 ? absl::Seconds(config.leave_seconds()) : kDefaultLeave);
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace graft::agent
+
+int main(int argc, char** argv) {
+  const absl::Status status = graft::agent::Run(argc, argv);
+  if (!status.ok()) {
+    LOG_ERROR(status.message());
+    return status.code() == absl::StatusCode::kInvalidArgument ? 2 : 1;
+  }
+  return 0;
+}

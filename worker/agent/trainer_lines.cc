@@ -1,0 +1,109 @@
+#include "worker/agent/trainer_lines.h"
+
+#include <cmath>
+#include <utility>
+
+namespace graft::agent {
+namespace {
+
+enum Metric : uint32_t {
+  kTrainLoss,
+  kValLoss,
+  kGradNorm,
+  kLearningRate,
+  kTokensPerSecond,
+  kStepSeconds,
+  kDataSeconds,
+  kForwardSeconds,
+  kBackwardSeconds,
+  kOptimizerSeconds,
+  kCommunicationSeconds,
+  kPeakMemoryBytes,
+  kSupervisedTokens,
+  kGflops,
+  kMfu,
+};
+
+void Put(v1::MetricRow& row, Metric metric, double value) {
+  if (!std::isfinite(value)) return;
+  row.add_names(metric);
+  row.add_values(value);
+}
+
+}  // namespace
+
+const std::vector<std::string>& MetricNames() {
+  static const auto& names = *new std::vector<std::string>{"train_loss",
+                                                           "val_loss",
+                                                           "grad_norm",
+                                                           "learning_rate",
+                                                           "tokens_per_second",
+                                                           "step_seconds",
+                                                           "data_seconds",
+                                                           "forward_seconds",
+                                                           "backward_seconds",
+                                                           "optimizer_seconds",
+                                                           "communication_seconds",
+                                                           "peak_memory_bytes",
+                                                           "supervised_tokens",
+                                                           "gflops",
+                                                           "mfu"};
+  return names;
+}
+
+v1::MetricRow StepRow(const trainer::StepEvent& step, int64_t time_ms) {
+  v1::MetricRow row;
+  row.set_step(step.step);
+  row.set_epoch(step.epoch);
+  row.set_time_ms(time_ms);
+  Put(row, kTrainLoss, step.loss);
+  Put(row, kGradNorm, step.grad_norm);
+  Put(row, kLearningRate, step.learning_rate);
+  Put(row, kTokensPerSecond, step.tokens_per_second);
+  Put(row, kStepSeconds, step.seconds);
+  Put(row, kDataSeconds, step.data_seconds);
+  Put(row, kForwardSeconds, step.forward_seconds);
+  Put(row, kBackwardSeconds, step.backward_seconds);
+  Put(row, kOptimizerSeconds, step.optimizer_seconds);
+  Put(row, kCommunicationSeconds, step.communication_seconds);
+  Put(row, kPeakMemoryBytes, static_cast<double>(step.peak_memory_bytes));
+  Put(row, kSupervisedTokens, static_cast<double>(step.supervised_tokens));
+  Put(row, kGflops, step.gflops);
+  if (step.mfu.has_value()) Put(row, kMfu, *step.mfu);
+  return row;
+}
+
+v1::MetricRow EvalRow(const trainer::EvalEvent& eval, int64_t time_ms) {
+  v1::MetricRow row;
+  row.set_step(eval.step);
+  row.set_epoch(eval.epoch);
+  row.set_time_ms(time_ms);
+  Put(row, kValLoss, eval.loss);
+  return row;
+}
+
+Failure FailureOf(trainer::ErrorCode code) {
+  switch (code) {
+    case trainer::ErrorCode::kInvalidConfig:
+      return {graft::v1::REASON_FIELD_INVALID, false};
+    case trainer::ErrorCode::kInvalidModel:
+      return {graft::v1::REASON_MODEL_UNREADABLE, false};
+    case trainer::ErrorCode::kInvalidDataset:
+      return {graft::v1::REASON_DATASET_INVALID, false};
+    case trainer::ErrorCode::kUnimplemented:
+      return {graft::v1::REASON_FEATURE_UNAVAILABLE, false};
+    case trainer::ErrorCode::kOutOfMemory:
+      return {graft::v1::REASON_OUT_OF_MEMORY, false};
+    case trainer::ErrorCode::kDiverged:
+      return {graft::v1::REASON_LOSS_NOT_FINITE, false};
+    case trainer::ErrorCode::kStorage:
+      return {graft::v1::REASON_DISK_FULL, true};
+    case trainer::ErrorCode::kInvalidCheckpoint:
+      return {graft::v1::REASON_CHECKPOINT_INVALID, false};
+    case trainer::ErrorCode::kInternal:
+      break;
+  }
+  return {graft::v1::REASON_RANK_FAILED, true};
+}
+
+}  // namespace graft::agent
