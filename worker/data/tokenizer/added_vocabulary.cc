@@ -1,0 +1,205 @@
+#include "worker/data/tokenizer/added_vocabulary.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "worker/data/unicode/unicode.h"
+#include "worker/data/unicode/utf8.h"
+
+namespace graft::data {
+namespace {
+
+bool EndsInWord(absl::string_view text) {
+  return !text.empty() && IsWord(CodePointBefore(text, text.size()));
+}
+
+bool BeginsWithWord(absl::string_view text) {
+  size_t at = 0;
+  return !text.empty() && IsWord(NextCodePoint(text, at));
+}
+
+// Where the white space at the end of `text` begins.
+size_t TrailingSpace(absl::string_view text) {
+  size_t end = text.size();
+  while (end > 0 && IsWhiteSpace(CodePointBefore(text, end))) {
+    do {
+      --end;
+    } while (IsUtf8Continuation(text[end]));
+  }
+  return end;
+}
+
+size_t LeadingSpace(absl::string_view text) {
+  size_t at = 0;
+  for (size_t next = 0; at < text.size(); at = next) {
+    if (!IsWhiteSpace(NextCodePoint(text, next))) break;
+  }
+  return at;
+}
+
+}  // namespace
+
+void AddedVocabulary::Trie::Build(std::vector<std::pair<std::string, int32_t>> tokens) {
+  nodes_.clear();
+  starts_.fill(false);
+  // Of two tokens with one text the one added last holds.
+  std::stable_sort(tokens.begin(), tokens.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<std::pair<std::string, int32_t>> unique;
+  for (auto& token : tokens) {
+    if (token.first.empty()) continue;
+    if (!unique.empty() && unique.back().first == token.first) unique.pop_back();
+    unique.push_back(std::move(token));
+  }
+  if (unique.empty()) return;
+  // Breadth first: each node's range of tokens shares the bytes that lead to it.
+  struct Range {
+    size_t begin, end, depth;
+  };
+  std::vector<Range> ranges = {{0, unique.size(), 0}};
+  nodes_.emplace_back();
+  for (size_t n = 0; n < ranges.size(); ++n) {
+    const Range range = ranges[n];
+    size_t begin = range.begin;
+    if (unique[begin].first.size() == range.depth) nodes_[n].id = unique[begin++].second;
+    nodes_[n].first_child = static_cast<uint32_t>(nodes_.size());
+    while (begin < range.end) {
+      const char byte = unique[begin].first[range.depth];
+      size_t end = begin;
+      while (end < range.end && unique[end].first[range.depth] == byte) ++end;
+      Node child;
+      child.byte = static_cast<uint8_t>(byte);
+      nodes_.push_back(child);
+      ranges.push_back({begin, end, range.depth + 1});
+      ++nodes_[n].child_count;
+      if (n == 0) starts_[child.byte] = true;
+      begin = end;
+    }
+  }
+}
+
+int32_t AddedVocabulary::Trie::Longest(absl::string_view text, size_t& length) const {
+  int32_t found = Piece::kNone;
+  size_t node = 0;
+  for (size_t at = 0; at < text.size(); ++at) {
+    const auto byte = static_cast<uint8_t>(text[at]);
+    const Node* first = nodes_.data() + nodes_[node].first_child;
+    const Node* last = first + nodes_[node].child_count;
+    const Node* child = std::lower_bound(
+        first, last, byte, [](const Node& a, uint8_t wanted) { return a.byte < wanted; });
+    if (child == last || child->byte != byte) break;
+    node = static_cast<size_t>(child - nodes_.data());
+    if (child->id != Piece::kNone) {
+      found = child->id;
+      length = at + 1;
+    }
+  }
+  return found;
+}
+
+absl::Status AddedVocabulary::Build(std::vector<AddedToken> tokens, const TokenTable& model_vocab,
+                                    const Normalizer* normalizer) {
+  absl::flat_hash_map<std::string, int32_t> ids;
+  absl::flat_hash_map<int32_t, AddedToken> by_id;
+  auto next_id = static_cast<int64_t>(model_vocab.size());
+  for (AddedToken& token : tokens) {
+    if (token.content.empty()) continue;
+    const auto known = ids.find(token.content);
+    int64_t id = known != ids.end() ? known->second : model_vocab.Find(token.content);
+    if (id < 0) id = next_id++;
+    if (id > TokenTable::kMaxId) {
+      return absl::InvalidArgumentError("tokenizer.json: added_tokens: too many tokens");
+    }
+    token.id = static_cast<int32_t>(id);
+    ids[token.content] = token.id;
+    by_id[token.id] = std::move(token);
+  }
+  for (auto& [id, token] : by_id) tokens_.push_back(std::move(token));
+  std::sort(tokens_.begin(), tokens_.end(),
+            [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
+
+  std::vector<std::pair<std::string, int32_t>> original, normalized;
+  decoded_.resize(tokens_.size());
+  for (size_t i = 0; i < tokens_.size(); ++i) {
+    const AddedToken& token = tokens_[i];
+    by_content_.emplace_back(token.content, i);
+    if (!token.normalized) {
+      original.emplace_back(token.content, token.id);
+      continue;
+    }
+    std::string text = token.content;
+    if (normalizer != nullptr) {
+      const AlignedText source(token.content);
+      EditableText editable(source, {0, static_cast<uint32_t>(token.content.size())});
+      GRAFT_RETURN_IF_ERROR(normalizer->Apply(editable));
+      text = std::string(editable.text());
+      if (text != token.content) decoded_[i] = text;
+    }
+    normalized.emplace_back(std::move(text), token.id);
+  }
+  std::sort(by_content_.begin(), by_content_.end());
+  original_.Build(std::move(original));
+  normalized_.Build(std::move(normalized));
+  return absl::OkStatus();
+}
+
+void AddedVocabulary::Split(absl::string_view text, const Piece& piece, bool normalized,
+                            bool encode_special, std::vector<Piece>& out) const {
+  const Trie& trie = normalized ? normalized_ : original_;
+  const auto emit = [&](size_t begin, size_t end, int32_t id) {
+    if (begin < end) {
+      out.push_back({piece.begin + static_cast<uint32_t>(begin),
+                     piece.begin + static_cast<uint32_t>(end), id});
+    }
+  };
+  size_t done = 0;  // everything before is in `out`
+  for (size_t at = 0; !trie.empty() && at < text.size();) {
+    size_t length = 0;
+    const int32_t id = trie.Starts(text[at]) ? trie.Longest(text.substr(at), length) : Piece::kNone;
+    if (id == Piece::kNone) {
+      ++at;
+      continue;
+    }
+    size_t begin = at;
+    size_t end = at + length;
+    at = end;
+    const AddedToken& token = *Find(id);
+    if (encode_special && token.special) continue;
+    if (token.single_word &&
+        (EndsInWord(text.substr(0, begin)) || BeginsWithWord(text.substr(end)))) {
+      continue;
+    }
+    if (token.lstrip) begin = std::max(TrailingSpace(text.substr(0, begin)), done);
+    if (token.rstrip) end += LeadingSpace(text.substr(end));
+    // As in the reference, a token that stands inside of the white space that the one before it
+    // took is found all the same.
+    emit(done, begin, Piece::kNone);
+    emit(begin, end, id);
+    done = end;
+  }
+  emit(done, text.size(), Piece::kNone);
+}
+
+const AddedToken* AddedVocabulary::Find(int32_t id) const {
+  const auto it =
+      std::lower_bound(tokens_.begin(), tokens_.end(), id,
+                       [](const AddedToken& a, int32_t wanted) { return a.id < wanted; });
+  return it == tokens_.end() || it->id != id ? nullptr : &*it;
+}
+
+const AddedToken* AddedVocabulary::FindContent(absl::string_view content) const {
+  const auto it =
+      std::lower_bound(by_content_.begin(), by_content_.end(), content,
+                       [](const auto& a, absl::string_view wanted) { return a.first < wanted; });
+  return it == by_content_.end() || it->first != content ? nullptr : &tokens_[it->second];
+}
+
+absl::string_view AddedVocabulary::DecodedText(const AddedToken& token) const {
+  const std::string& decoded = decoded_[static_cast<size_t>(&token - tokens_.data())];
+  return decoded.empty() ? absl::string_view(token.content) : absl::string_view(decoded);
+}
+
+}  // namespace graft::data

@@ -1,0 +1,274 @@
+#include "worker/data/tokenizer/bpe.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "worker/data/tokenizer/byte_level.h"
+#include "worker/data/unicode/utf8.h"
+
+namespace graft::data {
+namespace {
+
+constexpr uint64_t kNoPair = std::numeric_limits<uint64_t>::max();
+constexpr uint32_t kNoRank = std::numeric_limits<uint32_t>::max();
+// Up to this many symbols the lowest rank is found by looking at all of them.
+constexpr size_t kShortWord = 64;
+
+uint64_t PairOf(int32_t left, int32_t right) {
+  return static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
+}
+
+uint64_t HashPair(uint64_t pair) {
+  pair *= 0x9e3779b97f4a7c15u;
+  return pair ^ pair >> 32;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<BpeModel>> BpeModel::Create(TokenTable vocab,
+                                                           const std::vector<Merge>& merges,
+                                                           BpeOptions options, bool raw_bytes) {
+  std::unique_ptr<BpeModel> model(new BpeModel(std::move(vocab), std::move(options)));
+  if (model->options_.unk_token) model->unk_id_ = model->vocab_.Find(*model->options_.unk_token);
+  GRAFT_RETURN_IF_ERROR(model->AddMerges(merges));
+  GRAFT_RETURN_IF_ERROR(model->SetUpBytes(raw_bytes));
+  return model;
+}
+
+absl::Status BpeModel::AddMerges(const std::vector<Merge>& merges) {
+  if (merges.size() >= kNoRank) return absl::InvalidArgumentError("model.merges: too many merges");
+  size_t slots = 16;
+  while (slots < merges.size() * 2) slots *= 2;
+  pairs_.assign(slots, {kNoPair, kNoRank, 0});
+  pair_mask_ = slots - 1;
+  const size_t prefix =
+      options_.continuing_subword_prefix ? options_.continuing_subword_prefix->size() : 0;
+  std::string merged;
+  for (size_t i = 0; i < merges.size(); ++i) {
+    const auto& [left, right] = merges[i];
+    const int32_t left_id = vocab_.Find(left), right_id = vocab_.Find(right);
+    merged.assign(left.data(), left.size());
+    if (right.size() >= prefix) merged.append(right.data() + prefix, right.size() - prefix);
+    const int32_t merged_id = vocab_.Find(merged);
+    if (left_id < 0 || right_id < 0 || merged_id < 0 || right.size() < prefix) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("model.merges[", i, "] joins '", left, "' and '", right,
+                       "', but the vocabulary lacks one of them or what they make"));
+    }
+    InsertPair(PairOf(left_id, right_id), static_cast<uint32_t>(i), merged_id);
+  }
+  return absl::OkStatus();
+}
+
+void BpeModel::InsertPair(uint64_t pair, uint32_t rank, int32_t merged) {
+  uint64_t at = HashPair(pair) & pair_mask_;
+  while (pairs_[at].pair != kNoPair && pairs_[at].pair != pair) at = (at + 1) & pair_mask_;
+  pairs_[at] = {pair, rank, merged};
+}
+
+inline const BpeModel::PairSlot* BpeModel::FindPair(int32_t left, int32_t right) const {
+  const uint64_t pair = PairOf(left, right);
+  for (uint64_t at = HashPair(pair) & pair_mask_;; at = (at + 1) & pair_mask_) {
+    if (pairs_[at].pair == pair) return &pairs_[at];
+    if (pairs_[at].pair == kNoPair) return nullptr;
+  }
+}
+
+absl::Status BpeModel::SetUpBytes(bool raw_bytes) {
+  byte_ids_.fill(TokenTable::kNone);
+  if (options_.byte_fallback) {
+    for (int byte = 0; byte < 256; ++byte) {
+      byte_ids_[byte] = vocab_.Find(absl::StrFormat("<0x%02X>", byte));
+    }
+    return absl::OkStatus();
+  }
+  if (!raw_bytes || options_.continuing_subword_prefix || options_.end_of_word_suffix) {
+    return absl::OkStatus();
+  }
+  for (int byte = 0; byte < 256; ++byte) {
+    std::string token;
+    AppendCodePoint(CharOfByte(static_cast<uint8_t>(byte)), token);
+    byte_ids_[byte] = vocab_.Find(token);
+    if (byte_ids_[byte] < 0) return absl::OkStatus();
+  }
+  raw_bytes_ = true;
+  if (!options_.ignore_merges) return absl::OkStatus();
+  raw_vocab_.Reserve(vocab_.size(), 0);
+  std::string bytes;
+  for (int32_t id = 0; id < vocab_.id_limit(); ++id) {
+    if (!vocab_.Has(id) || !BytesOfToken(vocab_.Text(id), bytes)) continue;
+    GRAFT_RETURN_IF_ERROR(raw_vocab_.Add(bytes, id));
+  }
+  return absl::OkStatus();
+}
+
+int32_t BpeModel::WholePiece(absl::string_view piece) const {
+  if (!options_.ignore_merges) return TokenTable::kNone;
+  return raw_bytes_ ? raw_vocab_.Find(piece) : vocab_.Find(piece);
+}
+
+absl::Status BpeModel::AddUnknown(absl::string_view symbol, uint32_t length, TokenSpan& unknown,
+                                  ModelScratch& scratch) const {
+  if (options_.byte_fallback) {
+    const bool all = std::all_of(symbol.begin(), symbol.end(), [this](char byte) {
+      return byte_ids_[static_cast<uint8_t>(byte)] >= 0;
+    });
+    if (all) {
+      for (const char byte : symbol) {
+        scratch.tokens.push_back({byte_ids_[static_cast<uint8_t>(byte)], 1});
+      }
+      return absl::OkStatus();
+    }
+  }
+  if (!options_.unk_token) return absl::OkStatus();
+  if (unk_id_ < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the unknown token '", *options_.unk_token, "' is not in the vocabulary"));
+  }
+  if (unknown.length > 0 && options_.fuse_unk) {
+    unknown.length += length;
+    return absl::OkStatus();
+  }
+  if (unknown.length > 0) scratch.tokens.push_back(unknown);
+  unknown = {unk_id_, length};
+  return absl::OkStatus();
+}
+
+absl::Status BpeModel::FirstSymbols(absl::string_view piece, ModelScratch& scratch) const {
+  // An unknown symbol waits for its neighbours. As in the reference it waits too while the bytes of
+  // later symbols are added, and so comes behind them.
+  TokenSpan unknown = {0, 0};
+  for (size_t at = 0; at < piece.size();) {
+    const uint32_t length = Utf8Length(piece[at]);
+    absl::string_view symbol = piece.substr(at, length);
+    const bool first = at == 0;
+    at += length;
+    const bool prefixed = !first && options_.continuing_subword_prefix;
+    const bool suffixed = at == piece.size() && options_.end_of_word_suffix;
+    if (prefixed || suffixed) {
+      scratch.text = absl::StrCat(prefixed ? *options_.continuing_subword_prefix : "", symbol,
+                                  suffixed ? *options_.end_of_word_suffix : "");
+      symbol = scratch.text;
+    }
+    const int32_t id = vocab_.Find(symbol);
+    if (id < 0) {
+      GRAFT_RETURN_IF_ERROR(AddUnknown(symbol, length, unknown, scratch));
+      continue;
+    }
+    if (unknown.length > 0) scratch.tokens.push_back(unknown);
+    unknown = {0, 0};
+    scratch.tokens.push_back({id, length});
+  }
+  if (unknown.length > 0) scratch.tokens.push_back(unknown);
+  return absl::OkStatus();
+}
+
+void BpeModel::MergeShort(std::vector<TokenSpan>& word) const {
+  struct Candidate {
+    uint32_t rank;
+    int32_t merged;
+  };
+  Candidate candidates[kShortWord];  // candidates[i] joins word[i] and word[i + 1]
+  size_t count = word.size();
+  const auto look_up = [&](size_t i) {
+    const PairSlot* slot = FindPair(word[i].id, word[i + 1].id);
+    candidates[i] = slot == nullptr ? Candidate{kNoRank, 0} : Candidate{slot->rank, slot->merged};
+  };
+  for (size_t i = 0; i + 1 < count; ++i) look_up(i);
+  while (count > 1) {
+    size_t best = 0;
+    for (size_t i = 1; i + 1 < count; ++i) {
+      if (candidates[i].rank < candidates[best].rank) best = i;
+    }
+    if (candidates[best].rank == kNoRank) break;
+    word[best] = {candidates[best].merged, word[best].length + word[best + 1].length};
+    --count;
+    for (size_t i = best + 1; i < count; ++i) {
+      word[i] = word[i + 1];
+      candidates[i - 1] = candidates[i];
+    }
+    if (best + 1 < count) look_up(best);
+    if (best > 0) look_up(best - 1);
+  }
+  word.resize(count);
+}
+
+// A heap of (rank, place) over a linked list of symbols; an entry whose pair is gone is dropped
+// when it comes up.
+void BpeModel::MergeLong(std::vector<TokenSpan>& word, ModelScratch& scratch) const {
+  const auto count = static_cast<int32_t>(word.size());
+  std::vector<int32_t>& links = scratch.symbols;  // previous at 2i, next at 2i + 1
+  std::vector<uint64_t>& heap = scratch.merges;
+  links.resize(word.size() * 2);
+  heap.clear();
+  const auto push = [&](int32_t left, int32_t right) {
+    const PairSlot* slot = FindPair(word[left].id, word[right].id);
+    if (slot == nullptr) return;
+    heap.push_back(static_cast<uint64_t>(slot->rank) << 32 | static_cast<uint32_t>(left));
+    std::push_heap(heap.begin(), heap.end(), std::greater<>());
+  };
+  for (int32_t i = 0; i < count; ++i) {
+    links[2 * i] = i - 1;
+    links[2 * i + 1] = i + 1 < count ? i + 1 : -1;
+  }
+  for (int32_t i = 0; i + 1 < count; ++i) push(i, i + 1);
+  while (!heap.empty()) {
+    std::pop_heap(heap.begin(), heap.end(), std::greater<>());
+    const auto rank = static_cast<uint32_t>(heap.back() >> 32);
+    const auto left = static_cast<int32_t>(heap.back() & 0xffffffffu);
+    heap.pop_back();
+    if (word[left].length == 0 || links[2 * left + 1] < 0) continue;
+    const int32_t right = links[2 * left + 1];
+    const PairSlot* slot = FindPair(word[left].id, word[right].id);
+    if (slot == nullptr || slot->rank != rank) continue;
+    word[left] = {slot->merged, word[left].length + word[right].length};
+    word[right].length = 0;
+    const int32_t next = links[2 * right + 1];
+    links[2 * left + 1] = next;
+    if (next >= 0) {
+      links[2 * next] = left;
+      push(left, next);
+    }
+    if (links[2 * left] >= 0) push(links[2 * left], left);
+  }
+  word.erase(std::remove_if(word.begin(), word.end(),
+                            [](const TokenSpan& token) { return token.length == 0; }),
+             word.end());
+}
+
+absl::Status BpeModel::Tokenize(absl::string_view piece, ModelScratch& scratch,
+                                std::vector<TokenSpan>& out) const {
+  const auto length = static_cast<uint32_t>(piece.size());
+  if (raw_bytes_ && length == 1) {
+    out.push_back({byte_ids_[static_cast<uint8_t>(piece[0])], 1});
+    return absl::OkStatus();
+  }
+  const uint64_t hash = HashBytes(piece);
+  if (length <= WordCache::kMaxWord && scratch.cache.Find(piece, hash, out)) {
+    return absl::OkStatus();
+  }
+  std::vector<TokenSpan>& word = scratch.tokens;
+  word.clear();
+  if (const int32_t whole = WholePiece(piece); whole >= 0) {
+    word.push_back({whole, length});
+  } else {
+    if (raw_bytes_) {
+      for (const char byte : piece) word.push_back({byte_ids_[static_cast<uint8_t>(byte)], 1});
+    } else {
+      GRAFT_RETURN_IF_ERROR(FirstSymbols(piece, scratch));
+    }
+    if (word.size() <= kShortWord) {
+      MergeShort(word);
+    } else {
+      MergeLong(word, scratch);
+    }
+  }
+  out.insert(out.end(), word.begin(), word.end());
+  scratch.cache.Insert(piece, hash, word);
+  return absl::OkStatus();
+}
+
+}  // namespace graft::data

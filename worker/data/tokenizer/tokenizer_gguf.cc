@@ -1,0 +1,280 @@
+// Tokenizer::FromGguf: rebuilds from a GGUF file's metadata the tokenizer.json that the model had.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "worker/data/tokenizer/bpe.h"
+#include "worker/data/tokenizer/gguf_patterns.h"
+#include "worker/data/tokenizer/sentencepiece.h"
+#include "worker/data/tokenizer/tokenizer.h"
+#include "worker/data/tokenizer/tokenizer_impl.h"
+#include "worker/data/tokenizer/word_models.h"
+
+namespace graft::data {
+namespace {
+
+// tokenizer.ggml.token_type
+constexpr int32_t kUnknownType = 2, kControlType = 3, kUserDefinedType = 4;
+constexpr absl::string_view kBertSpace = "\xe2\x96\x81";  // llama.cpp marks words that begin so
+
+Json Typed(absl::string_view type) { return Json::MakeObject().Set("type", Json(type)); }
+
+Json Sequence(absl::string_view members, Json::Array parts) {
+  return Typed("Sequence").Set(members, Json(std::move(parts)));
+}
+
+Json ByteLevel() {
+  return Typed("ByteLevel")
+      .Set("add_prefix_space", Json(false))
+      .Set("trim_offsets", Json(false))
+      .Set("use_regex", Json(false));
+}
+
+Json StepOf(absl::string_view step) {
+  if (step == kPunctuationRuns) return Typed("Punctuation").Set("behavior", Json("Contiguous"));
+  if (step == kDigitRuns || step == kSingleDigits) {
+    return Typed("Digits").Set("individual_digits", Json(step == kSingleDigits));
+  }
+  return Typed("Split")
+      .Set("pattern", Json::MakeObject().Set("Regex", Json(step)))
+      .Set("behavior", Json("Isolated"))
+      .Set("invert", Json(false));
+}
+
+Json BpeParts(const GgufPreTokenizer& pre) {
+  Json::Array steps;
+  for (const absl::string_view step : pre.steps) {
+    if (!step.empty()) steps.push_back(StepOf(step));
+  }
+  steps.push_back(ByteLevel());
+  Json parts = Json::MakeObject();
+  if (pre.nfc) parts.Set("normalizer", Typed("NFC"));
+  parts.Set("pre_tokenizer", Sequence("pretokenizers", std::move(steps)));
+  parts.Set("decoder", ByteLevel());
+  return parts;
+}
+
+Json BertParts() {
+  // The vocabulary was turned around: words begin with U+2581 and what continues them has no mark.
+  return Json::MakeObject()
+      .Set("normalizer", Typed("BertNormalizer"))
+      .Set("pre_tokenizer", Typed("BertPreTokenizer"))
+      .Set("decoder", Typed("WordPiece").Set("prefix", Json("##")).Set("cleanup", Json(true)));
+}
+
+absl::Status CheckId(const GgufTokenizerFields& fields, absl::string_view name,
+                     absl::optional<int32_t> id) {
+  if (id && (*id < 0 || *id >= static_cast<int64_t>(fields.tokens.size()))) {
+    return absl::InvalidArgumentError(absl::StrCat("GGUF: tokenizer.ggml.", name, " is ", *id,
+                                                   ", but there are ", fields.tokens.size(),
+                                                   " tokens"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckFields(const GgufTokenizerFields& fields) {
+  if (fields.tokens.empty()) {
+    return absl::InvalidArgumentError("GGUF: tokenizer.ggml.tokens is missing");
+  }
+  if (!fields.token_types.empty() && fields.token_types.size() != fields.tokens.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("GGUF: there are ", fields.tokens.size(),
+                                                   " tokens and ", fields.token_types.size(),
+                                                   " token types"));
+  }
+  GRAFT_RETURN_IF_ERROR(CheckId(fields, "bos_token_id", fields.bos_token_id));
+  GRAFT_RETURN_IF_ERROR(CheckId(fields, "eos_token_id", fields.eos_token_id));
+  GRAFT_RETURN_IF_ERROR(CheckId(fields, "unknown_token_id", fields.unknown_token_id));
+  GRAFT_RETURN_IF_ERROR(CheckId(fields, "seperator_token_id", fields.separator_token_id));
+  return CheckId(fields, "cls_token_id", fields.cls_token_id);
+}
+
+// BOS and EOS around a text, as the template processor of a tokenizer.json spells it.
+Json TemplateOf(absl::optional<int32_t> before, absl::optional<int32_t> after) {
+  Json special = Json::MakeObject();
+  const auto token = [&special](int32_t id) {
+    const std::string name = absl::StrCat(id);
+    special.Set(name, Json::MakeObject().Set("ids", Json(Json::Array{Json(id)})));
+    return Json::MakeObject().Set("SpecialToken", Json::MakeObject().Set("id", Json(name)));
+  };
+  const auto text = [](const char* id) {
+    return Json::MakeObject().Set("Sequence", Json::MakeObject().Set("id", Json(id)));
+  };
+  Json::Array single, pair;
+  if (before) single.push_back(token(*before));
+  single.push_back(text("A"));
+  if (after) single.push_back(token(*after));
+  pair = single;
+  pair.push_back(text("B"));
+  if (after) pair.push_back(token(*after));
+  return Typed("TemplateProcessing")
+      .Set("single", Json(std::move(single)))
+      .Set("pair", Json(std::move(pair)))
+      .Set("special_tokens", std::move(special));
+}
+
+std::vector<AddedToken> AddedTokensOf(const GgufTokenizerFields& fields) {
+  std::vector<AddedToken> added;
+  for (size_t id = 0; id < fields.token_types.size(); ++id) {
+    const int32_t type = fields.token_types[id];
+    if (type != kControlType && type != kUserDefinedType && type != kUnknownType) continue;
+    AddedToken token;
+    token.content = fields.tokens[id];
+    token.special = type != kUserDefinedType;
+    added.push_back(std::move(token));
+  }
+  return added;
+}
+
+absl::StatusOr<TokenTable> VocabOf(const std::vector<std::string>& tokens) {
+  TokenTable vocab;
+  size_t bytes = 0;
+  for (const std::string& token : tokens) bytes += token.size();
+  vocab.Reserve(tokens.size(), bytes);
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    GRAFT_RETURN_IF_ERROR(vocab.Add(tokens[id], static_cast<int64_t>(id)));
+  }
+  return vocab;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> MakeBpe(const GgufTokenizerFields& fields,
+                                               const GgufPreTokenizer& pre) {
+  GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, VocabOf(fields.tokens));
+  std::vector<BpeModel::Merge> merges;
+  merges.reserve(fields.merges.size());
+  for (const absl::string_view merge : fields.merges) {
+    const size_t space = merge.find(' ', 1);
+    if (space == absl::string_view::npos) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("GGUF: tokenizer.ggml.merges holds '", merge, "', which is no pair"));
+    }
+    merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
+  }
+  BpeOptions options;
+  options.ignore_merges = pre.ignore_merges;
+  return BpeModel::Create(std::move(vocab), merges, std::move(options), true);
+}
+
+absl::StatusOr<std::unique_ptr<Model>> MakeWordPiece(const GgufTokenizerFields& fields) {
+  std::vector<std::string> tokens = fields.tokens;
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    const bool plain = fields.token_types.empty() || fields.token_types[id] == 1;
+    if (!plain) continue;
+    if (absl::StartsWith(tokens[id], kBertSpace)) {
+      tokens[id].erase(0, kBertSpace.size());
+    } else if (!absl::StartsWith(tokens[id], "[")) {
+      tokens[id].insert(0, "##");
+    }
+  }
+  GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, VocabOf(tokens));
+  WordPieceModel::Options options;
+  if (fields.unknown_token_id) options.unk_token = tokens[*fields.unknown_token_id];
+  return std::make_unique<WordPieceModel>(std::move(vocab), std::move(options));
+}
+
+absl::StatusOr<const GgufPreTokenizer*> PreTokenizerOf(const GgufTokenizerFields& fields) {
+  const GgufPreTokenizer* pre = FindGgufPreTokenizer(fields.pre);
+  if (pre == nullptr) {
+    return absl::UnimplementedError(
+        absl::StrCat("GGUF: the pre-tokenizer '", fields.pre,
+                     "' (tokenizer.ggml.pre) is not known; use the model's tokenizer.json"));
+  }
+  return pre;
+}
+
+SentencePieceModel SentencePieceOf(const GgufTokenizerFields& fields) {
+  SentencePieceModel model;
+  model.unigram = fields.model == "t5";
+  model.byte_fallback =
+      std::find(fields.tokens.begin(), fields.tokens.end(), "<0x00>") != fields.tokens.end();
+  for (size_t id = 0; id < fields.tokens.size(); ++id) {
+    SentencePieceModel::Piece piece;
+    piece.text = fields.tokens[id];
+    if (!fields.scores.empty()) piece.score = fields.scores[id];
+    if (!fields.token_types.empty()) piece.type = fields.token_types[id];
+    model.pieces.push_back(std::move(piece));
+  }
+  model.add_dummy_prefix = fields.add_space_prefix.value_or(true);
+  model.remove_extra_whitespaces = fields.remove_extra_whitespaces.value_or(false);
+  model.precompiled_charsmap = fields.precompiled_charsmap;
+  model.unk_id = fields.unknown_token_id.value_or(0);
+  if (fields.add_bos_token.value_or(!model.unigram)) model.bos_id = fields.bos_token_id;
+  if (fields.add_eos_token.value_or(model.unigram)) model.eos_id = fields.eos_token_id;
+  return model;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromGguf(const GgufTokenizerFields& fields) {
+  GRAFT_RETURN_IF_ERROR(CheckFields(fields));
+  auto impl = std::make_unique<Impl>();
+  std::vector<AddedToken> added = AddedTokensOf(fields);
+  if (fields.model == "gpt2") {
+    GRAFT_ASSIGN_OR_RETURN(const GgufPreTokenizer* pre, PreTokenizerOf(fields));
+    Json parts = BpeParts(*pre);
+    const bool bos = fields.add_bos_token.value_or(pre->adds_bos) && fields.bos_token_id;
+    const bool eos = fields.add_eos_token.value_or(false) && fields.eos_token_id;
+    parts.Set("post_processor", TemplateOf(bos ? fields.bos_token_id : absl::nullopt,
+                                           eos ? fields.eos_token_id : absl::nullopt));
+    GRAFT_RETURN_IF_ERROR(impl->ReadParts(parts));
+    GRAFT_ASSIGN_OR_RETURN(impl->model, MakeBpe(fields, *pre));
+  } else if (fields.model == "bert") {
+    Json parts = BertParts();
+    const absl::optional<int32_t> cls =
+        fields.cls_token_id ? fields.cls_token_id : fields.bos_token_id;
+    parts.Set("post_processor", TemplateOf(cls, fields.separator_token_id));
+    GRAFT_RETURN_IF_ERROR(impl->ReadParts(parts));
+    GRAFT_ASSIGN_OR_RETURN(impl->model, MakeWordPiece(fields));
+  } else if (fields.model == "llama" || fields.model == "t5") {
+    if (!fields.scores.empty() && fields.scores.size() != fields.tokens.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("GGUF: there are ", fields.tokens.size(),
+                                                     " tokens and ", fields.scores.size(),
+                                                     " scores"));
+    }
+    const SentencePieceModel model = SentencePieceOf(fields);
+    GRAFT_ASSIGN_OR_RETURN(Json parts, SentencePieceParts(model));
+    if (model.bos_id || model.eos_id) {
+      parts.Set("post_processor", TemplateOf(model.bos_id, model.eos_id));
+    }
+    GRAFT_RETURN_IF_ERROR(impl->ReadParts(parts));
+    GRAFT_ASSIGN_OR_RETURN(impl->model, MakeSentencePieceModel(model));
+  } else {
+    return absl::UnimplementedError(
+        absl::StrCat("GGUF: the tokenizer model '", fields.model,
+                     "' (tokenizer.ggml.model) is not supported; use the model's tokenizer.json"));
+  }
+  GRAFT_RETURN_IF_ERROR(
+      impl->added.Build(std::move(added), impl->model->vocab(), impl->normalizer.get()));
+  return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(impl)));
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromSentencePiece(absl::string_view bytes) {
+  GRAFT_ASSIGN_OR_RETURN(SentencePieceModel model, ParseSentencePiece(bytes));
+  auto impl = std::make_unique<Impl>();
+  GRAFT_ASSIGN_OR_RETURN(Json parts, SentencePieceParts(model));
+  if (model.bos_id || model.eos_id) {
+    // A file says which tokens these are, not whether to add them; Llama's convention is BOS alone,
+    // T5's EOS alone.
+    parts.Set("post_processor", TemplateOf(model.unigram ? absl::nullopt : model.bos_id,
+                                           model.unigram ? model.eos_id : absl::nullopt));
+  }
+  GRAFT_RETURN_IF_ERROR(impl->ReadParts(parts));
+  std::vector<AddedToken> added;
+  for (const SentencePieceModel::Piece& piece : model.pieces) {
+    if (piece.type != kUnknownType && piece.type != kControlType &&
+        piece.type != kUserDefinedType) {
+      continue;
+    }
+    AddedToken token;
+    token.content = piece.text;
+    token.special = piece.type != kUserDefinedType;
+    added.push_back(std::move(token));
+  }
+  GRAFT_ASSIGN_OR_RETURN(impl->model, MakeSentencePieceModel(model));
+  GRAFT_RETURN_IF_ERROR(
+      impl->added.Build(std::move(added), impl->model->vocab(), impl->normalizer.get()));
+  return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(impl)));
+}
+
+}  // namespace graft::data

@@ -1,0 +1,167 @@
+#include "worker/data/tokenizer/unigram.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "worker/data/unicode/utf8.h"
+
+namespace graft::data {
+namespace {
+
+constexpr double kUnknownPenalty = 10.0;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<UnigramModel>> UnigramModel::Create(
+    std::vector<std::pair<std::string, double>> vocab, absl::optional<int64_t> unk_id,
+    bool byte_fallback) {
+  std::unique_ptr<UnigramModel> model(new UnigramModel);
+  if (unk_id && (*unk_id < 0 || *unk_id >= static_cast<int64_t>(vocab.size()))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model.unk_id ", *unk_id, " is not in the vocabulary of ", vocab.size()));
+  }
+  model->vocab_.Reserve(vocab.size(), vocab.size() * 8);
+  model->min_score_ = std::numeric_limits<double>::infinity();
+  for (size_t id = 0; id < vocab.size(); ++id) {
+    GRAFT_RETURN_IF_ERROR(model->vocab_.Add(vocab[id].first, static_cast<int64_t>(id)));
+    model->scores_.push_back(vocab[id].second);
+    model->min_score_ = std::min(model->min_score_, vocab[id].second);
+  }
+  if (unk_id) model->unk_id_ = static_cast<int32_t>(*unk_id);
+  model->byte_fallback_ = byte_fallback;
+  model->BuildTrie();
+  return model;
+}
+
+void UnigramModel::BuildTrie() {
+  std::vector<std::pair<absl::string_view, int32_t>> tokens;
+  for (int32_t id = 0; id < vocab_.id_limit(); ++id) {
+    if (!vocab_.Text(id).empty()) tokens.emplace_back(vocab_.Text(id), id);
+  }
+  std::sort(tokens.begin(), tokens.end());
+  struct Range {
+    size_t begin, end, depth;
+  };
+  std::vector<Range> ranges = {{0, tokens.size(), 0}};
+  nodes_.emplace_back();
+  for (size_t n = 0; n < ranges.size(); ++n) {
+    const Range range = ranges[n];
+    size_t begin = range.begin;
+    if (begin < range.end && tokens[begin].first.size() == range.depth) {
+      nodes_[n].id = tokens[begin++].second;
+    }
+    nodes_[n].first_child = static_cast<uint32_t>(nodes_.size());
+    while (begin < range.end) {
+      const char byte = tokens[begin].first[range.depth];
+      size_t end = begin;
+      while (end < range.end && tokens[end].first[range.depth] == byte) ++end;
+      Node child;
+      child.byte = static_cast<uint8_t>(byte);
+      nodes_.push_back(child);
+      ranges.push_back({begin, end, range.depth + 1});
+      ++nodes_[n].child_count;
+      begin = end;
+    }
+  }
+}
+
+const UnigramModel::Node* UnigramModel::Child(const Node& node, char byte) const {
+  const Node* first = nodes_.data() + node.first_child;
+  const Node* last = first + node.child_count;
+  const auto wanted = static_cast<uint8_t>(byte);
+  const Node* child =
+      std::lower_bound(first, last, wanted, [](const Node& a, uint8_t b) { return a.byte < b; });
+  return child == last || child->byte != wanted ? nullptr : child;
+}
+
+// Tries every token that begins at `start`; where none is one character long the unknown token
+// stands for it.
+void UnigramModel::Extend(absl::string_view piece, uint32_t start, std::vector<Best>& best) const {
+  const double here = best[start].score;
+  const uint32_t char_length = Utf8Length(piece[start]);
+  bool has_single = false;
+  const auto offer = [&](uint32_t end, double score, int32_t id) {
+    Best& target = best[end];
+    if (!target.reached || score > target.score) target = {score, id, start, true};
+  };
+  const Node* node = nodes_.data();
+  for (uint32_t at = start; at < piece.size(); ++at) {
+    node = Child(*node, piece[at]);
+    if (node == nullptr) break;
+    if (node->id == TokenTable::kNone) continue;
+    offer(at + 1, here + scores_[node->id], node->id);
+    has_single = has_single || at + 1 - start == char_length;
+  }
+  if (!has_single) offer(start + char_length, here + min_score_ - kUnknownPenalty, unk_id_);
+}
+
+absl::Status UnigramModel::Emit(absl::string_view text, int32_t id,
+                                std::vector<TokenSpan>& out) const {
+  const auto length = static_cast<uint32_t>(text.size());
+  if (id != unk_id_) {
+    out.push_back({id, length});
+    return absl::OkStatus();
+  }
+  // A stretch of unknown characters may spell a token all the same.
+  if (const int32_t known = vocab_.Find(text); known >= 0) {
+    out.push_back({known, length});
+    return absl::OkStatus();
+  }
+  if (byte_fallback_) {
+    std::vector<TokenSpan> bytes;
+    for (const char byte : text) {
+      const int32_t token = vocab_.Find(absl::StrFormat("<0x%02X>", static_cast<uint8_t>(byte)));
+      if (token < 0) break;
+      bytes.push_back({token, 1});
+    }
+    if (bytes.size() == text.size()) {
+      out.insert(out.end(), bytes.begin(), bytes.end());
+      return absl::OkStatus();
+    }
+  }
+  if (unk_id_ < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the text holds '", text, "', which the vocabulary lacks, and it has no unknown token"));
+  }
+  out.push_back({unk_id_, length});
+  return absl::OkStatus();
+}
+
+absl::Status UnigramModel::Tokenize(absl::string_view piece, ModelScratch& scratch,
+                                    std::vector<TokenSpan>& out) const {
+  const uint64_t hash = HashBytes(piece);
+  if (piece.size() <= WordCache::kMaxWord && scratch.cache.Find(piece, hash, out)) {
+    return absl::OkStatus();
+  }
+  std::vector<Best> best(piece.size() + 1);
+  best[0].reached = true;
+  for (uint32_t at = 0; at < piece.size(); at += Utf8Length(piece[at])) {
+    if (!best[at].reached) continue;
+    Extend(piece, at, best);
+  }
+  // From the end back; neighbouring unknown characters become one.
+  struct Cut {
+    uint32_t begin, end;
+    int32_t id;
+  };
+  std::vector<Cut> cuts;
+  for (auto end = static_cast<uint32_t>(piece.size()); end > 0; end = best[end].start) {
+    const Cut cut = {best[end].start, end, best[end].id};
+    if (cut.id == unk_id_ && !cuts.empty() && cuts.back().id == unk_id_) {
+      cuts.back().begin = cut.begin;
+    } else {
+      cuts.push_back(cut);
+    }
+  }
+  const size_t before = out.size();
+  for (auto cut = cuts.rbegin(); cut != cuts.rend(); ++cut) {
+    GRAFT_RETURN_IF_ERROR(Emit(piece.substr(cut->begin, cut->end - cut->begin), cut->id, out));
+  }
+  scratch.cache.Insert(piece, hash, absl::MakeConstSpan(out).subspan(before));
+  return absl::OkStatus();
+}
+
+}  // namespace graft::data

@@ -1,0 +1,56 @@
+// Unigram: of all ways to cut a piece into tokens the one with the largest sum of scores.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "worker/data/tokenizer/model.h"
+
+namespace graft::data {
+
+class UnigramModel final : public Model {
+ public:
+  // Scores by id. INVALID_ARGUMENT where `unk_id` is not in the vocabulary.
+  static absl::StatusOr<std::unique_ptr<UnigramModel>> Create(
+      std::vector<std::pair<std::string, double>> vocab, absl::optional<int64_t> unk_id,
+      bool byte_fallback);
+
+  absl::Status Tokenize(absl::string_view piece, ModelScratch& scratch,
+                        std::vector<TokenSpan>& out) const override;
+  const TokenTable& vocab() const override { return vocab_; }
+
+ private:
+  // A trie over the bytes of the tokens; the children of a node lie side by side, by byte.
+  struct Node {
+    uint32_t first_child = 0;
+    uint16_t child_count = 0;
+    uint8_t byte = 0;
+    int32_t id = TokenTable::kNone;
+  };
+  // The best way to the byte where it stands.
+  struct Best {
+    double score = 0;
+    int32_t id = TokenTable::kNone;
+    uint32_t start = 0;
+    bool reached = false;
+  };
+
+  UnigramModel() = default;
+  void BuildTrie();
+  const Node* Child(const Node& node, char byte) const;
+  void Extend(absl::string_view piece, uint32_t start, std::vector<Best>& best) const;
+  absl::Status Emit(absl::string_view text, int32_t id, std::vector<TokenSpan>& out) const;
+
+  TokenTable vocab_;
+  std::vector<double> scores_;
+  double min_score_ = 0;
+  int32_t unk_id_ = TokenTable::kNone;
+  bool byte_fallback_ = false;
+  std::vector<Node> nodes_;
+};
+
+}  // namespace graft::data
