@@ -59,6 +59,19 @@ bool IsCamel(absl::string_view name) {
          std::all_of(name.begin(), name.end(), [](char c) { return absl::ascii_isalnum(c); });
 }
 
+// Whether the request says which resource a method of workspace scope is about.
+bool NamesResource(const pb::Descriptor& request, const v1::Access& access) {
+  if (!access.resource().empty()) return request.FindFieldByName(access.resource()) != nullptr;
+  for (const char* name : {"parent", "name", "workspace"}) {
+    if (request.FindFieldByName(name) != nullptr) return true;
+  }
+  for (int i = 0; i < request.field_count(); ++i) {
+    const pb::Descriptor* carried = request.field(i)->message_type();
+    if (carried != nullptr && carried->FindFieldByName("name") != nullptr) return true;
+  }
+  return false;
+}
+
 class Linter {
  public:
   void File(const pb::FileDescriptor& file) {
@@ -212,6 +225,10 @@ class Linter {
       Find(method, "says nothing of who may call it (option access)");
     } else if (needs_role != (access.role() != v1::ROLE_UNSPECIFIED)) {
       Find(method, "a role stands with the scopes WORKSPACE and CLUSTER and with no other");
+    }
+    if (access.scope() == v1::Access::SCOPE_WORKSPACE && !method.client_streaming() &&
+        !NamesResource(*method.input_type(), access)) {
+      Find(method, "its request names no resource; say the field in access.resource");
     }
     if (method.input_type()->name() != method.name() + "Request") {
       Find(method, absl::StrCat("its request is named ", method.name(), "Request"));

@@ -236,6 +236,8 @@ TEST(LintTest, FindsAMethodWithoutAccess) {
   EXPECT_THAT(FindingsAfter("scope: SCOPE_CLUSTER, role: ROLE_VIEWER", ""),
               ElementsAre(HasSubstr("who may call it")));
   EXPECT_THAT(FindingsAfter(", role: ROLE_VIEWER", ""), ElementsAre(HasSubstr("a role stands")));
+  EXPECT_THAT(FindingsAfter("scope: SCOPE_CLUSTER", "resource: \"size\", scope: SCOPE_WORKSPACE"),
+              ElementsAre(HasSubstr("names no resource")));
 }
 
 TEST(LintTest, FindsADefaultThatTheCommentDoesNotSay) {
