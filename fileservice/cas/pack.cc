@@ -18,7 +18,7 @@ constexpr absl::string_view kPackMagic = "GRAFTPAK";
 constexpr uint32_t kPackVersion = 1;
 constexpr size_t kHeaderCrcOffset = kRecordHeaderBytes - 4;
 
-bool IsKnown(RecordKind kind) { return kind >= RecordKind::kChunk && kind <= RecordKind::kDeleted; }
+bool IsKnown(RecordKind kind) { return kind >= RecordKind::kChunk && kind <= RecordKind::kFile; }
 bool IsKnown(ChunkEncoding encoding) { return encoding <= ChunkEncoding::kXorPlanesZstd; }
 
 int64_t NextBlock(int64_t offset) {

@@ -24,7 +24,7 @@ enum class RecordKind : uint8_t {
   kChunk = 1,
   kVersion = 2,  // a published version with its file list, for fsck --rebuild-index
   kFile = 3,     // a file's chunk list, for the same
-  kDeleted = 4,  // a version or fileset that was deleted, for the same
+
 };
 
 // How the stored bytes become the raw ones. Written in packs: never renumber.

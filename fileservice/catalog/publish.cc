@@ -1,0 +1,329 @@
+// How a version comes into being: everything is checked and prepared, then one synced batch.
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "fileservice/cas/encoding.h"
+#include "fileservice/catalog/catalog.h"
+#include "rpc/status.h"
+
+namespace graft::fileservice {
+namespace {
+
+using rpc::ErrorBuilder;
+
+// A record of a backup is ended when it has grown to this; the largest row fits beside it.
+constexpr size_t kBackupBytes = 1 << 20;
+constexpr size_t kMaxMessageBytes = 4096;
+constexpr size_t kMaxLabels = 64;
+
+absl::Status Collision(absl::string_view path, absl::string_view other, absl::string_view why) {
+  return ErrorBuilder(absl::StatusCode::kInvalidArgument,
+                      absl::StrCat("\"", path, "\" and \"", other, "\" ", why))
+      .Reason("PATH_INVALID")
+      .Metadata("path", path)
+      .Build();
+}
+
+// The epoch of the latest publish, beside the rows that carry it.
+std::string EpochValue(int64_t epoch) {
+  return Encoder().BigEndian64(static_cast<uint64_t>(epoch)).Take();
+}
+
+}  // namespace
+
+absl::Status Catalog::CheckCollisions(const absl::btree_map<std::string, Entry>& entries) {
+  absl::flat_hash_map<std::string, absl::string_view> folded;
+  folded.reserve(entries.size());
+  for (const auto& [path, entry] : entries) {
+    const auto [at, inserted] = folded.try_emplace(FoldCase(path), path);
+    if (!inserted) {
+      return Collision(path, at->second, "differ in case alone, which not every system can tell");
+    }
+  }
+  for (const auto& [path, entry] : entries) {
+    for (size_t slash = path.find('/'); slash != std::string::npos;
+         slash = path.find('/', slash + 1)) {
+      const auto file = folded.find(FoldCase(absl::string_view(path).substr(0, slash)));
+      if (file != folded.end()) {
+        return Collision(file->second, path, "cannot both be: the one is a folder of the other");
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Catalog::WriteBackups(Draft& draft) {
+  ChunkStore::Ticket last = 0;
+  const auto put = [&](RecordKind kind, const std::string& bytes) -> absl::StatusOr<ChunkId> {
+    const ChunkId id = Sha256::Of(bytes);
+    GRAFT_ASSIGN_OR_RETURN(
+        const ChunkStore::PutResult put,
+        store_.Put(
+            {.id = id, .raw = bytes, .kind = kind, .verified = true, .session = draft.lease}));
+    last = std::max(last, put.ticket);
+    return id;
+  };
+  // Chunk lists, in pages as they are rows.
+  std::vector<FilePage*> waiting;
+  Encoder files;
+  const auto end_files = [&]() -> absl::Status {
+    if (waiting.empty()) return absl::OkStatus();
+    GRAFT_ASSIGN_OR_RETURN(const ChunkId id, put(RecordKind::kFile, files.Take()));
+    for (FilePage* file : waiting) file->backup = id;
+    waiting.clear();
+    files = Encoder();
+    return absl::OkStatus();
+  };
+  for (auto& [sha256, file] : draft.files) {
+    // A list that is longer than a record is not in the packs; its chunks are, and the file can be
+    // told apart by its hash alone.
+    const std::string list = file.Encode();
+    if (list.size() > kMaxRawBytes - kBackupBytes) continue;
+    files.Digest(sha256).String(list);
+    waiting.push_back(&file);
+    if (files.bytes().size() >= kBackupBytes) GRAFT_RETURN_IF_ERROR(end_files());
+  }
+  GRAFT_RETURN_IF_ERROR(end_files());
+
+  Encoder entries;
+  const auto begin = [&] {
+    entries = Encoder();
+    entries.String(draft.fileset.Encode()).String(draft.version.Encode());
+  };
+  begin();
+  for (auto at = draft.entries.begin(); at != draft.entries.end();) {
+    entries.String(at->first).String(at->second.Encode());
+    ++at;
+    if (at != draft.entries.end() && entries.bytes().size() < kBackupBytes) continue;
+    GRAFT_ASSIGN_OR_RETURN(const ChunkId id, put(RecordKind::kVersion, entries.Take()));
+    draft.version.backups.push_back(id);
+    begin();
+  }
+  return store_.WaitDurable(last);
+}
+
+absl::Status Catalog::Seal(Draft& draft, UsageRecord& usage, Database::Batch& batch) {
+  FilesetRecord& fileset = draft.fileset;
+  VersionRecord& version = draft.version;
+  if (draft.entries.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a version of ", fileset.name, " needs a file: stage one before publishing"));
+  }
+  if (version.message.size() > kMaxMessageBytes || version.labels.size() > kMaxLabels) {
+    return absl::InvalidArgumentError("a version's message has at most 4 KiB, and 64 labels");
+  }
+  GRAFT_RETURN_IF_ERROR(CheckCollisions(draft.entries));
+  version.number = fileset.latest_version + 1;
+  version.create_time_ms = NowMs();
+  version.file_count = static_cast<int64_t>(draft.entries.size());
+  version.size_bytes = 0;
+  Sha256 digest;
+  for (const auto& [path, entry] : draft.entries) {
+    version.size_bytes += entry.size;
+    digest.Update(Encoder()
+                      .String(path)
+                      .Varint(static_cast<uint64_t>(entry.size))
+                      .Digest(entry.sha256)
+                      .Byte(entry.executable ? 1 : 0)
+                      .Take());
+  }
+  version.digest = digest.Finish();
+  GRAFT_RETURN_IF_ERROR(CheckQuota(fileset.workspace, usage, version.size_bytes));
+  usage.logical_bytes += version.size_bytes;
+  fileset.latest_version = version.number;
+  ++fileset.version_count;
+  fileset.logical_bytes += version.size_bytes;
+  fileset.update_time_ms = version.create_time_ms;
+  ++fileset.revision;
+  GRAFT_RETURN_IF_ERROR(WriteBackups(draft));
+
+  ++epoch_;
+  for (const auto& [path, entry] : draft.entries) {
+    batch.Put(Column::kEntry, EntryKey(fileset.uid, version.number, path), entry.Encode());
+  }
+  for (auto& [sha256, file] : draft.files) {
+    FilePage page = file;
+    page.epoch = epoch_;
+    for (const ChunkRef& chunk : file.chunks) {
+      batch.Put(Column::kReach, ReachKey(fileset.workspace, chunk.id),
+                Encoder().Varint(static_cast<uint64_t>(epoch_)).Take());
+    }
+    size_t at = 0;
+    for (uint32_t number = 0; number == 0 || at < file.chunks.size(); ++number) {
+      const size_t end = std::min(file.chunks.size(), at + kChunksPerPage);
+      page.chunks.assign(file.chunks.begin() + static_cast<std::ptrdiff_t>(at),
+                         file.chunks.begin() + static_cast<std::ptrdiff_t>(end));
+      batch.Put(Column::kFile, FilePageKey(sha256, number), page.Encode());
+      at = end;
+    }
+  }
+  batch.Put(Column::kVersion, VersionKey(fileset.uid, version.number), version.Encode());
+  batch.Put(Column::kFileset, FilesetKey(fileset.workspace, fileset.name), fileset.Encode());
+  batch.Put(Column::kUsage, fileset.workspace, usage.Encode());
+  batch.Put(Column::kMeta, "publish_epoch", EpochValue(epoch_));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ResolvedVersion> Catalog::Publish(const PublishRequest& request) {
+  if (request.expected_ref_version.has_value() && request.ref.empty()) {
+    return absl::InvalidArgumentError("expected_ref_version is given without a ref");
+  }
+  if (!request.ref.empty()) GRAFT_RETURN_IF_ERROR(CheckRef(request.ref));
+  MutexLock lock(mu_);
+  GRAFT_ASSIGN_OR_RETURN(SessionRecord session, GetSession(request.session));
+  const FilesetName name{session.workspace, session.fileset};
+  if (session.state == SessionState::kPublished) {
+    return Resolve(name, absl::StrCat(session.version));
+  }
+  if (session.state != SessionState::kOpen) return UseSession(request.session).status();
+  Draft draft;
+  GRAFT_ASSIGN_OR_RETURN(draft.fileset, LoadFileset(name));
+  if (draft.fileset.uid != session.fileset_uid) return NotFoundNamed(name.ToString());
+  GRAFT_RETURN_IF_ERROR(CheckLatest(draft.fileset, request.expected_latest));
+  if (session.base_version != 0) {
+    ResolvedVersion base{draft.fileset, VersionRecord()};
+    GRAFT_ASSIGN_OR_RETURN(base.version, LoadVersion(draft.fileset, session.base_version));
+    draft.version.parent = base.name();
+    GRAFT_RETURN_IF_ERROR(LoadEntries(base, draft.entries));
+    for (const std::string& path : session.removed_paths) draft.entries.erase(path);
+  } else if (draft.fileset.latest_version != 0) {
+    draft.version.parent = VersionName(name, draft.fileset.latest_version);
+  }
+  GRAFT_RETURN_IF_ERROR(LoadStaged(session, draft));
+  for (const auto& [sha256, file] : draft.files) {
+    GRAFT_RETURN_IF_ERROR(CheckChunks(session, ToHex(sha256), file));
+  }
+  draft.version.creator = request.actor;
+  draft.version.message = request.message;
+  draft.version.labels = request.labels;
+  draft.version.stored_bytes = session.stored_bytes;
+  draft.lease = session.id;
+  GRAFT_ASSIGN_OR_RETURN(UsageRecord usage, Usage(session.workspace));
+  usage.reserved_bytes -= session.expected_bytes;
+
+  Database::Batch batch(db_);
+  if (!request.ref.empty()) {
+    const absl::StatusOr<Ref> ref = GetRef(name, request.ref);
+    if (!ref.ok() && !absl::IsNotFound(ref.status())) return ref.status();
+    const int64_t current = ref.ok() ? ref->version : 0;
+    if (request.expected_ref_version.value_or(current) != current) {
+      return ErrorBuilder(absl::StatusCode::kAborted,
+                          absl::StrCat("ref ", request.ref, " is at version ", current,
+                                       ", not where it was expected"))
+          .Reason("REF_MOVED")
+          .Metadata("ref", request.ref)
+          .Metadata("version", absl::StrCat(current))
+          .Build();
+    }
+  }
+  GRAFT_RETURN_IF_ERROR(Seal(draft, usage, batch));
+  const int64_t number = draft.version.number;
+  if (!request.ref.empty()) {
+    batch.Put(Column::kRef, RefKey(draft.fileset.uid, request.ref),
+              Encoder()
+                  .Byte(1)
+                  .Varint(static_cast<uint64_t>(number))
+                  .Varint(static_cast<uint64_t>(NowMs()))
+                  .String(request.actor)
+                  .Take());
+  }
+  if (!request.pin_holder.empty()) {
+    batch.Put(Column::kPin, PinKey(draft.fileset.uid, number, request.pin_holder),
+              Encoder().Varint(static_cast<uint64_t>(NowMs())).Take());
+  }
+  session.state = SessionState::kPublished;
+  session.version = number;
+  PutSession(session, batch);
+  batch.DeletePrefix(Column::kStaged, session.id);
+  // The session's leases stay until the next collection begins: one that runs now has not seen this
+  // version, and they are what keeps its chunks.
+  GRAFT_RETURN_IF_ERROR(db_.Commit(batch));
+  return ResolvedVersion{draft.fileset, draft.version};
+}
+
+absl::StatusOr<ResolvedVersion> Catalog::CopyVersion(const ResolvedVersion& source,
+                                                     const FilesetName& target,
+                                                     std::optional<int64_t> expected_latest,
+                                                     absl::string_view message,
+                                                     absl::string_view actor,
+                                                     absl::string_view request_id) {
+  const absl::StatusOr<FilesetRecord> existing = GetFileset(target);
+  if (absl::IsNotFound(existing.status())) {
+    FilesetRecord created;
+    created.workspace = target.workspace;
+    created.name = target.fileset;
+    created.purpose = source.fileset.purpose;
+    created.creator = std::string(actor);
+    const absl::Status status = CreateFileset(std::move(created), "").status();
+    if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
+  }
+  MutexLock lock(mu_);
+  const std::string body = absl::StrCat("CopyVersion ", source.name(), " ", target.ToString());
+  GRAFT_ASSIGN_OR_RETURN(const std::string replayed,
+                         ReplayedAnswer(target.workspace, request_id, body));
+  if (!replayed.empty()) return Resolve(target, replayed);
+  Draft draft;
+  GRAFT_ASSIGN_OR_RETURN(draft.fileset, LoadFileset(target));
+  GRAFT_RETURN_IF_ERROR(CheckLatest(draft.fileset, expected_latest));
+  // It may have been deleted since it was resolved.
+  GRAFT_RETURN_IF_ERROR(LoadVersion(source.fileset, source.version.number).status());
+  GRAFT_RETURN_IF_ERROR(LoadEntries(source, draft.entries));
+  if (source.version.in_place_root.empty()) {
+    for (const auto& [path, entry] : draft.entries) {
+      if (draft.files.contains(entry.sha256)) continue;
+      GRAFT_ASSIGN_OR_RETURN(draft.files[entry.sha256], GetFile(entry.sha256));
+    }
+  }
+  draft.version.in_place_root = source.version.in_place_root;
+  draft.version.parent = source.name();
+  draft.version.creator = std::string(actor);
+  draft.version.message = std::string(message);
+  draft.version.labels = source.version.labels;
+  GRAFT_ASSIGN_OR_RETURN(UsageRecord usage, Usage(target.workspace));
+  Database::Batch batch(db_);
+  GRAFT_RETURN_IF_ERROR(Seal(draft, usage, batch));
+  RememberAnswer(target.workspace, request_id, body, absl::StrCat(draft.version.number), batch);
+  GRAFT_RETURN_IF_ERROR(db_.Commit(batch));
+  return ResolvedVersion{draft.fileset, draft.version};
+}
+
+absl::StatusOr<ResolvedVersion> Catalog::PublishInPlace(
+    const FilesetName& name, int purpose, const std::string& root,
+    const absl::btree_map<std::string, Entry>& entries, absl::string_view message,
+    absl::string_view actor, absl::string_view request_id) {
+  const absl::StatusOr<FilesetRecord> existing = GetFileset(name);
+  if (absl::IsNotFound(existing.status())) {
+    FilesetRecord created;
+    created.workspace = name.workspace;
+    created.name = name.fileset;
+    created.purpose = purpose;
+    created.creator = std::string(actor);
+    const absl::Status status = CreateFileset(std::move(created), "").status();
+    if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
+  }
+  for (const auto& [path, entry] : entries) GRAFT_RETURN_IF_ERROR(CheckPath(path));
+  MutexLock lock(mu_);
+  const std::string body = absl::StrCat("RegisterInPlace ", name.ToString(), " ", root);
+  GRAFT_ASSIGN_OR_RETURN(const std::string replayed,
+                         ReplayedAnswer(name.workspace, request_id, body));
+  if (!replayed.empty()) return Resolve(name, replayed);
+  Draft draft;
+  GRAFT_ASSIGN_OR_RETURN(draft.fileset, LoadFileset(name));
+  draft.entries = entries;
+  draft.version.in_place_root = root;
+  draft.version.creator = std::string(actor);
+  draft.version.message = std::string(message);
+  GRAFT_ASSIGN_OR_RETURN(UsageRecord usage, Usage(name.workspace));
+  Database::Batch batch(db_);
+  GRAFT_RETURN_IF_ERROR(Seal(draft, usage, batch));
+  RememberAnswer(name.workspace, request_id, body, absl::StrCat(draft.version.number), batch);
+  GRAFT_RETURN_IF_ERROR(db_.Commit(batch));
+  return ResolvedVersion{draft.fileset, draft.version};
+}
+
+}  // namespace graft::fileservice
