@@ -32,10 +32,10 @@ const uint8_t* Bytes(absl::string_view text) {
   return reinterpret_cast<const uint8_t*>(text.data());
 }
 
-absl::Status Refused(absl::string_view why) {
+absl::Status Refused(absl::string_view why, absl::string_view reason = "TOKEN_INVALID") {
   return ErrorBuilder(absl::StatusCode::kUnauthenticated,
                       absl::StrCat("the access token ", why, "; log in again"))
-      .Reason("UNAUTHENTICATED")
+      .Reason(reason)
       .Build();
 }
 
@@ -185,7 +185,7 @@ absl::StatusOr<std::shared_ptr<const Identity>> TokenVerifier::Authenticate(
   MutexLock lock(mu_);
   if (now > identity->expires + kLeeway) {
     remembered_.erase(credentials.bearer);
-    return Refused("has expired");
+    return Refused("has expired", "TOKEN_EXPIRED");
   }
   if (revoked_.count(identity->jti) != 0) return Refused("was revoked");
   if (!known) {

@@ -21,9 +21,7 @@ constexpr int kRoleField = 2;
 constexpr int kCapabilityField = 3;
 
 absl::Status Denied(absl::string_view what) {
-  return ErrorBuilder(absl::StatusCode::kPermissionDenied, what)
-      .Reason("PERMISSION_DENIED")
-      .Build();
+  return ErrorBuilder(absl::StatusCode::kPermissionDenied, what).Reason("ROLE_MISSING").Build();
 }
 
 absl::Status CheckRole(const AccessRule& rule, Role held, absl::string_view where) {
@@ -34,11 +32,12 @@ absl::Status CheckRole(const AccessRule& rule, Role held, absl::string_view wher
 
 absl::Status CheckWorkspace(const AccessRule& rule, const Identity& identity,
                             absl::string_view workspace) {
+  if (workspace == kAnyWorkspace && rule.role == Role::kViewer) return absl::OkStatus();
   const Role held = identity.RoleIn(workspace);
   if (held == Role::kNone && rule.role != Role::kNone) {
     return ErrorBuilder(absl::StatusCode::kNotFound,
                         absl::StrCat("workspace '", workspace, "' was not found"))
-        .Reason("NOT_FOUND")
+        .Reason("RESOURCE_NOT_FOUND")
         .Build();
   }
   return CheckRole(rule, held, absl::StrCat("workspace '", workspace, "'"));
@@ -106,7 +105,7 @@ absl::Status CheckAccess(const AccessRule& rule, const Identity& identity,
   if (identity.kind == IdentityKind::kAnonymous) {
     return ErrorBuilder(absl::StatusCode::kUnauthenticated,
                         "this call needs a token; log in with `graft login`")
-        .Reason("UNAUTHENTICATED")
+        .Reason("CREDENTIALS_MISSING")
         .Build();
   }
   if (rule.capability && identity.capability.has_value()) return absl::OkStatus();

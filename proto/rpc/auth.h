@@ -42,6 +42,9 @@ absl::StatusOr<Role> ParseRole(absl::string_view name);
 
 // The workspace key under which a role in the whole cluster is held.
 inline constexpr absl::string_view kCluster = "*";
+// The parent "workspaces/-" of a list. It passes CheckAccess for methods of viewers; the method
+// gives what stands in workspaces where the caller's role suffices.
+inline constexpr absl::string_view kAnyWorkspace = "-";
 
 // What a worker may touch at the fileservice, for one attempt of one job.
 struct Capability {
