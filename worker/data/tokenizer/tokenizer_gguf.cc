@@ -25,15 +25,16 @@ Json Sequence(absl::string_view members, Json::Array parts) {
   return Typed("Sequence").Set(members, Json(std::move(parts)));
 }
 
-Json ByteLevel() {
+Json ByteLevel(bool use_regex) {
   return Typed("ByteLevel")
       .Set("add_prefix_space", Json(false))
       .Set("trim_offsets", Json(false))
-      .Set("use_regex", Json(false));
+      .Set("use_regex", Json(use_regex));
 }
 
 Json StepOf(absl::string_view step) {
   if (step == kPunctuationRuns) return Typed("Punctuation").Set("behavior", Json("Contiguous"));
+  if (step == kByteLevel) return ByteLevel(true);
   if (step == kDigitRuns || step == kSingleDigits) {
     return Typed("Digits").Set("individual_digits", Json(step == kSingleDigits));
   }
@@ -45,14 +46,16 @@ Json StepOf(absl::string_view step) {
 
 Json BpeParts(const GgufPreTokenizer& pre) {
   Json::Array steps;
+  bool printable = false;
   for (const absl::string_view step : pre.steps) {
     if (!step.empty()) steps.push_back(StepOf(step));
+    printable = printable || step == kByteLevel;
   }
-  steps.push_back(ByteLevel());
+  if (!printable) steps.push_back(ByteLevel(false));
   Json parts = Json::MakeObject();
   if (pre.nfc) parts.Set("normalizer", Typed("NFC"));
   parts.Set("pre_tokenizer", Sequence("pretokenizers", std::move(steps)));
-  parts.Set("decoder", ByteLevel());
+  parts.Set("decoder", ByteLevel(false));
   return parts;
 }
 
@@ -139,7 +142,7 @@ absl::StatusOr<TokenTable> VocabOf(const std::vector<std::string>& tokens) {
 }
 
 absl::StatusOr<std::unique_ptr<Model>> MakeBpe(const GgufTokenizerFields& fields,
-                                               const GgufPreTokenizer& pre) {
+                                               BpeOptions options, bool raw_bytes) {
   GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, VocabOf(fields.tokens));
   std::vector<BpeModel::Merge> merges;
   merges.reserve(fields.merges.size());
@@ -151,9 +154,7 @@ absl::StatusOr<std::unique_ptr<Model>> MakeBpe(const GgufTokenizerFields& fields
     }
     merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
   }
-  BpeOptions options;
-  options.ignore_merges = pre.ignore_merges;
-  return BpeModel::Create(std::move(vocab), merges, std::move(options), true);
+  return BpeModel::Create(std::move(vocab), merges, std::move(options), raw_bytes);
 }
 
 absl::StatusOr<std::unique_ptr<Model>> MakeWordPiece(const GgufTokenizerFields& fields) {
@@ -204,48 +205,87 @@ SentencePieceModel SentencePieceOf(const GgufTokenizerFields& fields) {
   return model;
 }
 
+// The normalizer, pre-tokenizer, post-processor and decoder, and the model.
+struct GgufParts {
+  Json json = Json::MakeObject();
+  std::unique_ptr<Model> model;
+};
+
+absl::StatusOr<GgufParts> ByteLevelBpe(const GgufTokenizerFields& fields) {
+  GRAFT_ASSIGN_OR_RETURN(const GgufPreTokenizer* pre, PreTokenizerOf(fields));
+  const bool bos = fields.add_bos_token.value_or(pre->adds_bos) && fields.bos_token_id;
+  const bool eos = fields.add_eos_token.value_or(false) && fields.eos_token_id;
+  GgufParts parts;
+  parts.json = BpeParts(*pre);
+  parts.json.Set("post_processor", TemplateOf(bos ? fields.bos_token_id : absl::nullopt,
+                                              eos ? fields.eos_token_id : absl::nullopt));
+  BpeOptions options;
+  options.ignore_merges = pre->ignore_merges;
+  GRAFT_ASSIGN_OR_RETURN(parts.model, MakeBpe(fields, std::move(options), true));
+  return parts;
+}
+
+// Gemma: merges over characters with spaces marked, as SentencePiece does, the merges given.
+absl::StatusOr<GgufParts> MarkedSpaceBpe(const GgufTokenizerFields& fields) {
+  SentencePieceModel shape;
+  shape.unigram = false;
+  shape.add_dummy_prefix = fields.add_space_prefix.value_or(false);
+  GgufParts parts;
+  GRAFT_ASSIGN_OR_RETURN(parts.json, SentencePieceParts(shape));
+  const bool bos = fields.add_bos_token.value_or(true);
+  parts.json.Set("post_processor",
+                 TemplateOf(bos ? fields.bos_token_id : absl::nullopt, absl::nullopt));
+  BpeOptions options;
+  options.fuse_unk = true;
+  options.byte_fallback = true;
+  if (fields.unknown_token_id) options.unk_token = fields.tokens[*fields.unknown_token_id];
+  GRAFT_ASSIGN_OR_RETURN(parts.model, MakeBpe(fields, std::move(options), false));
+  return parts;
+}
+
+absl::StatusOr<GgufParts> Bert(const GgufTokenizerFields& fields) {
+  GgufParts parts;
+  parts.json = BertParts();
+  parts.json.Set("post_processor",
+                 TemplateOf(fields.cls_token_id ? fields.cls_token_id : fields.bos_token_id,
+                            fields.separator_token_id));
+  GRAFT_ASSIGN_OR_RETURN(parts.model, MakeWordPiece(fields));
+  return parts;
+}
+
+absl::StatusOr<GgufParts> ScoredPieces(const GgufTokenizerFields& fields) {
+  if (!fields.scores.empty() && fields.scores.size() != fields.tokens.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "GGUF: there are ", fields.tokens.size(), " tokens and ", fields.scores.size(), " scores"));
+  }
+  const SentencePieceModel model = SentencePieceOf(fields);
+  GgufParts parts;
+  GRAFT_ASSIGN_OR_RETURN(parts.json, SentencePieceParts(model));
+  parts.json.Set("post_processor", TemplateOf(model.bos_id, model.eos_id));
+  GRAFT_ASSIGN_OR_RETURN(parts.model, MakeSentencePieceModel(model));
+  return parts;
+}
+
+absl::StatusOr<GgufParts> PartsOf(const GgufTokenizerFields& fields) {
+  if (fields.model == "gpt2") return ByteLevelBpe(fields);
+  if (fields.model == "gemma4") return MarkedSpaceBpe(fields);
+  if (fields.model == "bert") return Bert(fields);
+  if (fields.model == "llama" || fields.model == "t5") return ScoredPieces(fields);
+  return absl::UnimplementedError(
+      absl::StrCat("GGUF: the tokenizer model '", fields.model,
+                   "' (tokenizer.ggml.model) is not supported; use the model's tokenizer.json"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromGguf(const GgufTokenizerFields& fields) {
   GRAFT_RETURN_IF_ERROR(CheckFields(fields));
+  GRAFT_ASSIGN_OR_RETURN(GgufParts parts, PartsOf(fields));
   auto impl = std::make_unique<Impl>();
-  std::vector<AddedToken> added = AddedTokensOf(fields);
-  if (fields.model == "gpt2") {
-    GRAFT_ASSIGN_OR_RETURN(const GgufPreTokenizer* pre, PreTokenizerOf(fields));
-    Json parts = BpeParts(*pre);
-    const bool bos = fields.add_bos_token.value_or(pre->adds_bos) && fields.bos_token_id;
-    const bool eos = fields.add_eos_token.value_or(false) && fields.eos_token_id;
-    parts.Set("post_processor", TemplateOf(bos ? fields.bos_token_id : absl::nullopt,
-                                           eos ? fields.eos_token_id : absl::nullopt));
-    GRAFT_RETURN_IF_ERROR(impl->ReadParts(parts));
-    GRAFT_ASSIGN_OR_RETURN(impl->model, MakeBpe(fields, *pre));
-  } else if (fields.model == "bert") {
-    Json parts = BertParts();
-    const absl::optional<int32_t> cls =
-        fields.cls_token_id ? fields.cls_token_id : fields.bos_token_id;
-    parts.Set("post_processor", TemplateOf(cls, fields.separator_token_id));
-    GRAFT_RETURN_IF_ERROR(impl->ReadParts(parts));
-    GRAFT_ASSIGN_OR_RETURN(impl->model, MakeWordPiece(fields));
-  } else if (fields.model == "llama" || fields.model == "t5") {
-    if (!fields.scores.empty() && fields.scores.size() != fields.tokens.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("GGUF: there are ", fields.tokens.size(),
-                                                     " tokens and ", fields.scores.size(),
-                                                     " scores"));
-    }
-    const SentencePieceModel model = SentencePieceOf(fields);
-    GRAFT_ASSIGN_OR_RETURN(Json parts, SentencePieceParts(model));
-    if (model.bos_id || model.eos_id) {
-      parts.Set("post_processor", TemplateOf(model.bos_id, model.eos_id));
-    }
-    GRAFT_RETURN_IF_ERROR(impl->ReadParts(parts));
-    GRAFT_ASSIGN_OR_RETURN(impl->model, MakeSentencePieceModel(model));
-  } else {
-    return absl::UnimplementedError(
-        absl::StrCat("GGUF: the tokenizer model '", fields.model,
-                     "' (tokenizer.ggml.model) is not supported; use the model's tokenizer.json"));
-  }
+  GRAFT_RETURN_IF_ERROR(impl->ReadParts(parts.json));
+  impl->model = std::move(parts.model);
   GRAFT_RETURN_IF_ERROR(
-      impl->added.Build(std::move(added), impl->model->vocab(), impl->normalizer.get()));
+      impl->added.Build(AddedTokensOf(fields), impl->model->vocab(), impl->normalizer.get()));
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(impl)));
 }
 
