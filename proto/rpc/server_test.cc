@@ -1,11 +1,18 @@
 // Real servers on loopback ports, called over real channels.
 #include "rpc/server.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/status_matchers.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/impl/codegen/client_callback.h"
 #include "gtest/gtest.h"
 #include "rpc/access_token.h"
@@ -280,6 +287,95 @@ TEST_F(ServerTest, ShutdownEndsWhatHangs) {
   server_->Shutdown(absl::Milliseconds(50));
   EXPECT_LT(absl::Now() - start, absl::Seconds(10));
   caller.join();
+}
+
+// The answer to an HTTP GET on a loopback port.
+std::string HttpGet(int port, const std::string& path) {
+  const UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) return "";
+  const std::string request = absl::StrCat("GET ", path, " HTTP/1.0\r\n\r\n");
+  if (write(fd.get(), request.data(), request.size()) < 0) return "";
+  std::string answer;
+  char buffer[4096];
+  for (ssize_t n; (n = read(fd.get(), buffer, sizeof(buffer))) > 0;) answer.append(buffer, n);
+  return answer;
+}
+
+TEST_F(ServerTest, MetricsAndHealthTellTheTruth) {
+  std::atomic<bool> healthy{true};
+  StartServer({.insecure = true, .metrics_address = "127.0.0.1:0", .health = [&] {
+                 return healthy ? absl::OkStatus() : absl::UnavailableError("the disk is full");
+               }});
+  Dial();
+  ASSERT_THAT(CallMethod(&EchoService::Stub::Ping, "x"), IsOk());
+  ASSERT_FALSE(CallMethod(&EchoService::Stub::Ping, "fail").ok());
+  const std::string metrics = HttpGet(server_->metrics_port(), "/metrics");
+  EXPECT_THAT(metrics, HasSubstr("graft_rpc_calls_total{code=\"OK\",method=\"graft.rpc.testing."
+                                 "EchoService/Ping\"} 1"));
+  EXPECT_THAT(metrics, HasSubstr("code=\"INVALID_ARGUMENT\""));
+  EXPECT_THAT(metrics, HasSubstr("graft_rpc_seconds_count"));
+  EXPECT_THAT(HttpGet(server_->metrics_port(), "/healthz"), HasSubstr("200 OK"));
+  healthy = false;
+  const std::string sick = HttpGet(server_->metrics_port(), "/healthz");
+  EXPECT_THAT(sick, HasSubstr("503"));
+  EXPECT_THAT(sick, HasSubstr("the disk is full"));
+  EXPECT_THAT(HttpGet(server_->metrics_port(), "/etc/passwd"), HasSubstr("404"));
+}
+
+// The status of a raw call to a method of gRPC's own services.
+grpc::StatusCode RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& path) {
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+  grpc::Slice slice("", 0);
+  grpc::ByteBuffer request(&slice, 1), response;
+  Notification done;
+  grpc::Status result;
+  stub.UnaryCall(&context, path, grpc::StubOptions(), &request, &response,
+                 [&](grpc::Status status) {
+                   result = status;
+                   done.Notify();
+                 });
+  done.Wait();
+  return result.error_code();
+}
+
+TEST_F(ServerTest, HealthIsServedAndReflectionCanBeSwitchedOff) {
+  constexpr char kHealth[] = "/grpc.health.v1.Health/Check";
+  constexpr char kReflection[] = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+  StartServer();
+  Dial();
+  EXPECT_EQ(RawCall(connection_->channel(), kHealth), grpc::StatusCode::OK);
+  EXPECT_NE(RawCall(connection_->channel(), kReflection), grpc::StatusCode::UNIMPLEMENTED);
+  StartServer({.insecure = true, .reflection = false});
+  Dial();
+  EXPECT_EQ(RawCall(connection_->channel(), kHealth), grpc::StatusCode::OK);
+  EXPECT_EQ(RawCall(connection_->channel(), kReflection), grpc::StatusCode::UNIMPLEMENTED);
+}
+
+TEST_F(ServerTest, APortThatIsTakenIsSaid) {
+  StartServer();
+  EXPECT_THAT(
+      Server::Start({.address = absl::StrCat("127.0.0.1:", server_->port()), .insecure = true}, {})
+          .status(),
+      StatusIs(absl::StatusCode::kUnavailable, HasSubstr("cannot listen")));
+}
+
+TEST_F(ServerTest, ARefusedTokenIsRenewedOnce) {
+  StartServer();
+  int fetched = 0;
+  tokens_ = std::make_unique<TokenSource>(clock_, [&] {
+    return AccessToken{++fetched == 1 ? "stale" : Token({{"w", Role::kViewer}})};
+  });
+  Dial({.insecure = true, .tokens = tokens_.get()});
+  EXPECT_THAT(CallMethod(&EchoService::Stub::Echo, "x"), IsOk());
+  EXPECT_EQ(fetched, 2);
+  EXPECT_THAT(CallMethod(&EchoService::Stub::Echo, "x"), IsOk());
+  EXPECT_EQ(fetched, 2);
 }
 
 TEST_F(ServerTest, TlsAndClientCertificatesGiveAnIdentity) {
