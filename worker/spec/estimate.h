@@ -1,7 +1,8 @@
 // What a training run needs, before it runs: memory of the fullest rank by component, seconds of a
 // step by part, the least GPUs that hold a model, and the layouts of a cluster in order of speed.
 //
-//   MemoryEstimate m = EstimateMemory(model, {.tuning = Tuning::kLora, .sequence = 2048});
+//   const CostModel cost(model);
+//   MemoryEstimate m = cost.Memory({.tuning = Tuning::kLora, .sequence = 2048});
 //   m.total();  MemoryText(m);      // "18.3 GiB: weights 15.0, activations 1.2, ..."
 //
 // What the model of memory counts is what the trainer keeps: of each layer the residual stream
@@ -66,16 +67,11 @@ struct MemoryEstimate {
   int64_t Of(absl::string_view component) const;
 };
 
-MemoryEstimate EstimateMemory(const ModelDescription& model, const TrainingPlan& plan);
 // The total and the components, largest first, in GiB.
 std::string MemoryText(const MemoryEstimate& estimate);
 
 // Of a card's memory what a plan may fill.
 inline constexpr double kUsableShare = 0.92;
-
-// Why `estimate` does not fit into `card_bytes`, with its largest component and what would help.
-std::string MisfitText(const ModelDescription& model, const TrainingPlan& plan,
-                       const MemoryEstimate& estimate, int64_t card_bytes);
 
 struct CardSize {
   int gigabytes;  // as it is sold
@@ -90,10 +86,6 @@ struct LeastGpus {
   MemoryEstimate memory;
 };
 inline constexpr int64_t kMostGpus = 1024;
-// The fewest cards of `card_bytes` that hold the model at sequence 2048, micro-batch 1, layers made
-// again in the backward; for kAllWeights with ZeRO-3.
-LeastGpus FindLeastGpus(const ModelDescription& model, Tuning tuning, int64_t card_bytes);
-
 // Speeds of a machine, in SI units per second.
 struct DeviceRates {
   double matmul_flops = 989e12;     // dense, in the compute type
@@ -118,20 +110,62 @@ struct StepTime {
   }
 };
 
-// Floating-point operations of one token, forward and backward.
-double FlopsPerToken(const ModelDescription& model, const TrainingPlan& plan);
-// Of one optimizer step of `global_batch` sequences.
-StepTime EstimateStep(const ModelDescription& model, const TrainingPlan& plan,
-                      const DeviceRates& rates);
-
 struct RankedPlan {
   TrainingPlan plan;
   MemoryEstimate memory;
   StepTime step;
 };
-// The plans over `gpus` cards that are valid and fit, fastest first; of equal speed the one with
-// the smaller tp, then pp. `plan`'s layout, recompute and zero are chosen anew.
-std::vector<RankedPlan> RankPlans(const ModelDescription& model, const TrainingPlan& plan,
-                                  int64_t gpus, int64_t card_bytes, const DeviceRates& rates);
+class CostModel {
+ public:
+  explicit CostModel(const ModelDescription& model);
+
+  MemoryEstimate Memory(const TrainingPlan& plan) const;
+  // Why `estimate` does not fit into `card_bytes`, with its largest component and what would help.
+  std::string MisfitText(const TrainingPlan& plan, const MemoryEstimate& estimate,
+                         int64_t card_bytes) const;
+  // Floating-point operations of one token, forward and backward.
+  double FlopsPerToken(const TrainingPlan& plan) const;
+  // Of one optimizer step of `global_batch` sequences.
+  StepTime Step(const TrainingPlan& plan, const DeviceRates& rates) const;
+
+  // The fewest cards (a power of two) of `card_bytes` that hold the model at sequence 2048,
+  // micro-batch 1, layers made again in the backward; for kAllWeights with ZeRO-3.
+  LeastGpus FindLeastGpus(Tuning tuning, int64_t card_bytes) const;
+  // The plans over `gpus` cards that are valid and fit, fastest first; of equal speed the one with
+  // the smaller tp, then pp. `plan`'s layout, recompute and zero are chosen anew.
+  std::vector<RankedPlan> RankPlans(const TrainingPlan& plan, int64_t gpus, int64_t card_bytes,
+                                    const DeviceRates& rates) const;
+
+  const DecoderSpec& spec() const { return spec_; }
+  int64_t parameters() const { return parameters_; }
+
+  // How a parameter is divided over the ranks of a stage.
+  enum class Division : uint8_t { kNone, kTensor, kKvHeads, kExperts };
+  // The parameters of one layer (-1: the embedding's side, num_layers: the head's) divided alike.
+  struct Group {
+    int64_t layer = 0;
+    Division division = Division::kNone;
+    bool vectors = false;
+    double numbers = 0;
+    double largest = 0;  // of one parameter
+  };
+  // A linear that may have an adapter.
+  struct Linear {
+    int64_t layer = 0;
+    std::string role;  // "attn.q": of a fused one its first part
+    double in = 0;
+    double out = 0;
+    bool divided_by_rows = false;  // tp divides its input
+  };
+
+ private:
+  class StageMemory;
+
+  DecoderSpec spec_;
+  int64_t parameters_ = 0;
+  double multiplied_ = 0;  // numbers that one token is multiplied with
+  std::vector<Group> groups_;
+  std::vector<Linear> linears_;
+};
 
 }  // namespace graft::spec

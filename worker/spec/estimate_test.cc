@@ -51,7 +51,7 @@ TEST(EstimateTest, CountsTheParametersOfKnownModels) {
 
 TEST(EstimateTest, AnEightBillionLoraFitsTwentyOneGib) {
   const MemoryEstimate e =
-      EstimateMemory(Model(kLlama8B), {.sequence = 2048, .recompute = Recompute::kLayers});
+      CostModel(Model(kLlama8B)).Memory({.sequence = 2048, .recompute = Recompute::kLayers});
   EXPECT_NEAR(static_cast<double>(e.Of("weights")), 8.03e9 * 2, 0.01e9);
   // 41.9 million adapter numbers.
   EXPECT_NEAR(static_cast<double>(e.Of("adapters")), 41943040.0 * 4, 1);
@@ -61,12 +61,12 @@ TEST(EstimateTest, AnEightBillionLoraFitsTwentyOneGib) {
 
 TEST(EstimateTest, AllWeightsTakeSixteenBytesANumberAndTwo) {
   const ModelDescription model = Model(kLlama8B);
-  const MemoryEstimate e = EstimateMemory(model, {.tuning = Tuning::kAllWeights});
+  const MemoryEstimate e = CostModel(model).Memory({.tuning = Tuning::kAllWeights});
   const double trained =
       static_cast<double>(e.Of("weights") + e.Of("gradients") + e.Of("optimizer states"));
   EXPECT_NEAR(trained / static_cast<double>(model.facts.parameters), 18, 0.01);
-  const MemoryEstimate fp32 = EstimateMemory(
-      model, {.tuning = Tuning::kAllWeights, .compute = DType::kF32, .weights = DType::kF32});
+  const MemoryEstimate fp32 = CostModel(model).Memory(
+      {.tuning = Tuning::kAllWeights, .compute = DType::kF32, .weights = DType::kF32});
   EXPECT_NEAR(
       static_cast<double>(fp32.Of("weights") + fp32.Of("gradients") + fp32.Of("optimizer states")) /
           static_cast<double>(model.facts.parameters),
@@ -76,21 +76,21 @@ TEST(EstimateTest, AllWeightsTakeSixteenBytesANumberAndTwo) {
 TEST(EstimateTest, ActivationsGrowWithTokensAndShrinkWhenLayersAreMadeAgain) {
   const ModelDescription model = Model(kLlama8B);
   TrainingPlan plan{.sequence = 1024};
-  const int64_t one = EstimateMemory(model, plan).Of("activations");
+  const int64_t one = CostModel(model).Memory(plan).Of("activations");
   plan.micro_batch = 4;
-  EXPECT_EQ(EstimateMemory(model, plan).Of("activations"), 4 * one);
+  EXPECT_EQ(CostModel(model).Memory(plan).Of("activations"), 4 * one);
   plan.recompute = Recompute::kLayers;
-  EXPECT_LT(EstimateMemory(model, plan).Of("activations"), one);
-  EXPECT_GT(EstimateMemory(model, plan).Of("layer made again"), 0);
+  EXPECT_LT(CostModel(model).Memory(plan).Of("activations"), one);
+  EXPECT_GT(CostModel(model).Memory(plan).Of("layer made again"), 0);
 }
 
 TEST(EstimateTest, QuantisedWeightsStayInTheirBlocks) {
   const ModelDescription model = Model(kLlama8B);
-  const MemoryEstimate e = EstimateMemory(model, {.compute = DType::kF32,
-                                                  .weights = DType::kQ4_0,
-                                                  .sequence = 512,
-                                                  .recompute = Recompute::kLayers,
-                                                  .gpu = false});
+  const MemoryEstimate e = CostModel(model).Memory({.compute = DType::kF32,
+                                                    .weights = DType::kQ4_0,
+                                                    .sequence = 512,
+                                                    .recompute = Recompute::kLayers,
+                                                    .gpu = false});
   EXPECT_NEAR(static_cast<double>(e.Of("weights")) / 8.03e9, 18.0 / 32, 0.01);
   EXPECT_GT(e.Of("widened weights"), 0);
   EXPECT_LE(static_cast<double>(e.total()), 13 * kGib) << MemoryText(e);  // a laptop of 16
@@ -99,7 +99,7 @@ TEST(EstimateTest, QuantisedWeightsStayInTheirBlocks) {
 TEST(EstimateTest, ParallelRanksHoldTheirShare) {
   const ModelDescription model = Model(kLlama8B);
   const auto weights = [&](Layout layout) {
-    return static_cast<double>(EstimateMemory(model, {.layout = layout}).Of("weights"));
+    return static_cast<double>(CostModel(model).Memory({.layout = layout}).Of("weights"));
   };
   const double one = weights({});
   EXPECT_NEAR(weights({.tp = 2}), one / 2, 0.01 * one);
@@ -111,22 +111,22 @@ TEST(EstimateTest, ParallelRanksHoldTheirShare) {
   const ModelDescription tied = Model(kLlama1B);
   const double table = 128256.0 * 2048 * 2;
   const double both =
-      static_cast<double>(EstimateMemory(tied, {.layout = {.pp = 2}}).Of("weights"));
-  const double whole = static_cast<double>(EstimateMemory(tied, {}).Of("weights"));
+      static_cast<double>(CostModel(tied).Memory({.layout = {.pp = 2}}).Of("weights"));
+  const double whole = static_cast<double>(CostModel(tied).Memory({}).Of("weights"));
   EXPECT_NEAR(both, (whole - table) / 2 + table, 0.01 * whole);
 }
 
 TEST(EstimateTest, ZeroDividesStatesAndThenWeights) {
   const ModelDescription model = Model(kLlama8B);
   TrainingPlan plan{.tuning = Tuning::kAllWeights, .layout = {.dp = 8}};
-  const MemoryEstimate none = EstimateMemory(model, plan);
+  const MemoryEstimate none = CostModel(model).Memory(plan);
   plan.zero = 1;
-  const MemoryEstimate one = EstimateMemory(model, plan);
+  const MemoryEstimate one = CostModel(model).Memory(plan);
   EXPECT_NEAR(static_cast<double>(one.Of("optimizer states")) * 8,
               static_cast<double>(none.Of("optimizer states")), 10);
   EXPECT_EQ(one.Of("weights"), none.Of("weights"));
   plan.zero = 3;
-  const MemoryEstimate three = EstimateMemory(model, plan);
+  const MemoryEstimate three = CostModel(model).Memory(plan);
   EXPECT_NEAR(static_cast<double>(three.Of("weights")) * 8, static_cast<double>(none.Of("weights")),
               10);
   EXPECT_GT(three.Of("gathered layers"), 0);
@@ -135,7 +135,7 @@ TEST(EstimateTest, ZeroDividesStatesAndThenWeights) {
 TEST(EstimateTest, TheFullestStageDecides) {
   const ModelDescription model = Model(kLlama8B);
   TrainingPlan plan{.global_batch = 32, .layout = {.pp = 4}};
-  const MemoryEstimate e = EstimateMemory(model, plan);
+  const MemoryEstimate e = CostModel(model).Memory(plan);
   EXPECT_EQ(e.stage, 0);  // it keeps the most micro-batches
 }
 
@@ -149,9 +149,9 @@ TEST(EstimateTest, ExpertsAreDividedByEp) {
   ASSERT_THAT(model, IsOk());
   EXPECT_EQ(model->facts.parameters, 30532122624);
   EXPECT_NEAR(static_cast<double>(model->facts.active_parameters), 3.35e9, 0.05e9);
-  const double one = static_cast<double>(EstimateMemory(*model, {}).Of("weights"));
+  const double one = static_cast<double>(CostModel(*model).Memory({}).Of("weights"));
   const double eight =
-      static_cast<double>(EstimateMemory(*model, {.layout = {.dp = 8, .ep = 8}}).Of("weights"));
+      static_cast<double>(CostModel(*model).Memory({.layout = {.dp = 8, .ep = 8}}).Of("weights"));
   const double experts = 48.0 * 128 * 3 * 2048 * 768 * 2;
   EXPECT_NEAR(eight, one - experts * 7 / 8, 0.001 * one);
 }
@@ -159,9 +159,10 @@ TEST(EstimateTest, ExpertsAreDividedByEp) {
 // What published guidelines ask for: 1B on a card of 16 GB, 70B with LoRA on two of 80 GB. Never
 // worse.
 TEST(EstimateTest, LeastGpusAreNeverWorseThanTheGuidelines) {
-  EXPECT_EQ(FindLeastGpus(Model(kLlama1B), Tuning::kLora, int64_t{16} << 30).gpus, 1);
-  EXPECT_EQ(FindLeastGpus(Model(kLlama8B), Tuning::kLora, CardSizes()[0].bytes).gpus, 1);
-  const LeastGpus large = FindLeastGpus(Model(kLlama70B), Tuning::kLora, CardSizes()[2].bytes);
+  EXPECT_EQ(CostModel(Model(kLlama1B)).FindLeastGpus(Tuning::kLora, int64_t{16} << 30).gpus, 1);
+  EXPECT_EQ(CostModel(Model(kLlama8B)).FindLeastGpus(Tuning::kLora, CardSizes()[0].bytes).gpus, 1);
+  const LeastGpus large =
+      CostModel(Model(kLlama70B)).FindLeastGpus(Tuning::kLora, CardSizes()[2].bytes);
   EXPECT_THAT(large.gpus, AllOf(Ge(1), Le(2))) << MemoryText(large.memory);
 }
 
@@ -170,7 +171,7 @@ TEST(EstimateTest, LeastGpusFallAsCardsGrow) {
   for (const Tuning tuning : {Tuning::kLora, Tuning::kAllWeights}) {
     int64_t before = kMostGpus;
     for (const CardSize& card : CardSizes()) {
-      const LeastGpus least = FindLeastGpus(model, tuning, card.bytes);
+      const LeastGpus least = CostModel(model).FindLeastGpus(tuning, card.bytes);
       EXPECT_GT(least.gpus, 0);
       EXPECT_LE(least.gpus, before) << card.gigabytes;
       before = least.gpus;
@@ -181,7 +182,8 @@ TEST(EstimateTest, LeastGpusFallAsCardsGrow) {
 TEST(EstimateTest, AMisfitNamesTheLargestPartAndWhatHelps) {
   const ModelDescription model = Model(kLlama8B);
   const TrainingPlan plan{.micro_batch = 8, .sequence = 4096};
-  const std::string text = MisfitText(model, plan, EstimateMemory(model, plan), int64_t{24} << 30);
+  const std::string text =
+      CostModel(model).MisfitText(plan, CostModel(model).Memory(plan), int64_t{24} << 30);
   EXPECT_THAT(
       text, AllOf(HasSubstr("most of it is activations"),
                   HasSubstr("activation checkpointing in full"), HasSubstr("max_seq_length 2048")));
@@ -192,21 +194,21 @@ TEST(EstimateTest, AMisfitNamesTheLargestPartAndWhatHelps) {
 TEST(EstimateTest, CountsTheArithmeticOfATokenAsPublished) {
   const ModelDescription model = Model(kLlama8B);
   TrainingPlan plan{.tuning = Tuning::kAllWeights, .sequence = 4096};
-  EXPECT_NEAR(FlopsPerToken(model, plan), 48.25e9, 0.04 * 48.25e9);
+  EXPECT_NEAR(CostModel(model).FlopsPerToken(plan), 48.25e9, 0.04 * 48.25e9);
   plan.tuning = Tuning::kLora;
-  EXPECT_NEAR(FlopsPerToken(model, plan), 32.2e9, 0.06 * 32.2e9);
+  EXPECT_NEAR(CostModel(model).FlopsPerToken(plan), 32.2e9, 0.06 * 32.2e9);
 }
 
 TEST(EstimateTest, ASlidingWindowCostsLess) {
   ModelDescription model = Model(kLlama8B);
   const TrainingPlan plan{.sequence = 16384};
-  const double full = FlopsPerToken(model, plan);
+  const double full = CostModel(model).FlopsPerToken(plan);
   for (LayerSpec& layer : model.spec.layers) layer.sliding_window = 1024;
-  EXPECT_LT(FlopsPerToken(model, plan), full);
+  EXPECT_LT(CostModel(model).FlopsPerToken(plan), full);
 }
 
 TEST(EstimateTest, OneRankSpendsNothingOnOthers) {
-  const StepTime t = EstimateStep(Model(kLlama8B), {}, {});
+  const StepTime t = CostModel(Model(kLlama8B)).Step({}, {});
   EXPECT_GT(t.compute, 0);
   EXPECT_EQ(t.total(), t.compute);
 }
@@ -216,14 +218,14 @@ TEST(EstimateTest, TpAcrossTheNetworkIsSlower) {
   const TrainingPlan plan{.layout = {.tp = 8}};
   DeviceRates near, far;
   far.gpus_per_domain = 4;
-  EXPECT_GT(EstimateStep(model, plan, far).tensor_parallel,
-            5 * EstimateStep(model, plan, near).tensor_parallel);
+  EXPECT_GT(CostModel(model).Step(plan, far).tensor_parallel,
+            5 * CostModel(model).Step(plan, near).tensor_parallel);
 }
 
 TEST(EstimateTest, RanksFittingPlansBySpeed) {
   const ModelDescription model = Model(kLlama8B);
   const std::vector<RankedPlan> plans =
-      RankPlans(model, {.global_batch = 64}, 8, CardSizes()[2].bytes, {});
+      CostModel(model).RankPlans({.global_batch = 64}, 8, CardSizes()[2].bytes, {});
   ASSERT_FALSE(plans.empty());
   // A model that fits one card is fastest with replicas alone.
   EXPECT_EQ(plans[0].plan.layout, (Layout{.dp = 8}));
@@ -238,12 +240,13 @@ TEST(EstimateTest, RanksFittingPlansBySpeed) {
 
 TEST(EstimateTest, AModelTooLargeForOneCardIsDivided) {
   const std::vector<RankedPlan> plans =
-      RankPlans(Model(kLlama70B), {.global_batch = 32}, 8, CardSizes()[2].bytes, {});
+      CostModel(Model(kLlama70B)).RankPlans({.global_batch = 32}, 8, CardSizes()[2].bytes, {});
   ASSERT_FALSE(plans.empty());
   const Layout& best = plans[0].plan.layout;
   EXPECT_GE(best.tp * best.pp, 2) << LayoutText(best);
-  EXPECT_TRUE(
-      RankPlans(Model(kLlama70B), {.global_batch = 8}, 1, CardSizes()[0].bytes, {}).empty());
+  EXPECT_TRUE(CostModel(Model(kLlama70B))
+                  .RankPlans({.global_batch = 8}, 1, CardSizes()[0].bytes, {})
+                  .empty());
 }
 
 }  // namespace

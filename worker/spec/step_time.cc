@@ -12,38 +12,13 @@ double BytesPerNumber(DType type) {
   return static_cast<double>(BlockBytes(type)) / static_cast<double>(BlockElements(type));
 }
 
-// Numbers of the matrices that one token is multiplied with. Rows of an embedding are looked up,
-// not multiplied, unless they are the head.
-double MultipliedNumbers(const ModelDescription& model) {
-  double sum = 0;
-  for (const Parameter& p : model.parameters) {
-    if (p.shape.size() == 1 || p.name == "positions.weight") continue;
-    if (p.name == "embed.weight" && !model.spec.tied_embeddings) continue;
-    double n = static_cast<double>(p.elements());
-    if (absl::StrContains(p.name, ".moe.experts.")) {
-      n *= static_cast<double>(model.spec.moe.experts_per_token) /
-           static_cast<double>(model.spec.moe.experts);
-    }
-    sum += n;
-  }
-  return sum;
-}
-
-double AdapterNumbers(const ModelDescription& model, const TrainingPlan& plan) {
-  double sum = 0;
-  for (const HubLinear& linear : HubLinears(model)) {
-    sum += static_cast<double>(plan.lora_rank * (linear.in + linear.out));
-  }
-  return sum;
-}
-
 // Of scores and their use: a causal token sees half of its segment, or its window.
-double AttentionFlops(const ModelDescription& model, const TrainingPlan& plan) {
-  const AttentionSpec& a = model.spec.attention;
+double AttentionFlops(const DecoderSpec& spec, const TrainingPlan& plan) {
+  const AttentionSpec& a = spec.attention;
   const double length =
       static_cast<double>(plan.effective_length > 0 ? plan.effective_length : plan.sequence);
   double sum = 0;
-  for (const LayerSpec& layer : model.spec.layers) {
+  for (const LayerSpec& layer : spec.layers) {
     double seen = length / 2;
     if (layer.sliding_window > 0) {
       seen = std::min(seen, static_cast<double>(layer.sliding_window));
@@ -54,14 +29,23 @@ double AttentionFlops(const ModelDescription& model, const TrainingPlan& plan) {
 }
 
 // Tensor-parallel products get slimmer and slower.
-double Efficiency(const TrainingPlan& plan, const ModelDescription& model,
-                  const DeviceRates& rates) {
-  const double slice = static_cast<double>(model.spec.hidden) / static_cast<double>(plan.layout.tp);
+double Efficiency(const DecoderSpec& spec, const TrainingPlan& plan, const DeviceRates& rates) {
+  const double slice = static_cast<double>(spec.hidden) / static_cast<double>(plan.layout.tp);
   return rates.matmul_efficiency * std::min(1.0, 0.6 + 0.4 * slice / 1024);
 }
 
 double BandwidthOf(int64_t consecutive, const DeviceRates& rates) {
   return consecutive <= rates.gpus_per_domain ? rates.nvlink_bandwidth : rates.network_bandwidth;
+}
+
+double AdapterNumbers(const std::vector<CostModel::Linear>& linears, const TrainingPlan& plan) {
+  double sum = 0;
+  for (const CostModel::Linear& linear : linears) {
+    const bool adapted = plan.targets.empty() || std::find(plan.targets.begin(), plan.targets.end(),
+                                                           linear.role) != plan.targets.end();
+    if (adapted) sum += static_cast<double>(plan.lora_rank) * (linear.in + linear.out);
+  }
+  return sum;
 }
 
 // The share of a ring collective's bytes that crosses a link.
@@ -71,23 +55,22 @@ double RingShare(int64_t ranks) {
 
 }  // namespace
 
-double FlopsPerToken(const ModelDescription& model, const TrainingPlan& plan) {
-  const double forward = 2 * MultipliedNumbers(model);
-  const double attention = AttentionFlops(model, plan);
+double CostModel::FlopsPerToken(const TrainingPlan& plan) const {
+  const double forward = 2 * multiplied_;
+  const double attention = AttentionFlops(spec_, plan);
   const bool all = plan.tuning == Tuning::kAllWeights;
   // Forward and the gradient of the input; that of the weights where they are trained.
   double flops = forward * (all ? 3 : 2) + attention * 3.5;
-  if (!all) flops += 6 * AdapterNumbers(model, plan);
+  if (!all) flops += 6 * AdapterNumbers(linears_, plan);
   if (plan.recompute == Recompute::kLayers) flops += forward + attention;
   return flops;
 }
 
-StepTime EstimateStep(const ModelDescription& model, const TrainingPlan& plan,
-                      const DeviceRates& rates) {
+StepTime CostModel::Step(const TrainingPlan& plan, const DeviceRates& rates) const {
   const Layout& l = plan.layout;
   const double bytes = BytesPerNumber(plan.compute);
-  const double h = static_cast<double>(model.spec.hidden);
-  const double layers = static_cast<double>(model.spec.num_layers()) / static_cast<double>(l.pp);
+  const double h = static_cast<double>(spec_.hidden);
+  const double layers = static_cast<double>(spec_.num_layers()) / static_cast<double>(l.pp);
   const double micro_batches = std::max(
       1.0, static_cast<double>(plan.global_batch) / static_cast<double>(plan.micro_batch * l.dp));
   // Of a micro-batch on one rank.
@@ -95,31 +78,29 @@ StepTime EstimateStep(const ModelDescription& model, const TrainingPlan& plan,
       static_cast<double>(plan.micro_batch * plan.sequence) / static_cast<double>(l.cp);
   const double passes = plan.recompute == Recompute::kLayers ? 3 : 2;
   StepTime t;
-  t.compute = micro_batches * tokens * FlopsPerToken(model, plan) /
-              static_cast<double>(l.tp * l.pp) /
-              (rates.matmul_flops * Efficiency(plan, model, rates));
+  t.compute = micro_batches * tokens * FlopsPerToken(plan) / static_cast<double>(l.tp * l.pp) /
+              (rates.matmul_flops * Efficiency(spec_, plan, rates));
   if (l.tp > 1) {  // two gathers and two scatters of a layer's stream in each pass
     t.tensor_parallel = micro_batches * layers * passes * 4 * tokens * h * bytes * RingShare(l.tp) /
                         BandwidthOf(l.tp, rates);
   }
   if (l.cp > 1) {  // keys and values around the ring, and their gradients back
-    const double kv = 2 * static_cast<double>(model.spec.kv_width()) / static_cast<double>(l.tp);
+    const double kv = 2 * static_cast<double>(spec_.kv_width()) / static_cast<double>(l.tp);
     t.context_parallel = micro_batches * layers * (passes + 1) * static_cast<double>(l.cp - 1) *
                          tokens * kv * bytes / BandwidthOf(l.tp * l.cp, rates);
   }
   if (l.ep > 1) {  // dispatch and combine
     t.expert_parallel = micro_batches * layers * passes * 2 *
-                        static_cast<double>(model.spec.moe.experts_per_token) * tokens * h * bytes *
+                        static_cast<double>(spec_.moe.experts_per_token) * tokens * h * bytes *
                         RingShare(l.ep) / BandwidthOf(l.tp * l.ep, rates);
   }
-  const double held =
-      static_cast<double>(model.facts.parameters) / static_cast<double>(l.tp * l.pp * l.ep);
+  const double held = static_cast<double>(parameters_) / static_cast<double>(l.tp * l.pp * l.ep);
   const int64_t replicas = l.dp * l.cp;
   if (replicas > 1) {
     const double bandwidth = BandwidthOf(l.tp * replicas, rates);
     const bool all = plan.tuning == Tuning::kAllWeights;
     const double trained =
-        all ? held : AdapterNumbers(model, plan) / static_cast<double>(l.tp * l.pp);
+        all ? held : AdapterNumbers(linears_, plan) / static_cast<double>(l.tp * l.pp);
     t.data_parallel = 2 * trained * 4 * RingShare(replicas) / bandwidth;
     if (plan.zero >= 3) {  // weights are gathered for each pass of each micro-batch
       t.data_parallel += micro_batches * passes * held * bytes * RingShare(replicas) / bandwidth;
@@ -135,36 +116,6 @@ StepTime EstimateStep(const ModelDescription& model, const TrainingPlan& plan,
                (stages - 1) / micro_batches;
   }
   return t;
-}
-
-std::vector<RankedPlan> RankPlans(const ModelDescription& model, const TrainingPlan& plan,
-                                  int64_t gpus, int64_t card_bytes, const DeviceRates& rates) {
-  const LayoutRequest request{.gpus = gpus,
-                              .micro_batch = plan.micro_batch,
-                              .global_batch = plan.global_batch,
-                              .sequence = plan.sequence,
-                              .gpus_per_nvlink_domain = rates.gpus_per_domain};
-  const double usable = kUsableShare * static_cast<double>(card_bytes);
-  std::vector<RankedPlan> ranked;
-  for (const Layout& layout : EnumerateLayouts(model.spec, request)) {
-    TrainingPlan candidate = plan;
-    candidate.layout = layout;
-    const bool divides = layout.dp * layout.cp > 1 && plan.tuning == Tuning::kAllWeights;
-    for (const int zero : divides ? std::vector<int>{1, 3} : std::vector<int>{0}) {
-      for (const Recompute recompute : {Recompute::kNone, Recompute::kLayers}) {
-        candidate.zero = zero;
-        candidate.recompute = recompute;
-        MemoryEstimate memory = EstimateMemory(model, candidate);
-        if (static_cast<double>(memory.total()) > usable) continue;
-        ranked.push_back({candidate, std::move(memory), EstimateStep(model, candidate, rates)});
-        break;  // making layers again only costs time once it fits
-      }
-    }
-  }
-  std::stable_sort(ranked.begin(), ranked.end(), [](const RankedPlan& a, const RankedPlan& b) {
-    return a.step.total() < b.step.total();
-  });
-  return ranked;
 }
 
 }  // namespace graft::spec
