@@ -175,8 +175,11 @@ void Method::CancelDeadline(uint64_t id) const { core->timers.Cancel(id); }
 
 namespace {
 
-// Where a request of workspace scope names its resource: parent, name, workspace, or the name of
-// the resource that it carries.
+// Where a request of workspace scope names what it acts upon: parent, name, workspace, the name of
+// the resource that it carries, or one of these references. What else a request refers to, the
+// handler checks.
+constexpr const char* kReferences[] = {"version", "fileset", "session", "model", "target", "from"};
+
 std::vector<const google::protobuf::FieldDescriptor*> ResourcePath(
     const google::protobuf::Descriptor& request) {
   using google::protobuf::FieldDescriptor;
@@ -193,6 +196,10 @@ std::vector<const google::protobuf::FieldDescriptor*> ResourcePath(
     if (field->is_repeated() || field->message_type() == nullptr) continue;
     const FieldDescriptor* name = field->message_type()->FindFieldByName("name");
     if (singular_string(name)) return {field, name};
+  }
+  for (const char* name : kReferences) {
+    const FieldDescriptor* field = request.FindFieldByName(name);
+    if (singular_string(field)) return {field};
   }
   return {};
 }

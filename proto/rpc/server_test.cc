@@ -36,6 +36,8 @@ class Echoer {
     service.Unary("Ping", this, &Echoer::Echo)
         .Unary("Echo", this, &Echoer::Echo)
         .Unary("Admin", this, &Echoer::Echo)
+        .Unary("Download", this, &Echoer::Take<testing::DownloadRequest>)
+        .Unary("Update", this, &Echoer::Take<testing::UpdateRequest>)
         .Async("Wait", this, &Echoer::Wait)
         .Stream("Count", this, &Echoer::Count);
     return service;
@@ -52,6 +54,13 @@ class Echoer {
     response.set_text(request.text());
     response.set_subject(call.identity->subject);
     last_trace = call.trace_id;
+    return response;
+  }
+
+  template <typename Request>
+  absl::StatusOr<EchoResponse> Take(const Call& call, const Request&) {
+    EchoResponse response;
+    response.set_text(call.workspace);
     return response;
   }
 
@@ -187,6 +196,24 @@ TEST_F(ServerTest, RolesAreThoseOfTheWorkspaceThatTheRequestNames) {
   DialAs({{"*", Role::kAdmin}});
   EXPECT_THAT(CallMethod(&EchoService::Stub::Admin, "x"), IsOk());
   EXPECT_THAT(CallMethod(&EchoService::Stub::Echo, "x", "workspaces/other"), IsOk());
+}
+
+TEST_F(ServerTest, TheWorkspaceMayStandInAReferenceOrInTheResourceCarried) {
+  StartServer();
+  DialAs({{"w", Role::kViewer}, {"mine", Role::kUser}});
+  testing::DownloadRequest download;
+  download.set_version("workspaces/w/filesets/f/versions/1");
+  const auto downloaded =
+      connection_->Call<EchoResponse>(*stub_, &EchoService::Stub::Download, download);
+  EXPECT_EQ(downloaded->text(), "w");
+  testing::UpdateRequest update;
+  EXPECT_THAT(connection_->Call<EchoResponse>(*stub_, &EchoService::Stub::Update, update),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  update.mutable_echo()->set_name("workspaces/w/jobs/j");
+  EXPECT_THAT(connection_->Call<EchoResponse>(*stub_, &EchoService::Stub::Update, update),
+              StatusIs(absl::StatusCode::kPermissionDenied));
+  update.mutable_echo()->set_name("workspaces/mine/jobs/j");
+  EXPECT_THAT(connection_->Call<EchoResponse>(*stub_, &EchoService::Stub::Update, update), IsOk());
 }
 
 TEST_F(ServerTest, ErrorsCarryTheirFieldsAndTheRequestId) {
