@@ -103,7 +103,7 @@ class BatchPlan {
   const PlanOptions& options() const;
 
   // What packing does, for the job to show: updates either way, and passes per rank of the whole
-  // run. Walks the plan once (lengths only); kept afterwards.
+  // run. Walks the plan, lengths only: some microseconds per step.
   struct Cost {
     int64_t steps_packed = 0, steps_unpacked = 0;                  // equal by design, see above
     int64_t micro_batches_packed = 0, micro_batches_unpacked = 0;  // per rank

@@ -1,0 +1,230 @@
+#include "worker/data/dataset/tokenized.h"
+
+#include <cstdlib>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/status_macros.h"
+#include "base/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "worker/data/tokenizer/tokenizer.h"
+
+namespace graft::data {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr int kEos = 256;
+
+// Bytes as tokens 0 to 255 (byte-level), <|end|> 256, <|start|> 257.
+std::unique_ptr<Tokenizer> ByteTokenizer() {
+  Json vocab = Json::MakeObject();
+  int extra = 0;
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173);
+    const int c = printable ? byte : 256 + extra++;
+    std::string text;
+    if (c < 0x80) {
+      text = std::string(1, static_cast<char>(c));
+    } else {
+      text = {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))};
+    }
+    vocab.Set(text, byte);
+  }
+  const std::string json = absl::StrCat(
+      R"({"added_tokens":[{"id":256,"content":"<|end|>","special":true,"single_word":false,)"
+      R"("lstrip":false,"rstrip":false,"normalized":false},{"id":257,"content":"<|start|>",)"
+      R"("special":true,"single_word":false,"lstrip":false,"rstrip":false,"normalized":false}],)"
+      R"("normalizer":null,"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,)"
+      R"("trim_offsets":false,"use_regex":true},"post_processor":null,"decoder":{"type":)"
+      R"("ByteLevel"},"model":{"type":"BPE","dropout":null,"unk_token":null,)"
+      R"("continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":false,)"
+      R"("byte_fallback":false,"merges":[],"vocab":)",
+      vocab.Dump(), "}}");
+  auto tokenizer = Tokenizer::FromJson(json);
+  EXPECT_THAT(tokenizer, IsOk());
+  return *std::move(tokenizer);
+}
+
+constexpr absl::string_view kTemplate =
+    "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}";
+
+class TokenizedTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "/tokenized_XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+    tokenizer_ = ByteTokenizer();
+    auto chat = ChatTemplate::Compile(kTemplate);
+    ASSERT_THAT(chat, IsOk());
+    chat_ = std::make_unique<ChatTemplate>(*std::move(chat));
+    options_.chat = chat_.get();
+    options_.eos_token_id = kEos;
+    options_.eos_token = "<|end|>";
+  }
+  void TearDown() override { EXPECT_THAT(RemoveTree(folder_), IsOk()); }
+
+  absl::StatusOr<TokenizedDataset> Tokenize(absl::string_view rows) {
+    const std::string path = JoinPath(folder_, "rows.jsonl");
+    EXPECT_THAT(WriteFileAtomically(path, rows, {.sync = false}), IsOk());
+    GRAFT_ASSIGN_OR_RETURN(const Dataset dataset, Dataset::Open({path}, {}));
+    return TokenizeDataset(dataset, *tokenizer_, options_);
+  }
+  // The learnt tokens of a sequence as text.
+  std::string Learnt(const TokenizedDataset& data, int64_t sequence) {
+    std::vector<int32_t> ids;
+    for (int t = 0; t < data.length(sequence); ++t) {
+      if (data.supervised(sequence, t)) ids.push_back(data.ids(sequence)[t]);
+    }
+    return tokenizer_->Decode(ids);
+  }
+
+  std::string folder_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<ChatTemplate> chat_;
+  TokenizeOptions options_;
+};
+
+TEST_F(TokenizedTest, AnswersAloneAreLearntWithTheirEndOfTurn) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(
+      const TokenizedDataset data,
+      Tokenize(R"({"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"yo"},)"
+               R"({"role":"user","content":"?"},{"role":"assistant","content":"ok"}]})"));
+  EXPECT_EQ(Learnt(data, 0), "yo<|end|>ok<|end|>");
+  EXPECT_EQ(data.supervised_count(0), 6);
+  EXPECT_EQ(tokenizer_->Decode(data.ids(0)),
+            "<|start|>user\nhi<|end|>\n<|start|>assistant\nyo<|end|>\n<|start|>user\n?<|end|>\n"
+            "<|start|>assistant\nok<|end|>\n");
+  options_.loss_on = LossOn::kLastAnswer;
+  EXPECT_EQ(
+      Learnt(*Tokenize(R"({"messages":[{"role":"assistant","content":"a"},)"
+                       R"({"role":"user","content":"?"},{"role":"assistant","content":"b"}]})"),
+             0),
+      "b<|end|>");
+}
+
+TEST_F(TokenizedTest, CompletionsEndWithEosAndPromptsAreMasked) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(const TokenizedDataset data,
+                             Tokenize(R"({"prompt":"Q: a","completion":" b"})"));
+  EXPECT_THAT(data.ids(0), ElementsAre('Q', ':', ' ', 'a', ' ', 'b', kEos));
+  EXPECT_THAT(data.mask(0), ElementsAre(0, 0, 0, 0, 1, 1, 1));
+  options_.loss_on = LossOn::kAll;
+  EXPECT_THAT(Tokenize(R"({"prompt":"Q","completion":"b"})")->mask(0), ElementsAre(0, 1, 1));
+}
+
+TEST_F(TokenizedTest, TextIsLearntWhole) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(const TokenizedDataset data, Tokenize(R"({"text":"abc"})"));
+  EXPECT_THAT(data.ids(0), ElementsAre('a', 'b', 'c', kEos));
+  EXPECT_THAT(data.mask(0), ElementsAre(0, 1, 1, 1));
+}
+
+TEST_F(TokenizedTest, PreferenceRowsAreTwoSequences) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(const TokenizedDataset data,
+                             Tokenize(R"({"prompt":"p","chosen":"good","rejected":"bad"})"));
+  EXPECT_EQ(data.sequences_per_row(), 2);
+  EXPECT_EQ(Learnt(data, 0), "good<|end|>");
+  EXPECT_EQ(Learnt(data, 1), "bad<|end|>");
+}
+
+TEST_F(TokenizedTest, TruncationIsCountedAndAnEmptiedRowIsRefused) {
+  const std::string rows = "{\"prompt\":\"" + std::string(30, 'p') + "\",\"completion\":\"cc\"}\n" +
+                           "{\"prompt\":\"p\",\"completion\":\"" + std::string(30, 'c') + "\"}\n" +
+                           "{\"prompt\":\"p\",\"completion\":\"c\"}\n";
+  options_.max_seq_length = 16;
+  EXPECT_THAT(Tokenize(rows).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       AllOf(HasSubstr("1 of 3 rows"), HasSubstr("rows.jsonl:1"),
+                             HasSubstr("cut off whole"))));
+  options_.allow_empty_after_truncation = true;
+  GRAFT_ASSERT_OK_AND_ASSIGN(const TokenizedDataset data, Tokenize(rows));
+  EXPECT_EQ(data.stats().rows, 2);
+  EXPECT_EQ(data.stats().dropped_empty, 1);
+  EXPECT_EQ(data.stats().truncated_rows, 1);
+  EXPECT_EQ(data.stats().truncated_tokens, 16);
+  EXPECT_EQ(data.stats().longest, 33);
+  options_.drop_overlong = true;
+  GRAFT_ASSERT_OK_AND_ASSIGN(const TokenizedDataset dropped, Tokenize(rows));
+  EXPECT_EQ(dropped.stats().rows, 1);
+  EXPECT_EQ(dropped.stats().dropped_overlong, 2);
+}
+
+TEST_F(TokenizedTest, ARowWithoutAnythingToLearnIsRefused) {
+  EXPECT_THAT(
+      Tokenize(R"({"messages":[{"role":"user","content":"hi"},{"role":"assistant",)"
+               R"("content":"yo","weight":0}]})")
+          .status(),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("at least one token to learn")));
+}
+
+TEST_F(TokenizedTest, MaxSeqLengthIsClampedToTheModel) {
+  options_.model_context = 8;
+  GRAFT_ASSERT_OK_AND_ASSIGN(const TokenizedDataset data, Tokenize(R"({"text":"0123456789"})"));
+  EXPECT_EQ(data.length(0), 8);
+  ASSERT_EQ(data.stats().warnings.size(), 1u);
+  EXPECT_EQ(data.stats().warnings[0].code, "max_seq_length_clamped");
+}
+
+TEST_F(TokenizedTest, RowsThatTheTemplateRefusesNameTheirPlace) {
+  auto chat = ChatTemplate::Compile("{{ raise_exception('no system messages, please') }}");
+  ASSERT_THAT(chat, IsOk());
+  options_.chat = &*chat;
+  EXPECT_THAT(Tokenize(R"({"messages":[{"role":"assistant","content":"yo"}]})").status(),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       AllOf(HasSubstr("rows.jsonl:1"), HasSubstr("no system messages, please"))));
+}
+
+TEST_F(TokenizedTest, SavedTokensAreMappedBackAndBoundToTheirKey) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(
+      const TokenizedDataset data,
+      Tokenize(
+          "{\"prompt\":\"a\",\"completion\":\"bcd\"}\n{\"prompt\":\"e\",\"completion\":\"f\"}\n"));
+  const std::string path = JoinPath(folder_, "tokens");
+  ASSERT_THAT(data.Save(path, "key"), IsOk());
+  GRAFT_ASSERT_OK_AND_ASSIGN(const TokenizedDataset loaded, TokenizedDataset::Load(path, "key"));
+  ASSERT_EQ(loaded.size(), 2);
+  for (int64_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(loaded.ids(i), data.ids(i));
+    EXPECT_EQ(loaded.mask(i), data.mask(i));
+    EXPECT_EQ(loaded.supervised_count(i), data.supervised_count(i));
+  }
+  EXPECT_EQ(loaded.stats().tokens, data.stats().tokens);
+  EXPECT_THAT(TokenizedDataset::Load(path, "other").status(),
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+  std::string bytes = *ReadFile(path);
+  bytes[bytes.size() - 70] ^= 1;
+  ASSERT_THAT(WriteFileAtomically(path, bytes), IsOk());
+  EXPECT_THAT(TokenizedDataset::Load(path, "key").status(), StatusIs(absl::StatusCode::kDataLoss));
+  ASSERT_THAT(WriteFileAtomically(path, bytes.substr(0, bytes.size() / 2)), IsOk());
+  EXPECT_THAT(TokenizedDataset::Load(path, "key").status(), StatusIs(absl::StatusCode::kDataLoss));
+}
+
+TEST_F(TokenizedTest, ThreadsGiveTheSameTokens) {
+  std::string rows;
+  for (int i = 0; i < 500; ++i) {
+    absl::StrAppend(&rows, "{\"prompt\":\"p", i, "\",\"completion\":\"c", i * i, "\"}\n");
+  }
+  GRAFT_ASSERT_OK_AND_ASSIGN(const TokenizedDataset one, Tokenize(rows));
+  options_.threads = 3;
+  GRAFT_ASSERT_OK_AND_ASSIGN(const TokenizedDataset three, Tokenize(rows));
+  ASSERT_EQ(one.size(), three.size());
+  for (int64_t i = 0; i < one.size(); ++i) EXPECT_EQ(one.ids(i), three.ids(i));
+}
+
+TEST_F(TokenizedTest, HighlightsWhatIsLearnt) {
+  Row row;
+  row.messages =
+      *Json::Parse(R"([{"role":"user","content":"hi"},{"role":"assistant","content":"yo"}])");
+  auto sequences = TokenizeRow(RowFormat::kChat, row, *tokenizer_, options_);
+  ASSERT_THAT(sequences, IsOk());
+  EXPECT_EQ(HighlightSupervised((*sequences)[0], "[", "]"),
+            "<|start|>user\nhi<|end|>\n<|start|>assistant\n[yo<|end|>]\n");
+}
+
+}  // namespace
+}  // namespace graft::data
