@@ -28,7 +28,8 @@ constexpr TypeRow kTypes[] = {
     {DType::kQ4_0, "Q4_0", 32, 18},    {DType::kQ4_1, "Q4_1", 32, 20},
     {DType::kQ5_0, "Q5_0", 32, 22},    {DType::kQ5_1, "Q5_1", 32, 24},
     {DType::kQ8_0, "Q8_0", 32, 34},    {DType::kQ4_K, "Q4_K", 256, 144},
-    {DType::kQ6_K, "Q6_K", 256, 210},  {DType::kMxfp4, "MXFP4", 32, 17},
+    {DType::kQ5_K, "Q5_K", 256, 176},  {DType::kQ6_K, "Q6_K", 256, 210},
+    {DType::kMxfp4, "MXFP4", 32, 17},
 };
 
 const TypeRow& Row(DType type) { return kTypes[static_cast<size_t>(type)]; }
@@ -128,6 +129,26 @@ void WidenQ4_K(const char* in, float* out) {
   }
 }
 
+// As Q4_K, with a fifth bit of number j of each 32 in bit `pair` of byte j.
+void WidenQ5_K(const char* in, float* out) {
+  const float d = LoadHalf(in);
+  const float dmin = LoadHalf(in + 2);
+  const char* high = in + 16;
+  const char* quants = in + 48;
+  for (int pair = 0; pair < 8; ++pair) {
+    int scale, minimum;
+    ScaleAndMinimum(in + 4, pair, &scale, &minimum);
+    const float s = d * static_cast<float>(scale);
+    const float m = dmin * static_cast<float>(minimum);
+    const int shift = (pair & 1) * 4;
+    for (int j = 0; j < 32; ++j) {
+      const int low = (Byte(quants, (pair / 2) * 32 + j) >> shift) & 15;
+      const int fifth = (Byte(high, j) >> pair) & 1;
+      out[pair * 32 + j] = s * static_cast<float>(low | (fifth << 4)) - m;
+    }
+  }
+}
+
 void WidenQ6_K(const char* in, float* out) {
   const char* low = in;
   const char* high = in + 128;
@@ -170,6 +191,8 @@ WidenBlock BlockWidener(DType type) {
       return WidenQ8_0;
     case DType::kQ4_K:
       return WidenQ4_K;
+    case DType::kQ5_K:
+      return WidenQ5_K;
     case DType::kQ6_K:
       return WidenQ6_K;
     case DType::kMxfp4:

@@ -29,6 +29,7 @@ enum class DType : uint8_t {
   kQ5_1,
   kQ8_0,
   kQ4_K,
+  kQ5_K,
   kQ6_K,
   kMxfp4,
 };

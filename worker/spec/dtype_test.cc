@@ -45,7 +45,7 @@ TEST(DTypeTest, WidensBlocksAsGgufPyDoes) {
       }
     }
   }
-  EXPECT_EQ(types, 8);
+  EXPECT_EQ(types, 9);
 }
 
 TEST(DTypeTest, EveryHalfSurvivesTheWayThereAndBack) {

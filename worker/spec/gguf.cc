@@ -48,7 +48,7 @@ constexpr GgmlType kGgmlTypes[] = {
     {6, "Q5_0", true, DType::kQ5_0},     {7, "Q5_1", true, DType::kQ5_1},
     {8, "Q8_0", true, DType::kQ8_0},     {9, "Q8_1", false, DType::kF32},
     {10, "Q2_K", false, DType::kF32},    {11, "Q3_K", false, DType::kF32},
-    {12, "Q4_K", true, DType::kQ4_K},    {13, "Q5_K", false, DType::kF32},
+    {12, "Q4_K", true, DType::kQ4_K},    {13, "Q5_K", true, DType::kQ5_K},
     {14, "Q6_K", true, DType::kQ6_K},    {15, "Q8_K", false, DType::kF32},
     {16, "IQ2_XXS", false, DType::kF32}, {17, "IQ2_XS", false, DType::kF32},
     {18, "IQ3_XXS", false, DType::kF32}, {19, "IQ1_S", false, DType::kF32},
@@ -65,10 +65,10 @@ absl::StatusOr<DType> TypeOf(uint32_t id) {
   for (const GgmlType& type : kGgmlTypes) {
     if (type.id != id) continue;
     if (type.known) return type.dtype;
-    return absl::UnimplementedError(
-        absl::StrCat("its type ", type.name,
-                     " is not read; use F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q6_K "
-                     "or MXFP4"));
+    return absl::UnimplementedError(absl::StrCat(
+        "its type ", type.name,
+        " is not read; use F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K "
+        "or MXFP4"));
   }
   return absl::InvalidArgumentError(absl::StrCat("its type has the unknown number ", id));
 }

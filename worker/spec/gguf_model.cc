@@ -156,6 +156,8 @@ class Converter {
     }
     if (type == "cohere") config_.Set("use_qk_norm", Has("blk.0.attn_q_norm.weight"));
     if (type == "gpt2") NameGpt2Keys();
+    // Its files hold the tied table twice.
+    if (type == "gpt2") config_.Set("tie_word_embeddings", true);
     if (type == "gemma2" || type == "gemma3_text")
       config_.Set("query_pre_attn_scalar", QueryScalar());
     if (type == "starcoder2") config_.Set("use_bias", Has("blk.0.attn_output.bias"));

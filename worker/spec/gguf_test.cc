@@ -202,6 +202,32 @@ TEST(GgufModelTest, AnUnknownArchitectureIsRefusedWithTheKnownOnes) {
                        AllOf(HasSubstr("m.gguf"), HasSubstr("\"rwkv7\""), HasSubstr("llama"))));
 }
 
+TEST(GgufModelTest, ATensorThatNothingReadsIsRefused) {
+  const auto files = FilesInMemory(
+      {{"m.gguf", TinyModel("llama").Floats("blk.0.attn_q_norm.weight", {4}, 0).Bytes()}});
+  EXPECT_THAT(ReadModel(*files),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("blk.0.attn_q_norm.weight")));
+}
+
+TEST(GgufModelTest, Llama3FrequenciesAreRecognised) {
+  // Head of 4: frequencies 1 and 500000^-0.5; the quotients of factor 8 are 1 and, far beyond the
+  // longest wave, 8.
+  Gguf file = TinyModel("llama").Float("llama.rope.freq_base", 500000);
+  const std::string quotients = Gguf::Num(1.0f) + Gguf::Num(8.0f);
+  const auto read = [&](const std::string& data) {
+    Gguf with = file;
+    return ReadModel(
+        *FilesInMemory({{"m.gguf", with.Tensor("rope_freqs.weight", {2}, 0, data).Bytes()}}));
+  };
+  // 2 pi 707 = 4443 is between 8192 / 4 and 8192: neither 1 nor 8.
+  EXPECT_THAT(read(quotients), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("rope_freqs")));
+  file.Float("llama.rope.freq_base", 1e9f);  // a wave longer than 8192
+  const auto model = read(quotients);
+  ASSERT_THAT(model, IsOk());
+  EXPECT_EQ(model->spec.ropes[0].kind, RopeKind::kLlama3);
+  EXPECT_EQ(model->spec.ropes[0].factor, 8);
+}
+
 TEST(GgufModelTest, AMissingTensorIsNamedAsTheFileNamesIt) {
   Gguf file;
   file.String("general.architecture", "llama").Int("llama.embedding_length", 8);

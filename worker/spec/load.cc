@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/container/btree_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -49,6 +50,16 @@ absl::Status RefuseQuantization(const Json& config) {
                    "\" is not read; use the unquantised model or a GGUF file"));
 }
 
+// A vision model keeps its decoder's configuration within its own.
+absl::Status RefuseCompound(const Json& config) {
+  const Json* text = config.Find("text_config");
+  if (text == nullptr || !text->is_object()) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat("config.json: ", config.GetString("model_type", "the model"),
+                   " is more than a text model; use the text model of that family (",
+                   text->GetString("model_type", "text_config"), ") where it is published alone"));
+}
+
 absl::Status CheckArchitecture(const Json& config, const Family& family) {
   const Json* list = config.Find("architectures");
   if (list == nullptr || !list->is_array() || list->as_array().empty()) return absl::OkStatus();
@@ -80,6 +91,7 @@ absl::StatusOr<ModelDescription> Describe(const Json& config, const TensorNames*
   if (!config.is_object()) return absl::InvalidArgumentError("config.json: it is no object");
   GRAFT_RETURN_IF_ERROR(RefuseCode(config));
   GRAFT_RETURN_IF_ERROR(RefuseQuantization(config));
+  GRAFT_RETURN_IF_ERROR(RefuseCompound(config));
   GRAFT_ASSIGN_OR_RETURN(const Family* family, FindFamily(config.GetString("model_type")));
   GRAFT_RETURN_IF_ERROR(CheckArchitecture(config, *family));
   Draft draft;
@@ -106,16 +118,28 @@ absl::StatusOr<ModelDescription> Describe(const Json& config, const TensorNames*
 
 // --- Whether the tensors at hand are those that the configuration asks for ---
 
-absl::Status CheckShape(const std::string& name, const TensorInfo& info,
-                        const std::vector<int64_t>& shape) {
-  if (info.shape == shape) return absl::OkStatus();
+std::vector<int64_t> WithoutOnes(const std::vector<int64_t>& shape) {
+  std::vector<int64_t> dimensions;
+  for (int64_t d : shape) {
+    if (d != 1) dimensions.push_back(d);
+  }
+  return dimensions;
+}
+
+// Dimensions of 1 may be left out (llama.cpp does); then the info is given the shape asked for.
+absl::Status CheckShape(const std::string& name, const std::vector<int64_t>& shape,
+                        TensorInfo& info) {
+  if (WithoutOnes(info.shape) == WithoutOnes(shape)) {
+    info.shape = shape;
+    return absl::OkStatus();
+  }
   return absl::InvalidArgumentError(
       absl::StrCat(info.file, ": tensor ", name, " has the shape ", ShapeText(info.shape),
                    "; the configuration asks for ", ShapeText(shape)));
 }
 
 // gpt_oss' experts, in place of `tensor`: blocks [experts, out, in / 32, 16] and a scale for each.
-absl::Status CheckMxfp4(const TensorIndex& index, const HubTensor& tensor) {
+absl::Status CheckMxfp4(TensorIndex& index, const HubTensor& tensor) {
   const auto blocks = index.find(tensor.name + "_blocks");
   const auto scales = index.find(tensor.name + "_scales");
   if (scales == index.end()) {
@@ -125,8 +149,8 @@ absl::Status CheckMxfp4(const TensorIndex& index, const HubTensor& tensor) {
   const std::vector<int64_t> groups = {tensor.shape[0], tensor.shape[2], tensor.shape[1] / 32};
   std::vector<int64_t> bytes = groups;
   bytes.push_back(16);
-  GRAFT_RETURN_IF_ERROR(CheckShape(blocks->first, blocks->second, bytes));
-  GRAFT_RETURN_IF_ERROR(CheckShape(scales->first, scales->second, groups));
+  GRAFT_RETURN_IF_ERROR(CheckShape(blocks->first, bytes, blocks->second));
+  GRAFT_RETURN_IF_ERROR(CheckShape(scales->first, groups, scales->second));
   if (blocks->second.dtype != DType::kU8 || scales->second.dtype != DType::kU8 ||
       tensor.shape[1] % 32 != 0) {
     return absl::InvalidArgumentError(
@@ -149,12 +173,42 @@ void DropMissingPrefix(const TensorIndex& index, std::vector<Parameter>& paramet
   }
 }
 
+void ListUnused(ModelDescription& model) {
+  absl::btree_set<std::string> used;
+  for (const Parameter& p : model.parameters) {
+    for (const TensorSlice& s : p.source) {
+      if (s.mxfp4_blocks) {
+        used.insert(s.tensor + "_blocks");
+        used.insert(s.tensor + "_scales");
+      } else {
+        used.insert(s.tensor);
+      }
+    }
+  }
+  for (const auto& [name, info] : model.tensors) {
+    if (!used.contains(name)) model.unused_tensors.push_back(name);
+  }
+}
+
+// A GGUF file has no configuration that could say what else the model does, so that a tensor which
+// nothing here reads means another model.
+absl::Status RefuseUnused(const ModelDescription& model) {
+  for (const std::string& name : model.unused_tensors) {
+    const bool read_before = absl::StartsWith(name, "rope_f");  // frequencies and factors
+    if (read_before || (name == "output.weight" && model.spec.tied_embeddings)) continue;
+    return absl::UnimplementedError(
+        absl::StrCat("tensor ", name, " belongs to no ", model.spec.model_type,
+                     " model that is known here; use the model's safetensors files"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Match(ModelDescription& model) {
   DropMissingPrefix(model.tensors, model.parameters);
   for (const HubTensor& tensor : TensorsOf(model.parameters, /*hub=*/false)) {
     const auto it = model.tensors.find(tensor.name);
     if (it != model.tensors.end()) {
-      GRAFT_RETURN_IF_ERROR(CheckShape(tensor.name, it->second, tensor.shape));
+      GRAFT_RETURN_IF_ERROR(CheckShape(tensor.name, tensor.shape, it->second));
       if (!IsFloating(it->second.dtype)) {
         return absl::InvalidArgumentError(
             absl::StrCat(it->second.file, ": tensor ", tensor.name, " is of the type ",
@@ -174,6 +228,7 @@ absl::Status Match(ModelDescription& model) {
           .mxfp4_blocks = true;
     }
   }
+  ListUnused(model);
   return absl::OkStatus();
 }
 
@@ -283,6 +338,7 @@ absl::StatusOr<ModelDescription> ReadGgufModel(const ModelFiles& files, const st
   model->config.Set("architectures", std::move(architectures));
   model->tensors = std::move(gguf.tensors);
   if (absl::Status status = Match(*model); !status.ok()) return in_file(status);
+  if (absl::Status status = RefuseUnused(*model); !status.ok()) return in_file(status);
   model->format = FileFormat::kGguf;
   SetPrecision(*model);
   model->facts.name = GgufString(gguf, "general.name");

@@ -31,6 +31,9 @@ struct ModelDescription {
   std::vector<Parameter> parameters;
   // Every tensor of the files, used or not.
   TensorIndex tensors;
+  // Of a safetensors folder the tensors that this decoder does not have, in name order: buffers,
+  // layers for multi-token prediction, the copy of a tied head. A GGUF file with such is refused.
+  std::vector<std::string> unused_tensors;
   // config.json as it stands; for a GGUF the configuration that a Hub folder of this model would
   // have, so that an export is a complete folder.
   Json config;

@@ -215,6 +215,23 @@ TEST(LoadTest, ATensorOfAnotherShapeIsNamed) {
                                                 HasSubstr("[160, 64]"), HasSubstr("[161, 64]"))));
 }
 
+TEST(LoadTest, TensorsThatTheDecoderDoesNotHaveAreListed) {
+  Json config = GoldenConfig("qwen2");
+  GRAFT_ASSERT_OK_AND_ASSIGN(const ModelDescription described, DescribeConfig(config));
+  config.Set("tie_word_embeddings", true);  // then the head in the file is a copy
+  GRAFT_ASSERT_OK_AND_ASSIGN(const ModelDescription model,
+                             ReadModel(*NumberedModel(config, described)));
+  EXPECT_THAT(model.unused_tensors, ElementsAre("lm_head.weight"));
+}
+
+TEST(LoadTest, AVisionModelIsRefusedWithItsTextFamily) {
+  Json config = Json::MakeObject();
+  config.Set("model_type", "gemma3").Set("text_config", GoldenConfig("gemma3_text"));
+  EXPECT_THAT(DescribeConfig(config), StatusIs(absl::StatusCode::kUnimplemented,
+                                               AllOf(HasSubstr("gemma3 is more than a text model"),
+                                                     HasSubstr("gemma3_text"))));
+}
+
 TEST(LoadTest, FactsComeFromTheFilesBeside) {
   const Json config = GoldenConfig("llama");
   GRAFT_ASSERT_OK_AND_ASSIGN(const ModelDescription described, DescribeConfig(config));

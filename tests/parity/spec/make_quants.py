@@ -13,7 +13,7 @@ import numpy as np
 
 # type -> offsets of its half-precision scales, which must be finite
 TYPES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q4_K": [0, 2],
-         "Q6_K": [208], "MXFP4": []}
+         "Q5_K": [0, 2], "Q6_K": [208], "MXFP4": []}
 BLOCKS = 2
 
 
