@@ -126,6 +126,7 @@ class Core {
   absl::Status Apply(const QueueRemoved& event);
   absl::Status Apply(const QuotaPut& event);
   absl::Status Apply(const CallAnswered& event);
+  absl::Status Apply(const AttemptTouched& event);
   absl::Status Apply(const Ticked& event);
   absl::Status Apply(const PassDue& event);
 

@@ -208,6 +208,11 @@ void Core::EndPart(Job& job, const std::string& node, AttemptEnd end, absl::stri
   effects_.pass_wanted = true;
   effects_.jobs.insert(job.request.key);
   if (end == AttemptEnd::kNone) end = AttemptEnd::kLost;
+  // "Ended" means stopped where it was told to stop, unless the output is there all the same.
+  const bool told = attempt.mode != AttemptMode::kRun;
+  if (end == AttemptEnd::kSucceeded && told && attempt.result_session.empty()) {
+    end = AttemptEnd::kStopped;
+  }
   const AttemptEnd before = attempt.end;
   attempt.end = Combine(before, end);
   if (attempt.end != before && IsBad(attempt.end)) {

@@ -175,6 +175,14 @@ std::vector<DesiredPart> Core::Desired(absl::string_view node) const {
   return desired;
 }
 
+absl::Status Core::Apply(const AttemptTouched& event) {
+  const auto it = jobs_.find(event.job);
+  if (it != jobs_.end() && it->second.attempt.number == event.attempt) {
+    TouchDesired(it->second.attempt);
+  }
+  return absl::OkStatus();
+}
+
 void Core::TouchDesired(const Attempt& attempt) {
   for (const auto& [name, part] : attempt.parts) {
     const auto node = nodes_.find(name);

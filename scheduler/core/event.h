@@ -92,6 +92,12 @@ struct CallAnswered {
   std::string version;
 };
 
+// Something that the shell tells the attempt's nodes has changed (an upload session was opened).
+struct AttemptTouched {
+  JobKey job;
+  int attempt = 0;
+};
+
 // Time has passed: leases, backoffs and deadlines are looked at.
 struct Ticked {};
 
@@ -101,6 +107,6 @@ struct PassDue {};
 
 using Event =
     std::variant<NodeRegistered, NodeSynced, NodeCommanded, NodeRemoved, JobSubmitted, JobCommanded,
-                 JobErased, QueuePut, QueueRemoved, QuotaPut, CallAnswered, Ticked, PassDue>;
+                 JobErased, QueuePut, QueueRemoved, QuotaPut, CallAnswered, AttemptTouched, Ticked, PassDue>;
 
 }  // namespace graft::scheduler

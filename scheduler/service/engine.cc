@@ -321,4 +321,31 @@ absl::Status CheckAuditChain(const Store& store) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<int64_t> CheckRecords(const Store& store) {
+  GRAFT_RETURN_IF_ERROR(LoadAll<Job>(store, kCoreJobPrefix, DecodeJob).status());
+  using NodePair = std::pair<NodeState, Node>;
+  GRAFT_RETURN_IF_ERROR(LoadAll<NodePair>(store, kCoreNodePrefix, DecodeNode).status());
+  GRAFT_RETURN_IF_ERROR(LoadAll<Queue>(store, kCoreQueuePrefix, DecodeQueue).status());
+  GRAFT_RETURN_IF_ERROR(LoadAll<QuotaPut>(store, kCoreQuotaPrefix, DecodeQuota).status());
+  int64_t count = 0;
+  ListRequest request{.limit = kPage};
+  for (bool more = true; more;) {
+    GRAFT_ASSIGN_OR_RETURN(const ListResult page, store.List(request));
+    count += static_cast<int64_t>(page.records.size());
+    more = page.more;
+    if (more) request.after = page.records.back().key;
+  }
+  return count;
+}
+
+absl::Status MarkRestored(Store& store) {
+  constexpr int64_t kLivesSinceTheBackup = 1'000'000;  // no store is opened as often in its days
+  const absl::StatusOr<Record> before = store.Get(Family::kRecords, kIncarnationKey);
+  const int64_t incarnation = before.ok() ? std::stoll(before->value) : 0;
+  return store
+      .Commit({.writes = {{Family::kRecords, std::string(kIncarnationKey),
+                           absl::StrCat(incarnation + kLivesSinceTheBackup)}}})
+      .status();
+}
+
 }  // namespace graft::scheduler

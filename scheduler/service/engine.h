@@ -107,5 +107,10 @@ class Engine {
 // The trail's entries from `sequence` on are one unbroken chain. DATA_LOSS names the first that is
 // missing, moved or edited.
 absl::Status CheckAuditChain(const Store& store);
+// Reads every record of the core's; answers how many records of any kind there are.
+absl::StatusOr<int64_t> CheckRecords(const Store& store);
+// For a store that was restored from a backup, before it serves: later lives than any that the old
+// store may have had, so that workers and calls of those are refused.
+absl::Status MarkRestored(Store& store);
 
 }  // namespace graft::scheduler

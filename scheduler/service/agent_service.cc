@@ -1,0 +1,421 @@
+#include "scheduler/service/agent_service.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/digest.h"
+#include "base/log.h"
+#include "graft/v1/model.pb.h"
+#include "graft/v1/node.pb.h"
+#include "rpc/status.h"
+#include "scheduler/service/agent_convert.h"
+#include "scheduler/service/auth_service.h"
+#include "scheduler/service/events_stream.h"
+#include "scheduler/service/job_records.h"
+#include "scheduler/service/job_spec.h"
+#include "scheduler/service/names.h"
+#include "scheduler/service/resources.h"
+
+namespace graft::scheduler {
+namespace {
+
+namespace agent = graft::agent::v1;
+namespace v1 = graft::v1;
+
+constexpr int kProtocol = 1;
+// Workers renew theirs with each registration; an attempt's capabilities live as long as it may
+// run.
+constexpr absl::Duration kWorkerTokenTtl = absl::Hours(24);
+constexpr absl::Duration kCapabilityTtl = absl::Hours(24 * 7);
+
+void SetDuration(absl::Duration from, google::protobuf::Duration* to) {
+  to->set_seconds(absl::ToInt64Seconds(from));
+}
+
+absl::Status Stale(const absl::Status& status, int64_t epoch) {
+  return rpc::ErrorBuilder(status.code(), status.message())
+      .Reason("STALE_EPOCH")
+      .Metadata("epoch", absl::StrCat(epoch))
+      .Build();
+}
+
+}  // namespace
+
+rpc::Service AgentService::Bind() {
+  rpc::Service service("graft.agent.v1.AgentService");
+  service.Async("Register", this, &AgentService::Register)
+      .Async("Synchronize", this, &AgentService::Synchronize)
+      .BidiReactor("PushEvents", this, &AgentService::PushEvents);
+  return service;
+}
+
+void AgentService::Register(std::shared_ptr<rpc::Call> call, const agent::RegisterRequest& request,
+                            rpc::Responder<agent::RegisterResponse> responder) {
+  if (absl::Status status = CheckId(request.node_id(), "node_id"); !status.ok()) {
+    return responder.Answer(status);
+  }
+  const auto& versions = request.protocol_versions();
+  if (std::find(versions.begin(), versions.end(), kProtocol) == versions.end()) {
+    return responder.Answer(
+        rpc::ErrorBuilder(absl::StatusCode::kFailedPrecondition,
+                          absl::StrCat("this scheduler speaks the worker protocol ", kProtocol))
+            .Reason("PROTOCOL_UNSUPPORTED")
+            .Metadata("supported", absl::StrCat(kProtocol))
+            .Build());
+  }
+  Mutate<agent::RegisterResponse>(
+      context_.control, std::move(responder),
+      [this, call, request](Turn& turn) { return Admit(turn, request); });
+}
+
+// Answers the credential to keep: that which was sent, or a new one for a join token.
+absl::StatusOr<std::string> AgentService::CheckCredential(Turn& turn,
+                                                          const agent::RegisterRequest& request) {
+  const std::string key = absl::StrCat("node.credential/", request.node_id());
+  if (!request.node_credential().empty()) {
+    const absl::StatusOr<Record> known = turn.Get(Family::kRecords, key);
+    if (known.ok() && ConstantTimeEquals(known->value, Sha256::HexOf(request.node_credential()))) {
+      return request.node_credential();
+    }
+  } else if (!request.join_token().empty()) {
+    const std::string join = absl::StrCat("join.token/", Sha256::HexOf(request.join_token()));
+    const absl::StatusOr<Record> token = turn.Get(Family::kRecords, join);
+    // expiry in seconds, uses left, node (or empty)
+    std::vector<std::string> parts;
+    if (token.ok()) parts = absl::StrSplit(token->value, '\n');
+    if (parts.size() == 3 && std::stoll(parts[0]) >= absl::ToUnixSeconds(turn.now()) &&
+        std::stoi(parts[1]) > 0 && (parts[2].empty() || parts[2] == request.node_id())) {
+      turn.Put(Family::kRecords, join,
+               absl::StrCat(parts[0], "\n", std::stoi(parts[1]) - 1, "\n", parts[2]));
+      const std::string credential = absl::WebSafeBase64Escape(context_.random.Bytes(32));
+      turn.Put(Family::kRecords, key, Sha256::HexOf(credential));
+      return credential;
+    }
+  }
+  return rpc::ErrorBuilder(absl::StatusCode::kUnauthenticated,
+                           absl::StrCat("node ", request.node_id(),
+                                        " has no valid credential; make a "
+                                        "join token with `graft node join-token`"))
+      .Reason("JOIN_TOKEN_INVALID")
+      .Metadata("node", request.node_id())
+      .Build();
+}
+
+absl::StatusOr<agent::RegisterResponse> AgentService::Admit(Turn& turn,
+                                                            const agent::RegisterRequest& request) {
+  GRAFT_ASSIGN_OR_RETURN(const std::string credential, CheckCredential(turn, request));
+  const std::string& id = request.node_id();
+  const std::string key = absl::StrCat("node/", id);
+  const std::string name = absl::StrCat("nodes/", id);
+  v1::Node body;
+  if (const auto known = ReadResource<v1::Node>(turn, key, name); known.ok()) body = *known;
+  body.set_name(name);
+  if (!body.has_create_time()) *body.mutable_create_time() = ToTimestamp(turn.now());
+  *body.mutable_update_time() = ToTimestamp(turn.now());
+  for (const auto& [label, value] : request.labels()) {
+    (*body.mutable_labels())[absl::StrCat("graft.dev/", label)] = value;
+  }
+  const agent::Inventory& inventory = request.inventory();
+  *body.mutable_devices() = inventory.devices();
+  if (!body.has_topology()) *body.mutable_topology() = inventory.topology();
+  body.set_memory_bytes(inventory.memory_bytes());
+  body.set_cpu_cores(inventory.cpu_cores());
+  body.set_disk_bytes(inventory.disk_bytes());
+  body.set_fabric_address(inventory.fabric_address());
+  body.set_worker_version(request.version());
+
+  Node node = ToNode(id, inventory);
+  node.rack = body.topology().rack();
+  node.spine = body.topology().spine();
+  for (const auto& [label, value] : body.labels()) node.labels[label] = value;
+  node.taints.assign(body.taints().begin(), body.taints().end());
+  GRAFT_RETURN_IF_ERROR(turn.Step(NodeRegistered{std::move(node)}));
+  const int64_t epoch = turn.core().FindNode(id)->epoch;
+  body.set_epoch(epoch);
+  body.set_state(v1::Node::STATE_READY);
+  PutResource(turn, key, body);
+  turn.Audit({name, "Register", name, absl::StrCat("epoch ", epoch)});
+
+  agent::RegisterResponse response;
+  response.set_node(name);
+  response.set_epoch(epoch);
+  response.set_protocol_version(kProtocol);
+  SetDuration(options_.lease, response.mutable_lease_ttl());
+  SetDuration(options_.stop_after, response.mutable_stop_after());
+  response.set_node_credential(credential);
+  response.set_access_token(WorkerToken(id));
+  response.set_fileservice_address(context_.fileservice_address);
+  response.set_cluster(context_.cluster);
+  return response;
+}
+
+std::string AgentService::WorkerToken(const std::string& node) const {
+  const absl::StatusOr<std::string> token =
+      signer_.Sign({.issuer = std::string(kTokenIssuer),
+                    .audience = "graft",
+                    .kind = rpc::IdentityKind::kWorker,
+                    .subject = absl::StrCat("nodes/", node),
+                    .jti = context_.random.Id(),
+                    .expires = context_.clock.WallNow() + kWorkerTokenTtl});
+  return token.ok() ? *token : "";
+}
+
+std::string AgentService::CapabilityToken(const std::string& node,
+                                          const rpc::Capability& capability) const {
+  const absl::StatusOr<std::string> token =
+      signer_.Sign({.issuer = std::string(kTokenIssuer),
+                    .audience = "fileservice",
+                    .kind = rpc::IdentityKind::kWorker,
+                    .subject = absl::StrCat("nodes/", node),
+                    .jti = context_.random.Id(),
+                    .expires = context_.clock.WallNow() + kCapabilityTtl,
+                    .capability = capability});
+  return token.ok() ? *token : "";
+}
+
+void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
+                               const agent::SynchronizeRequest& request,
+                               rpc::Responder<Response> responder) {
+  if (call->identity->subject != request.node()) {
+    return responder.Answer(absl::PermissionDeniedError(
+        absl::StrCat(call->identity->subject, " must not speak for ", request.node())));
+  }
+  const std::string node = request.node().substr(std::string("nodes/").size());
+  for (const agent::ActualAttempt& actual : request.attempts()) {
+    const JobKey job = ParseAttemptName(actual.attempt()).first;
+    if (!job.empty() && actual.has_progress()) progress_.Put(job, actual.progress());
+  }
+  struct State {
+    explicit State(rpc::Responder<Response> r) : responder(std::move(r)) {}
+    rpc::Responder<Response> responder;
+  };
+  auto state = std::make_shared<State>(std::move(responder));
+  const NodeSynced synced = ToSynced(node, request);
+  context_.control.Submit({.work = [synced](Turn& turn) { return turn.Step(synced); },
+                           .done =
+                               [this, state, synced](absl::Status status, int64_t) {
+                                 if (!status.ok())
+                                   return state->responder.Answer(Stale(status, synced.epoch));
+                                 context_.control.Inspect([this, state, synced](const Core& core) {
+                                   AnswerOrHold(synced.node, std::move(state->responder),
+                                                synced.desired_revision, core);
+                                 });
+                               }});
+}
+
+void AgentService::AnswerOrHold(const std::string& node, rpc::Responder<Response> responder,
+                                int64_t revision, const Core& core) {
+  const NodeState* state = core.FindNode(node);
+  if (state == nullptr || state->desired_revision != revision) {
+    return responder.Answer(BuildResponse(node, core));
+  }
+  auto held = std::make_unique<Held>(std::move(responder));
+  held->revision = revision;
+  std::unique_ptr<Held> older;
+  uint64_t id = 0;
+  {
+    MutexLock lock(mu_);
+    id = held->id = next_held_++;
+    older = std::exchange(held_[node], std::move(held));
+  }
+  if (older != nullptr) older->responder.Answer(absl::CancelledError("a newer call has come"));
+  context_.background.PostAt(context_.clock.Now() + options_.lease / 3, [this, node, id] {
+    {
+      MutexLock lock(mu_);
+      const auto it = held_.find(node);
+      if (it == held_.end() || it->second->id != id) return;
+    }
+    OnDesiredChanged(node);
+  });
+}
+
+void AgentService::OnDesiredChanged(const std::string& node) {
+  context_.control.Inspect([this, node](const Core& core) {
+    std::unique_ptr<Held> held;
+    {
+      MutexLock lock(mu_);
+      const auto it = held_.find(node);
+      if (it == held_.end()) return;
+      held = std::move(it->second);
+      held_.erase(it);
+    }
+    held->responder.Answer(BuildResponse(node, core));
+  });
+}
+
+void AgentService::AnswerAll() {
+  std::map<std::string, std::unique_ptr<Held>> held;
+  {
+    MutexLock lock(mu_);
+    held.swap(held_);
+  }
+  for (auto& [node, one] : held) {
+    one->responder.Answer(absl::UnavailableError("the scheduler is shutting down; call again"));
+  }
+}
+
+AgentService::Response AgentService::BuildResponse(const std::string& node, const Core& core) {
+  Response response;
+  const NodeState* state = core.FindNode(node);
+  if (state == nullptr) return response;
+  response.set_revision(state->desired_revision);
+  response.set_draining(state->draining);
+  SetDuration(options_.lease / 3, response.mutable_max_wait());
+  SetDuration(options_.lease / 3, response.mutable_next_call());
+  for (const DesiredPart& part : core.Desired(node)) {
+    FillAttempt(part, core, *response.add_attempts());
+  }
+  return response;
+}
+
+void AgentService::FillAttempt(const DesiredPart& part, const Core& core,
+                               agent::DesiredAttempt& out) {
+  const Job& job = *core.FindJob(part.job);
+  out.set_attempt(AttemptName(part.job, part.attempt));
+  out.set_attempt_epoch(part.epoch);
+  out.set_kind(part.validation ? agent::DesiredAttempt::KIND_VALIDATE
+                               : agent::DesiredAttempt::KIND_TRAIN);
+  out.set_goal(part.mode == AttemptMode::kRun    ? agent::DesiredAttempt::GOAL_RUN
+               : part.mode == AttemptMode::kStop ? agent::DesiredAttempt::GOAL_STOP
+                                                 : agent::DesiredAttempt::GOAL_CHECKPOINT_AND_STOP);
+  out.set_rendezvous_address(part.rendezvous);
+  out.set_attempt_secret(HmacSha256(options_.attempt_secret, out.attempt()));
+  for (const auto& [rank, device] : part.ranks) {
+    agent::LocalRank& local = *out.add_local_ranks();
+    local.set_rank(rank);
+    local.set_device_index(device);
+  }
+  for (size_t rank = 0; rank < job.attempt.ranks.size(); ++rank) {
+    const DeviceRef& ref = job.attempt.ranks[rank];
+    agent::RankAddress& address = *out.add_rank_table();
+    address.set_rank(static_cast<int32_t>(rank));
+    address.set_node(absl::StrCat("nodes/", ref.node));
+    address.set_device_index(ref.device);
+    const auto peer = ReadResource<v1::Node>(context_.store, absl::StrCat("node/", ref.node), "");
+    if (peer.ok()) address.set_fabric_address(peer->fabric_address());
+  }
+  const std::vector<std::string> ids = absl::StrSplit(part.job, '/');
+  const auto body = ReadResource<v1::Job>(context_.store, JobRecordKey(ids[0], ids[1]), part.job);
+  if (!body.ok()) return;
+  out.set_run_json(RunJson(body->resolved_spec()));
+  rpc::Capability reads{.attempt = out.attempt(), .epoch = part.epoch};
+  const auto add = [&](const std::string& version, agent::Input::Role role, std::string key) {
+    agent::Input& input = *out.add_inputs();
+    input.set_version(version);
+    input.set_role(role);
+    input.set_key(std::move(key));
+    reads.read_versions.push_back(version);
+    const absl::StatusOr<Record> digest =
+        context_.store.Get(Family::kRecords, absl::StrCat("version.digest/", version));
+    if (digest.ok()) input.set_digest(digest->value);
+    return &input;
+  };
+  const v1::JobSpec& spec = body->resolved_spec();
+  const std::vector<std::string> base = absl::StrSplit(spec.model().base(), '/');
+  const auto model = ReadResource<v1::Model>(context_.store, ModelRecordKey(base[1], base[3]), "");
+  if (model.ok()) add(model->fileset(), agent::Input::ROLE_MODEL, "model");
+  const auto rows = [&](const auto& sources, absl::string_view key) {
+    for (int i = 0; i < sources.size(); ++i) {
+      *add(sources[i].fileset(), agent::Input::ROLE_DATASET, absl::StrCat(key, i))
+           ->mutable_paths() = sources[i].paths();
+    }
+  };
+  rows(spec.dataset().training(), "training");
+  rows(spec.dataset().validation(), "validation");
+  if (!part.resume_from.version.empty() && !part.validation) {
+    add(part.resume_from.version, agent::Input::ROLE_CHECKPOINT, "checkpoint");
+  }
+  const std::string node = job.attempt.parts.begin()->first;
+  out.set_read_token(CapabilityToken(node, reads));
+  if (!part.validation) FillGrants(part, job, *body, out);
+}
+
+// There is always one unused grant for checkpoints, and one for the output.
+void AgentService::FillGrants(const DesiredPart& part, const Job& job, const v1::Job& body,
+                              agent::DesiredAttempt& out) {
+  const v1::JobSpec& spec = body.resolved_spec();
+  const auto output = spec.tuning().type() == v1::FINETUNING_TYPE_LORA ? agent::Upload::KIND_ADAPTER
+                                                                       : agent::Upload::KIND_MODEL;
+  std::vector<Grant> grants;
+  {
+    MutexLock lock(mu_);
+    // Grants of attempts that are over go; a job has one live attempt.
+    for (auto it = grants_.lower_bound({part.job, 0});
+         it != grants_.end() && it->first.first == part.job && it->first.second < part.attempt;) {
+      it = grants_.erase(it);
+    }
+    grants = grants_[{part.job, part.attempt}].grants;
+  }
+  bool checkpoint = false;
+  bool result = false;
+  for (const Grant& grant : grants) {
+    const bool used =
+        grant.session == job.checkpoint.session || grant.session == job.publishing_session;
+    agent::UploadGrant& granted = *out.add_upload_grants();
+    granted.set_session(grant.session);
+    granted.set_kind(grant.kind);
+    granted.set_published(grant.session == job.checkpoint.session);
+    granted.set_token(CapabilityToken(
+        part.ranks.empty() ? "" : job.attempt.ranks[0].node,
+        {.upload_session = grant.session, .attempt = out.attempt(), .epoch = part.epoch}));
+    checkpoint |= grant.kind == agent::Upload::KIND_CHECKPOINT && !used;
+    result |= grant.kind == output;
+  }
+  const std::string prefix = absl::StrCat("workspaces/", job.request.workspace, "/filesets/");
+  if (!checkpoint) {
+    const std::string id = part.job.substr(part.job.find('/') + 1);
+    OpenGrant(part.job, part.attempt, agent::Upload::KIND_CHECKPOINT,
+              absl::StrCat(prefix, id.substr(0, 51), "-checkpoints"));
+  }
+  if (!result) {
+    OpenGrant(part.job, part.attempt, output, absl::StrCat(prefix, spec.output().name()));
+  }
+}
+
+void AgentService::OpenGrant(const JobKey& job, int attempt, agent::Upload::Kind kind,
+                             const std::string& fileset) {
+  {
+    MutexLock lock(mu_);
+    if (!grants_[{job, attempt}].opening.insert(kind).second) return;
+  }
+  constexpr int kPurposes[] = {1, 5, 4, 2};  // graft.v1.FileSetPurpose by Upload.Kind
+  (void)context_.background.Post([this, job, attempt, kind, fileset, purpose = kPurposes[kind]] {
+    absl::StatusOr<std::string> session = std::string();
+    if (absl::Status made = context_.files.EnsureFileset(fileset, purpose); !made.ok()) {
+      session = made;
+    } else {
+      session = context_.files.OpenSession(fileset);
+    }
+    if (!session.ok()) {
+      LOG_WARNING("no upload session; trying again",
+                  {{"fileset", fileset}, {"why", session.status().message()}});
+      context_.background.PostAt(context_.clock.Now() + absl::Seconds(2), [=, this] {
+        {
+          MutexLock lock(mu_);
+          grants_[{job, attempt}].opening.erase(kind);
+        }
+        OpenGrant(job, attempt, kind, fileset);
+      });
+      return;
+    }
+    {
+      MutexLock lock(mu_);
+      AttemptGrants& grants = grants_[{job, attempt}];
+      grants.grants.push_back({*session, kind});
+      grants.opening.erase(kind);
+    }
+    context_.control.Submit({.work = [job, attempt](Turn& turn) {
+      return turn.Step(AttemptTouched{job, attempt});
+    }});
+  });
+}
+
+grpc::ServerBidiReactor<agent::PushEventsRequest, agent::PushEventsResponse>*
+AgentService::PushEvents(std::shared_ptr<rpc::Call> call) {
+  return NewEventsStream(std::move(call), context_.store);
+}
+
+}  // namespace graft::scheduler

@@ -1,0 +1,95 @@
+// graft.agent.v1.AgentService: workers register, say how things are and are told how they shall be.
+//
+// A held Synchronize is answered when the node's desired revision is another than the one reported,
+// when a newer call comes, or after a third of the lease.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "base/mutex.h"
+#include "graft/agent/v1/agent.pb.h"
+#include "rpc/access_token.h"
+#include "scheduler/service/mutate.h"
+#include "scheduler/service/progress.h"
+
+namespace graft::scheduler {
+
+class AgentService {
+ public:
+  struct Options {
+    absl::Duration lease = absl::Seconds(15);
+    absl::Duration stop_after = absl::Seconds(12);
+    std::string attempt_secret;  // attempts' secrets are HMACs under it
+  };
+  AgentService(ServiceContext context, const rpc::TokenSigner& signer, ProgressBoard& progress,
+               Options options)
+      : context_(context), signer_(signer), progress_(progress), options_(std::move(options)) {}
+
+  rpc::Service Bind();
+
+  // On the loop, after a commit.
+  void OnDesiredChanged(const std::string& node);
+  // Answers all that is held, for a server that drains.
+  void AnswerAll();
+
+ private:
+  using Response = graft::agent::v1::SynchronizeResponse;
+  struct Held {
+    explicit Held(rpc::Responder<Response> r) : responder(std::move(r)) {}
+    rpc::Responder<Response> responder;
+    int64_t revision = 0;  // what the agent acts on
+    uint64_t id = 0;
+  };
+  // An upload session that an attempt may fill.
+  struct Grant {
+    std::string session;
+    graft::agent::v1::Upload::Kind kind;
+  };
+  struct AttemptGrants {
+    std::vector<Grant> grants;
+    std::set<int> opening;  // kinds
+  };
+
+  void Register(std::shared_ptr<rpc::Call> call, const graft::agent::v1::RegisterRequest& request,
+                rpc::Responder<graft::agent::v1::RegisterResponse> responder);
+  void Synchronize(std::shared_ptr<rpc::Call> call,
+                   const graft::agent::v1::SynchronizeRequest& request,
+                   rpc::Responder<Response> responder);
+  grpc::ServerBidiReactor<graft::agent::v1::PushEventsRequest,
+                          graft::agent::v1::PushEventsResponse>*
+  PushEvents(std::shared_ptr<rpc::Call> call);
+
+  absl::StatusOr<graft::agent::v1::RegisterResponse> Admit(
+      Turn& turn, const graft::agent::v1::RegisterRequest& request);
+  absl::StatusOr<std::string> CheckCredential(Turn& turn,
+                                              const graft::agent::v1::RegisterRequest& request);
+  // On the loop.
+  void AnswerOrHold(const std::string& node, rpc::Responder<Response> responder, int64_t revision,
+                    const Core& core);
+  Response BuildResponse(const std::string& node, const Core& core);
+  void FillAttempt(const DesiredPart& part, const Core& core,
+                   graft::agent::v1::DesiredAttempt& out);
+  void FillGrants(const DesiredPart& part, const Job& job, const graft::v1::Job& body,
+                  graft::agent::v1::DesiredAttempt& out);
+  void OpenGrant(const JobKey& job, int attempt, graft::agent::v1::Upload::Kind kind,
+                 const std::string& fileset);
+  std::string WorkerToken(const std::string& node) const;
+  std::string CapabilityToken(const std::string& node, const rpc::Capability& capability) const;
+
+  const ServiceContext context_;
+  const rpc::TokenSigner& signer_;
+  ProgressBoard& progress_;
+  const Options options_;
+  Mutex mu_;
+  uint64_t next_held_ GRAFT_GUARDED_BY(mu_) = 1;
+  std::map<std::string, std::unique_ptr<Held>> held_ GRAFT_GUARDED_BY(mu_);  // by node
+  std::map<std::pair<JobKey, int>, AttemptGrants> grants_ GRAFT_GUARDED_BY(mu_);
+};
+
+}  // namespace graft::scheduler

@@ -1,0 +1,227 @@
+// JobService: how a job comes into being.
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "graft/v1/model.pb.h"
+#include "rpc/status.h"
+#include "scheduler/service/job_records.h"
+#include "scheduler/service/job_service.h"
+#include "scheduler/service/names.h"
+#include "scheduler/service/resources.h"
+
+namespace graft::scheduler {
+namespace {
+
+namespace v1 = graft::v1;
+constexpr size_t kMaxIdLength = 63;
+
+void Violate(SpecCheck& check, absl::string_view field, v1::Reason reason,
+             absl::string_view message) {
+  auto& violation = check.violations.emplace_back();
+  violation.set_field(std::string(field));
+  violation.set_reason(reason);
+  violation.set_message(std::string(message));
+}
+
+std::string IdOf(absl::string_view name, size_t part) {
+  const std::vector<std::string> parts = absl::StrSplit(name, '/');
+  return part < parts.size() ? parts[part] : "";
+}
+
+// `{base}-{dataset}-{tuning}-{job}`, shortened.
+std::string DefaultOutputName(const v1::JobSpec& spec, const std::string& job) {
+  const auto& sources = spec.dataset().training();
+  std::string name = absl::StrCat(
+      IdOf(spec.model().base(), 3), "-", sources.empty() ? "" : IdOf(sources[0].fileset(), 3), "-",
+      ShortName(*v1::FinetuningType_descriptor(), spec.tuning().type()), "-");
+  const size_t room = kMaxIdLength - std::min(job.size(), kMaxIdLength);
+  return absl::StrCat(name.substr(0, room), job.substr(0, kMaxIdLength));
+}
+
+absl::Status OutputExists(absl::string_view name) {
+  return rpc::ErrorBuilder(absl::StatusCode::kAlreadyExists,
+                           absl::StrCat(name,
+                                        " exists already; choose another spec.output.name, or "
+                                        "set spec.output.new_version"))
+      .Reason("OUTPUT_EXISTS")
+      .Metadata("resource", name)
+      .Build();
+}
+
+std::string OutputKey(const v1::JobSpec& spec, const std::string& workspace, std::string* name) {
+  const std::string& base = spec.model().base();
+  if (spec.tuning().type() == v1::FINETUNING_TYPE_LORA) {
+    *name = absl::StrCat(base, "/adapters/", spec.output().name());
+    return AdapterRecordKey(IdOf(base, 1), IdOf(base, 3), spec.output().name());
+  }
+  *name = absl::StrCat("workspaces/", workspace, "/models/", spec.output().name());
+  return ModelRecordKey(workspace, spec.output().name());
+}
+
+}  // namespace
+
+SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
+                                Prepared& prepared) {
+  SpecCheck check = ResolveSpec(spec, static_cast<int64_t>(context_.random.Next() & 0x7fffffff));
+  const std::string& base = check.resolved.model().base();
+  const auto may_see = [&](const std::string& name) {
+    return call.identity->RoleIn(IdOf(name, 1)) >= rpc::Role::kViewer;
+  };
+  if (ParseName(base, "workspaces/*/models/*").ok()) {
+    const auto model =
+        ReadResource<v1::Model>(context_.store, ModelRecordKey(IdOf(base, 1), IdOf(base, 3)), base);
+    if (!model.ok() || !may_see(base)) {
+      Violate(check, "spec.model.base", v1::REASON_REFERENCE_NOT_FOUND,
+              absl::StrCat("there is no ", base));
+    } else if (model->state() != v1::Model::STATE_READY) {
+      Violate(check, "spec.model.base", v1::REASON_STATE_CONFLICT,
+              absl::StrCat(base, " is ", v1::Model::State_Name(model->state()).substr(6), ": ",
+                           model->message()));
+    } else {
+      CheckAgainstModel(model->spec(), check);
+    }
+  }
+  const auto resolve = [&](auto* sources, absl::string_view field) {
+    for (int i = 0; i < sources->size(); ++i) {
+      std::string& name = *(*sources)[i].mutable_fileset();
+      if (!absl::StartsWith(name, "workspaces/")) continue;  // told already
+      absl::StatusOr<FilesetVersion> version = absl::NotFoundError("");
+      if (may_see(name)) version = context_.files.Resolve(name);
+      if (!version.ok()) {
+        const bool missing = absl::IsNotFound(version.status());
+        Violate(check, absl::StrCat(field, "[", i, "].fileset"),
+                missing ? v1::REASON_REFERENCE_NOT_FOUND : v1::REASON_DEPENDENCY_UNAVAILABLE,
+                missing ? absl::StrCat("there is no ", name, ", or it has no version yet")
+                        : std::string(version.status().message()));
+        continue;
+      }
+      prepared.digests.emplace_back(version->name, version->digest);
+      name = version->name;
+    }
+  };
+  resolve(check.resolved.mutable_dataset()->mutable_training(), "spec.dataset.training");
+  resolve(check.resolved.mutable_dataset()->mutable_validation(), "spec.dataset.validation");
+  return check;
+}
+
+absl::StatusOr<JobService::Prepared> JobService::Prepare(const rpc::Call& call,
+                                                         const v1::CreateJobRequest& request) {
+  GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(request.parent(), "workspaces/*"));
+  const std::string id =
+      request.job_id().empty() ? absl::StrCat("job-", context_.random.Id(8)) : request.job_id();
+  GRAFT_RETURN_IF_ERROR(CheckId(id, "job_id"));
+  Prepared prepared{.key = absl::StrCat(ids[0], "/", id)};
+  SpecCheck check = CheckSpec(call, request.job().spec(), prepared);
+  if (!check.violations.empty()) return ViolationsStatus(check.violations);
+  if (check.resolved.output().name().empty()) {
+    check.resolved.mutable_output()->set_name(DefaultOutputName(check.resolved, id));
+  }
+  v1::Job& body = prepared.body;
+  body.set_name(JobNameOf(prepared.key));
+  body.set_uid(context_.random.Id(24));
+  body.set_creator(call.identity->subject);
+  body.set_description(request.job().description());
+  *body.mutable_labels() = request.job().labels();
+  body.set_project(request.job().project());
+  *body.mutable_spec() = request.job().spec();
+  *body.mutable_resolved_spec() = check.resolved;
+  for (v1::Warning& warning : check.warnings) *body.add_warnings() = std::move(warning);
+  SetLayout(LayoutOf(check.resolved), *body.mutable_estimate()->mutable_layout());
+  if (request.validate_only()) return prepared;
+  // Pinned before the record that refers to them is committed.
+  for (const auto& [version, digest] : prepared.digests) {
+    GRAFT_RETURN_IF_ERROR(context_.files.PutPin(version, body.name()));
+  }
+  return prepared;
+}
+
+absl::StatusOr<v1::Job> JobService::Insert(Turn& turn, const rpc::Call& call,
+                                           const v1::CreateJobRequest& request, Prepared prepared) {
+  v1::Job& body = prepared.body;
+  GRAFT_ASSIGN_OR_RETURN(const bool replayed, Replay(turn, call.identity->subject, call.method,
+                                                     request.request_id(), request, body));
+  if (replayed) return body;
+  const std::vector<std::string> ids = absl::StrSplit(prepared.key, '/');
+  const std::string key = JobRecordKey(ids[0], ids[1]);
+  const v1::JobSpec& spec = body.resolved_spec();
+  if (!Exists(turn, absl::StrCat("workspace/", ids[0]))) return NoSuchResource(request.parent());
+  if (Exists(turn, key)) return ResourceExists(body.name());
+  const std::string queue = spec.resources().queue().substr(std::string("queues/").size());
+  if (!turn.core().queues().contains(queue)) return NoSuchResource(spec.resources().queue());
+  std::string output;
+  const std::string output_key = OutputKey(spec, ids[0], &output);
+  if (!spec.output().new_version() && Exists(turn, output_key)) return OutputExists(output);
+
+  const auto device = spec.resources().device();
+  JobRequest job = ToJobRequest(spec, prepared.key, ids[0],
+                                device == v1::ResourcesSection::DEVICE_CPU ? "cpu" : "gpu");
+  const ClusterView& cluster = turn.core().cluster();
+  if (device <= v1::ResourcesSection::DEVICE_AUTO && !FitsEmptyCluster(cluster, job.gang).ok()) {
+    job.gang.device_kind = "cpu";
+    v1::Warning& warning = *body.add_warnings();
+    warning.set_code("DEVICE_CPU_CHOSEN");
+    warning.set_field("spec.resources.device");
+    warning.set_message("no GPU of this cluster fits; the job runs on CPUs");
+    warning.set_explanation(
+        "Training on CPUs is slow; set device to gpu to wait for GPUs instead.");
+  }
+  if (!cluster.nodes().empty()) {
+    if (const absl::Status fits = FitsEmptyCluster(cluster, job.gang); !fits.ok()) {
+      return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
+                               absl::StrCat("the job can never start: ", fits.message()))
+          .Reason("NEVER_FITS")
+          .Field("spec.parallelism", fits.message())
+          .Build();
+    }
+  }
+  *body.mutable_create_time() = ToTimestamp(turn.now());
+  *body.mutable_update_time() = body.create_time();
+  if (request.validate_only()) return body;
+  for (const auto& [version, digest] : prepared.digests) {
+    turn.Put(Family::kRecords, absl::StrCat("version.digest/", version), digest);
+  }
+  body.mutable_status()->set_state(v1::JOB_STATE_QUEUED);
+  body.mutable_status()->set_message("waits for devices");
+  *body.mutable_status()->mutable_state_time() = body.create_time();
+  PutResource(turn, key, body);
+  turn.Put(Family::kRecords, JobTimeKey(ids[0], ids[1], turn.now()), "");
+  RememberRequest(turn, call.identity->subject, call.method, request.request_id(), request, body);
+  AuditCall(turn, call, body.name());
+  GRAFT_RETURN_IF_ERROR(turn.Step(JobSubmitted{std::move(job)}));
+  return body;
+}
+
+void JobService::CreateJob(CallPtr call, const v1::CreateJobRequest& request,
+                           rpc::Responder<v1::Job> responder) {
+  // Shared with the closure that a std::function copies.
+  auto answer = std::make_shared<rpc::Responder<v1::Job>>(std::move(responder));
+  const absl::Status posted = context_.background.Post([this, call, request, answer] {
+    absl::StatusOr<Prepared> prepared = Prepare(*call, request);
+    if (!prepared.ok()) return answer->Answer(prepared.status());
+    Mutate<v1::Job>(context_.control, std::move(*answer),
+                    [this, call, request, prepared = *std::move(prepared)](Turn& turn) {
+                      return Insert(turn, *call, request, prepared);
+                    });
+  });
+  if (!posted.ok()) answer->Answer(posted);
+}
+
+void JobService::ValidateJob(CallPtr call, const v1::ValidateJobRequest& request,
+                             rpc::Responder<v1::ValidateJobResponse> responder) {
+  auto answer = std::make_shared<rpc::Responder<v1::ValidateJobResponse>>(std::move(responder));
+  const absl::Status posted = context_.background.Post([this, call, request, answer] {
+    Prepared prepared;
+    SpecCheck check = CheckSpec(*call, request.spec(), prepared);
+    v1::ValidateJobResponse response;
+    for (auto& violation : check.violations) *response.add_violations() = std::move(violation);
+    for (auto& warning : check.warnings) *response.add_warnings() = std::move(warning);
+    *response.mutable_resolved_spec() = std::move(check.resolved);
+    SetLayout(LayoutOf(response.resolved_spec()), *response.mutable_estimate()->mutable_layout());
+    answer->Answer(std::move(response));
+  });
+  if (!posted.ok()) answer->Answer(posted);
+}
+
+}  // namespace graft::scheduler

@@ -1,0 +1,260 @@
+#include "scheduler/service/job_records.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "graft/v1/model.pb.h"
+#include "scheduler/service/job_spec.h"
+#include "scheduler/service/resources.h"
+
+namespace graft::scheduler {
+namespace {
+
+namespace v1 = graft::v1;
+constexpr int kMaxHistory = 32;
+
+v1::Reason ReasonOf(const Job& job) {
+  static constexpr std::pair<absl::string_view, v1::Reason> kReasons[] = {
+      {"PREEMPTED", v1::REASON_PREEMPTED},    {"PREEMPTING", v1::REASON_PREEMPTED},
+      {"DRAINING", v1::REASON_NODE_DRAINING}, {"TIME_LIMIT", v1::REASON_TIME_LIMIT},
+      {"PAUSED", v1::REASON_PAUSED_BY_USER},  {"CANCELLED", v1::REASON_CANCELLED_BY_USER},
+      {"RESTARTING", v1::REASON_WORKER_LOST}, {"FAILED", v1::REASON_RANK_FAILED}};
+  for (const auto& [code, reason] : kReasons) {
+    if (job.reason_code == code) return reason;
+  }
+  return v1::REASON_UNSPECIFIED;
+}
+
+void AddHistory(Turn& turn, const Job& job, v1::JobStatus& status) {
+  const v1::JobState state = ToApi(job.state);
+  if (status.state() == state && status.history_size() > 0) return;
+  status.set_state(state);
+  *status.mutable_state_time() = ToTimestamp(turn.now());
+  if (status.history_size() == kMaxHistory) {
+    status.mutable_history()->DeleteSubrange(0, 1);
+  }
+  v1::StateChange& change = *status.add_history();
+  change.set_state(state);
+  change.set_reason(ReasonOf(job));
+  change.set_message(job.reason);
+  *change.mutable_time() = ToTimestamp(turn.now());
+}
+
+std::string WorkspaceOf(absl::string_view name) {
+  const std::vector<std::string> parts = absl::StrSplit(name, '/');
+  return parts.size() > 1 ? parts[1] : "";
+}
+
+std::string LastPart(absl::string_view name) {
+  return std::string(name.substr(name.rfind('/') + 1));
+}
+
+void WriteAttempt(Turn& turn, const Job& job, const v1::Job& body) {
+  const Attempt& attempt = job.attempt;
+  if (!attempt.live() || attempt.validation) return;
+  v1::Attempt record;
+  record.set_name(absl::StrCat(body.name(), "/attempts/", attempt.number));
+  const bool stopping = attempt.mode != AttemptMode::kRun;
+  record.set_state(stopping                          ? v1::Attempt::STATE_STOPPING
+                   : job.state == JobState::kRunning ? v1::Attempt::STATE_RUNNING
+                                                     : v1::Attempt::STATE_STARTING);
+  *record.mutable_create_time() = ToTimestamp(attempt.started);
+  SetLayout(job.request.gang.layout, *record.mutable_layout());
+  for (size_t rank = 0; rank < attempt.ranks.size(); ++rank) {
+    v1::RankPlacement& place = *record.add_ranks();
+    place.set_rank(static_cast<int32_t>(rank));
+    place.set_node(absl::StrCat("nodes/", attempt.ranks[rank].node));
+    place.set_device_index(attempt.ranks[rank].device);
+  }
+  record.set_message(attempt.end_message);
+  record.set_from_checkpoint(body.status().latest_checkpoint());
+  turn.Put(Family::kRecords, AttemptRecordKey(job.request.key, attempt.number),
+           EncodeResource(record));
+}
+
+// The attempt's last record, once the core holds none any more.
+void CloseAttempt(Turn& turn, const Job& job) {
+  if (job.attempt.live() || job.attempts == 0) return;
+  const std::string key = AttemptRecordKey(job.request.key, job.attempts);
+  const absl::StatusOr<Record> record = turn.Get(Family::kRecords, key);
+  v1::Attempt attempt;
+  if (!record.ok() || !DecodeResource(key, record->value, attempt).ok()) return;
+  if (attempt.has_end_time()) return;
+  const bool lost = job.reason_code == "RESTARTING" || job.state == JobState::kFailed;
+  attempt.set_state(lost ? v1::Attempt::STATE_FAILED : v1::Attempt::STATE_ENDED);
+  attempt.set_message(job.reason);
+  attempt.set_reason(ReasonOf(job));
+  *attempt.mutable_end_time() = ToTimestamp(turn.now());
+  turn.Put(Family::kRecords, key, EncodeResource(attempt));
+}
+
+void WriteCheckpoint(Turn& turn, const Job& job, v1::Job& body) {
+  if (job.checkpoint.version.empty()) return;
+  const std::string key = CheckpointRecordKey(job.request.key, job.checkpoint.step);
+  const std::string name = absl::StrCat(body.name(), "/checkpoints/", job.checkpoint.step);
+  body.mutable_status()->set_latest_checkpoint(name);
+  if (turn.Get(Family::kRecords, key).ok()) return;
+  v1::Checkpoint checkpoint;
+  checkpoint.set_name(name);
+  checkpoint.set_step(job.checkpoint.step);
+  checkpoint.set_attempt(job.attempts);
+  checkpoint.set_fileset_version(job.checkpoint.version);
+  *checkpoint.mutable_create_time() = ToTimestamp(turn.now());
+  turn.Put(Family::kRecords, key, EncodeResource(checkpoint));
+}
+
+// The fileset version of the base that the job was given.
+std::string BaseVersion(Turn& turn, const v1::Job& body) {
+  const std::string& base = body.resolved_spec().model().base();
+  const auto model =
+      ReadResource<v1::Model>(turn, ModelRecordKey(WorkspaceOf(base), LastPart(base)), base);
+  return model.ok() ? model->fileset() : "";
+}
+
+void MakeAdapter(Turn& turn, const Job& job, v1::Job& body) {
+  const v1::JobSpec& spec = body.resolved_spec();
+  const std::string& base = spec.model().base();
+  v1::Adapter adapter;
+  adapter.set_name(absl::StrCat(base, "/adapters/", spec.output().name()));
+  adapter.set_uid(absl::StrCat(body.uid(), "-output"));
+  *adapter.mutable_create_time() = ToTimestamp(turn.now());
+  *adapter.mutable_update_time() = adapter.create_time();
+  adapter.set_creator(body.creator());
+  adapter.set_description(spec.output().description());
+  *adapter.mutable_labels() = spec.output().labels();
+  adapter.set_project(body.project());
+  adapter.set_fileset(job.result_version);
+  adapter.set_finetuning_type(v1::FINETUNING_TYPE_LORA);
+  adapter.set_rank(spec.tuning().lora().rank());
+  adapter.set_alpha(spec.tuning().lora().alpha());
+  *adapter.mutable_target_modules() = spec.tuning().lora().target_modules();
+  adapter.set_rslora(spec.tuning().lora().rslora());
+  adapter.set_dora(spec.tuning().lora().dora());
+  adapter.set_enabled(spec.output().enabled());
+  adapter.set_job(body.name());
+  *adapter.mutable_prompt() = spec.output().prompt();
+  adapter.set_row_format(spec.dataset().format());
+  adapter.set_base_version(BaseVersion(turn, body));
+  turn.Put(Family::kRecords,
+           AdapterRecordKey(WorkspaceOf(base), LastPart(base), spec.output().name()),
+           EncodeResource(adapter));
+  v1::JobResult& result = *body.mutable_status()->add_results();
+  result.set_kind(v1::JobResult::KIND_ADAPTER);
+  result.set_resource(adapter.name());
+  result.set_fileset_version(job.result_version);
+}
+
+void MakeModel(Turn& turn, const Job& job, v1::Job& body) {
+  const v1::JobSpec& spec = body.resolved_spec();
+  v1::Model model;
+  model.set_name(
+      absl::StrCat("workspaces/", job.request.workspace, "/models/", spec.output().name()));
+  model.set_uid(absl::StrCat(body.uid(), "-output"));
+  *model.mutable_create_time() = ToTimestamp(turn.now());
+  *model.mutable_update_time() = model.create_time();
+  model.set_creator(body.creator());
+  model.set_description(spec.output().description());
+  *model.mutable_labels() = spec.output().labels();
+  model.set_project(body.project());
+  model.set_fileset(job.result_version);
+  model.set_base_model(spec.model().base());
+  model.set_finetuning_type(spec.tuning().type());
+  model.set_job(body.name());
+  model.set_source("job");
+  *model.mutable_prompt() = spec.output().prompt();
+  // Its shape is the base's; only the weights are others.
+  const std::string& base = spec.model().base();
+  const auto from =
+      ReadResource<v1::Model>(turn, ModelRecordKey(WorkspaceOf(base), LastPart(base)), base);
+  if (from.ok()) *model.mutable_spec() = from->spec();
+  model.set_state(v1::Model::STATE_READY);
+  turn.Put(Family::kRecords, ModelRecordKey(job.request.workspace, spec.output().name()),
+           EncodeResource(model));
+  v1::JobResult& result = *body.mutable_status()->add_results();
+  result.set_kind(v1::JobResult::KIND_MODEL);
+  result.set_resource(model.name());
+  result.set_fileset_version(job.result_version);
+}
+
+}  // namespace
+
+std::string JobRecordKey(absl::string_view workspace, absl::string_view job) {
+  return absl::StrCat("job/", workspace, "/", job);
+}
+std::string JobTimeKey(absl::string_view workspace, absl::string_view job, absl::Time created) {
+  const uint64_t inverted = ~static_cast<uint64_t>(absl::ToUnixMicros(created));
+  return absl::StrCat("job.time/", workspace, "/", absl::StrFormat("%016x", inverted), "/", job);
+}
+std::string ModelRecordKey(absl::string_view workspace, absl::string_view model) {
+  return absl::StrCat("model/", workspace, "/", model);
+}
+std::string AdapterRecordKey(absl::string_view workspace, absl::string_view model,
+                             absl::string_view adapter) {
+  return absl::StrCat("adapter/", workspace, "/", model, "/", adapter);
+}
+// Newest first.
+std::string AttemptRecordKey(const JobKey& job, int attempt) {
+  return absl::StrCat("attempt/", job, "/", absl::StrFormat("%010d", 2'000'000'000 - attempt));
+}
+std::string CheckpointRecordKey(const JobKey& job, int64_t step) {
+  return absl::StrCat("checkpoint/", job, "/",
+                      absl::StrFormat("%016x", ~static_cast<uint64_t>(step)));
+}
+
+std::string JobNameOf(const JobKey& job) {
+  const std::pair<std::string, std::string> parts = absl::StrSplit(job, absl::MaxSplits('/', 1));
+  return absl::StrCat("workspaces/", parts.first, "/jobs/", parts.second);
+}
+
+JobKey JobKeyOf(absl::string_view job_name) {
+  const std::vector<std::string> parts = absl::StrSplit(job_name, '/');
+  if (parts.size() < 4 || parts[0] != "workspaces" || parts[2] != "jobs") return "";
+  return absl::StrCat(parts[1], "/", parts[3]);
+}
+
+v1::JobState ToApi(JobState state) { return static_cast<v1::JobState>(state); }
+
+v1::Explanation::Code CauseCode(absl::string_view code) {
+  v1::Explanation::Code value = v1::Explanation::CODE_UNSPECIFIED;
+  v1::Explanation::Code_Parse(absl::StrCat("CODE_", code), &value);
+  return value;
+}
+
+void WriteJobStatus(Turn& turn, const Job& job) {
+  const std::vector<std::string> ids = absl::StrSplit(job.request.key, '/');
+  const std::string key = JobRecordKey(ids[0], ids[1]);
+  absl::StatusOr<v1::Job> read = ReadResource<v1::Job>(turn, key, job.request.key);
+  if (!read.ok()) return;  // a job of the simulation has no body
+  v1::Job& body = *read;
+  v1::JobStatus& status = *body.mutable_status();
+  AddHistory(turn, job, status);
+  status.set_reason(ReasonOf(job));
+  status.set_message(job.reason);
+  status.set_attempt(job.attempts);
+  status.set_restarts(job.restarts);
+  status.mutable_usage()->set_gpu_seconds(job.device_seconds);
+  status.mutable_progress()->set_steps_done(job.step);
+  status.mutable_progress()->set_steps_total(job.steps_total);
+  if (job.started != absl::InfiniteFuture())
+    *status.mutable_start_time() = ToTimestamp(job.started);
+  if (job.finished != absl::InfiniteFuture())
+    *status.mutable_end_time() = ToTimestamp(job.finished);
+  *body.mutable_update_time() = ToTimestamp(turn.now());
+  WriteCheckpoint(turn, job, body);
+  WriteAttempt(turn, job, body);
+  CloseAttempt(turn, job);
+  if (job.state == JobState::kCompleted && !job.result_version.empty() &&
+      status.results_size() == 0) {
+    if (body.resolved_spec().tuning().type() == v1::FINETUNING_TYPE_LORA) {
+      MakeAdapter(turn, job, body);
+    } else {
+      MakeModel(turn, job, body);
+    }
+  }
+  PutResource(turn, key, body);
+}
+
+}  // namespace graft::scheduler

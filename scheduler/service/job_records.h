@@ -1,0 +1,33 @@
+// The API's view of jobs: bodies with their status, attempts, checkpoints and outputs, kept in step
+// with the core in the very commit in which the core changes.
+//
+//   job/{w}/{j}   job.time/{w}/{newest first}/{j}   attempt/{w}/{j}/{n}   checkpoint/{w}/{j}/{step}
+#pragma once
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "graft/v1/job.pb.h"
+#include "scheduler/service/engine.h"
+
+namespace graft::scheduler {
+
+std::string JobRecordKey(absl::string_view workspace, absl::string_view job);
+std::string JobTimeKey(absl::string_view workspace, absl::string_view job, absl::Time created);
+std::string ModelRecordKey(absl::string_view workspace, absl::string_view model);
+std::string AdapterRecordKey(absl::string_view workspace, absl::string_view model,
+                             absl::string_view adapter);
+std::string AttemptRecordKey(const JobKey& job, int attempt);
+std::string CheckpointRecordKey(const JobKey& job, int64_t step);
+// "workspaces/{w}/jobs/{j}" of "w/j", and back (empty when it is none).
+std::string JobNameOf(const JobKey& job);
+JobKey JobKeyOf(absl::string_view job_name);
+
+// Writes what the core says of the job into its body: state, history, results, attempt, checkpoint;
+// makes the adapter or model of a job that has just completed.
+void WriteJobStatus(Turn& turn, const Job& job);
+
+graft::v1::JobState ToApi(JobState state);
+graft::v1::Explanation::Code CauseCode(absl::string_view code);
+
+}  // namespace graft::scheduler

@@ -1,0 +1,550 @@
+#include "scheduler/service/job_spec.h"
+
+#include <algorithm>
+#include <cctype>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/json.h"
+#include "google/protobuf/descriptor.h"
+#include "graft/v1/model.pb.h"
+#include "graft/v1/options.pb.h"
+#include "rpc/status.h"
+#include "scheduler/service/names.h"
+
+namespace graft::scheduler {
+namespace {
+
+namespace v1 = graft::v1;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+constexpr double kLoraLearningRate = 2e-4;
+constexpr double kAllWeightsLearningRate = 5e-6;
+
+class Resolver {
+ public:
+  Resolver(SpecCheck& check, int64_t seed) : check_(check), spec_(check.resolved), seed_(seed) {}
+
+  void Run() {
+    AddSections();
+    FillAndCheck(spec_, "spec");
+    CheckReferences();
+    CheckMethod();
+    CheckTuning();
+    CheckBatchAndLayout();
+    CheckSchedule();
+    CheckUnavailable();
+    FillDependent();
+  }
+
+ private:
+  void Violate(absl::string_view field, v1::Reason reason, absl::string_view message) {
+    auto& violation = check_.violations.emplace_back();
+    violation.set_field(std::string(field));
+    violation.set_reason(reason);
+    violation.set_message(std::string(message));
+  }
+
+  void AddSections() {
+    spec_.mutable_method();
+    if (spec_.method().method_case() == v1::MethodSection::METHOD_NOT_SET) {
+      spec_.mutable_method()->mutable_sft();
+    }
+    spec_.mutable_schedule();
+    spec_.mutable_batch();
+    spec_.mutable_optimizer();
+    spec_.mutable_parallelism();
+    spec_.mutable_compute();
+    spec_.mutable_resources();
+    spec_.mutable_output();
+    spec_.mutable_evaluation();
+    auto& tuning = *spec_.mutable_tuning();
+    if (tuning.type() != v1::FINETUNING_TYPE_ALL_WEIGHTS) tuning.mutable_lora();
+  }
+
+  // Defaults and bounds as the contract states them beside each field.
+  void FillAndCheck(Message& message, const std::string& path) {
+    const google::protobuf::Reflection& reflection = *message.GetReflection();
+    for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
+      const FieldDescriptor& field = *message.GetDescriptor()->field(i);
+      const std::string here = absl::StrCat(path, ".", field.name());
+      if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+        if (field.is_map()) continue;
+        if (field.is_repeated()) {
+          for (int j = 0; j < reflection.FieldSize(message, &field); ++j) {
+            FillAndCheck(*reflection.MutableRepeatedMessage(&message, &field, j),
+                         absl::StrCat(here, "[", j, "]"));
+          }
+        } else if (reflection.HasField(message, &field) &&
+                   absl::StartsWith(field.message_type()->full_name(), "graft.")) {
+          FillAndCheck(*reflection.MutableMessage(&message, &field), here);
+        }
+        continue;
+      }
+      if (field.is_repeated() || !field.options().HasExtension(v1::rule)) continue;
+      const v1::FieldRule& rule = field.options().GetExtension(v1::rule);
+      if (field.has_presence() && !reflection.HasField(message, &field)) {
+        SetDefault(message, field, rule.default_value());
+      } else {
+        CheckBounds(message, field, rule, here);
+      }
+    }
+  }
+
+  void SetDefault(Message& message, const FieldDescriptor& field, const std::string& text) {
+    if (text.empty()) return;
+    const google::protobuf::Reflection& reflection = *message.GetReflection();
+    switch (field.cpp_type()) {
+      case FieldDescriptor::CPPTYPE_INT32:
+        return reflection.SetInt32(&message, &field, std::stoi(text));
+      case FieldDescriptor::CPPTYPE_INT64:
+        return reflection.SetInt64(&message, &field, std::stoll(text));
+      case FieldDescriptor::CPPTYPE_DOUBLE:
+        return reflection.SetDouble(&message, &field, std::stod(text));
+      case FieldDescriptor::CPPTYPE_BOOL:
+        return reflection.SetBool(&message, &field, text == "true");
+      case FieldDescriptor::CPPTYPE_STRING:
+        return reflection.SetString(&message, &field, text.substr(1, text.size() - 2));
+      case FieldDescriptor::CPPTYPE_ENUM: {
+        const auto* value = field.enum_type()->FindValueByName(text);
+        if (value != nullptr) reflection.SetEnum(&message, &field, value);
+        return;
+      }
+      default:
+        return;
+    }
+  }
+
+  void CheckBounds(const Message& message, const FieldDescriptor& field, const v1::FieldRule& rule,
+                   const std::string& here) {
+    const google::protobuf::Reflection& reflection = *message.GetReflection();
+    double value = 0;
+    switch (field.cpp_type()) {
+      case FieldDescriptor::CPPTYPE_INT32:
+        value = reflection.GetInt32(message, &field);
+        break;
+      case FieldDescriptor::CPPTYPE_INT64:
+        value = static_cast<double>(reflection.GetInt64(message, &field));
+        break;
+      case FieldDescriptor::CPPTYPE_DOUBLE:
+        value = reflection.GetDouble(message, &field);
+        break;
+      default:
+        return;
+    }
+    const bool low =
+        rule.has_min() && (rule.min_exclusive() ? !(value > rule.min()) : !(value >= rule.min()));
+    if (low) {
+      Violate(here, v1::REASON_FIELD_INVALID,
+              absl::StrCat("is ", value, "; it must be ",
+                           rule.min_exclusive() ? "above " : "at least ", rule.min()));
+    } else if (rule.has_max() && !(value <= rule.max())) {
+      Violate(here, v1::REASON_FIELD_INVALID,
+              absl::StrCat("is ", value, "; it must be at most ", rule.max()));
+    }
+  }
+
+  void CheckName(const std::string& name, absl::string_view pattern, absl::string_view field) {
+    if (name.empty()) {
+      return Violate(field, v1::REASON_FIELD_REQUIRED, absl::StrCat("is missing: ", pattern));
+    }
+    if (!ParseName(name, pattern).ok()) {
+      Violate(field, v1::REASON_NAME_INVALID,
+              absl::StrCat("'", name, "' is no name of the form ", pattern));
+    }
+  }
+
+  void CheckReferences() {
+    CheckName(spec_.model().base(), "workspaces/*/models/*", "spec.model.base");
+    if (spec_.dataset().training().empty()) {
+      Violate("spec.dataset.training", v1::REASON_FIELD_REQUIRED, "at least one source of rows");
+    }
+    const auto check = [this](const auto& sources, absl::string_view field) {
+      for (int i = 0; i < sources.size(); ++i) {
+        const std::string& name = sources[i].fileset();
+        const std::string here = absl::StrCat(field, "[", i, "].fileset");
+        CheckName(name,
+                  absl::StrContains(name, "/versions/") ? "workspaces/*/filesets/*/versions/*"
+                                                        : "workspaces/*/filesets/*",
+                  here);
+      }
+    };
+    check(spec_.dataset().training(), "spec.dataset.training");
+    check(spec_.dataset().validation(), "spec.dataset.validation");
+    if (!spec_.dataset().validation().empty() && spec_.dataset().validation_split() > 0) {
+      Violate("spec.dataset.validation_split", v1::REASON_FIELDS_EXCLUSIVE,
+              "excludes spec.dataset.validation; leave one out");
+    }
+    CheckName(spec_.resources().queue(), "queues/*", "spec.resources.queue");
+    if (!spec_.output().name().empty() && !CheckId(spec_.output().name(), "").ok()) {
+      Violate("spec.output.name", v1::REASON_NAME_INVALID,
+              "is no id: 2 to 63 characters of a-z, 0-9, '-', '_' and '.'");
+    }
+  }
+
+  void CheckMethod() {
+    if (!spec_.method().has_sft()) {
+      Violate("spec.method", v1::REASON_FEATURE_UNAVAILABLE, "this build has the method sft alone");
+    }
+  }
+
+  void CheckTuning() {
+    const auto& tuning = spec_.tuning();
+    if (tuning.type() != v1::FINETUNING_TYPE_ALL_WEIGHTS) return;
+    if (tuning.has_lora()) {
+      Violate("spec.tuning.lora", v1::REASON_FIELDS_EXCLUSIVE,
+              "excludes type all_weights; leave it out or set type lora");
+    }
+    if (tuning.base_quantization() > v1::TuningSection::BASE_QUANTIZATION_NONE) {
+      Violate("spec.tuning.base_quantization", v1::REASON_FIELDS_EXCLUSIVE,
+              "all_weights trains the base itself, which must not be quantized");
+    }
+  }
+
+  void CheckBatchAndLayout() {
+    auto& parallelism = *spec_.mutable_parallelism();
+    if (parallelism.data_parallel_size() != 0) {
+      Violate("spec.parallelism.data_parallel_size", v1::REASON_FIELD_READ_ONLY,
+              "is nodes x gpus_per_node / (tensor x pipeline x context) and cannot be set");
+    }
+    const auto fill = [](bool has, int value) { return has ? std::max(value, 1) : 1; };
+    const int tp = fill(parallelism.has_tensor_parallel_size(), parallelism.tensor_parallel_size());
+    const int pp =
+        fill(parallelism.has_pipeline_parallel_size(), parallelism.pipeline_parallel_size());
+    const int cp =
+        fill(parallelism.has_context_parallel_size(), parallelism.context_parallel_size());
+    const int ep = fill(parallelism.has_expert_parallel_size(), parallelism.expert_parallel_size());
+    const int nodes = fill(parallelism.has_nodes(), parallelism.nodes());
+    const int64_t group = int64_t{tp} * pp * cp;
+    const int64_t given = parallelism.has_gpus_per_node()
+                              ? int64_t{nodes} * parallelism.gpus_per_node()
+                              : group * nodes;
+    if (given % group != 0) {
+      return Violate("spec.parallelism", v1::REASON_LAYOUT_INVALID,
+                     absl::StrCat("nodes x gpus_per_node = ", given,
+                                  " is no multiple of tensor x "
+                                  "pipeline x context = ",
+                                  group));
+    }
+    const int dp = static_cast<int>(given / group);
+    if (ep > 1 && (tp > 1 || (dp * cp) % ep != 0)) {
+      Violate("spec.parallelism.expert_parallel_size", v1::REASON_LAYOUT_INVALID,
+              absl::StrCat("is ", ep,
+                           "; it needs tensor_parallel_size 1 and must divide data x "
+                           "context = ",
+                           dp * cp));
+    }
+    parallelism.set_tensor_parallel_size(tp);
+    parallelism.set_pipeline_parallel_size(pp);
+    parallelism.set_context_parallel_size(cp);
+    parallelism.set_expert_parallel_size(ep);
+    parallelism.set_data_parallel_size(dp);
+    const int64_t step = int64_t{spec_.batch().micro_batch_size()} * dp;
+    const int64_t global = spec_.batch().global_batch_size();
+    if (step > 0 && global % step != 0) {
+      const int64_t nearest = std::max<int64_t>(1, (global + step / 2) / step) * step;
+      Violate("spec.batch.global_batch_size", v1::REASON_FIELD_INVALID,
+              absl::StrCat("is ", global,
+                           ", no multiple of micro_batch_size x data_parallel_size = ", step,
+                           "; the nearest is ", nearest));
+    }
+  }
+
+  void CheckSchedule() {
+    const auto& optimizer = spec_.optimizer();
+    if (optimizer.warmup_steps() > 0 && optimizer.has_warmup_ratio()) {
+      Violate("spec.optimizer.warmup_ratio", v1::REASON_FIELDS_EXCLUSIVE,
+              "excludes spec.optimizer.warmup_steps; leave one out");
+    }
+    const bool needs_min =
+        optimizer.lr_schedule() == v1::OptimizerSection::LR_SCHEDULE_COSINE_WITH_MIN_LR;
+    if (needs_min && optimizer.min_learning_rate() <= 0) {
+      Violate("spec.optimizer.min_learning_rate", v1::REASON_FIELD_REQUIRED,
+              "cosine_with_min_lr needs it");
+    }
+    if (!spec_.schedule().has_seed()) spec_.mutable_schedule()->set_seed(seed_);
+  }
+
+  void Unavailable(bool asked, absl::string_view field, absl::string_view what) {
+    if (asked) Violate(field, v1::REASON_FEATURE_UNAVAILABLE, what);
+  }
+
+  // What the contract has and this build has not is refused by name, never left out in silence.
+  void CheckUnavailable() {
+    const auto& lora = spec_.tuning().lora();
+    const auto& resources = spec_.resources();
+    Unavailable(spec_.tuning().base_quantization() > v1::TuningSection::BASE_QUANTIZATION_NONE,
+                "spec.tuning.base_quantization", "quantized bases are not in this build");
+    Unavailable(lora.exclude_modules_size() > 0, "spec.tuning.lora.exclude_modules",
+                "is not in this build; name the wanted layers in target_modules");
+    Unavailable(lora.layers_to_transform_size() > 0, "spec.tuning.lora.layers_to_transform",
+                "is not in this build");
+    Unavailable(lora.init() > v1::Lora::INIT_KAIMING, "spec.tuning.lora.init",
+                "this build starts adapters with kaiming alone");
+    Unavailable(spec_.model().has_start_from(), "spec.model.start_from", "is not in this build");
+    Unavailable(!spec_.template_().empty(), "spec.template", "templates are not in this build");
+    Unavailable(spec_.has_integrations(), "spec.integrations", "is not in this build");
+    Unavailable(spec_.dataset().validation_split() > 0, "spec.dataset.validation_split",
+                "is not in this build; give spec.dataset.validation");
+    Unavailable(resources.after_size() > 0, "spec.resources.after", "is not in this build");
+    Unavailable(resources.nodes_size() > 0, "spec.resources.nodes",
+                "is not in this build; use node_selector");
+    Unavailable(resources.device_indices_size() > 0, "spec.resources.device_indices",
+                "is not in this build");
+    Unavailable(resources.device_products_size() > 0, "spec.resources.device_products",
+                "is not in this build; use node_selector");
+    Unavailable(resources.at_time_limit() == v1::ResourcesSection::AT_TIME_LIMIT_COMPLETE,
+                "spec.resources.at_time_limit", "this build can pause or fail, not complete");
+  }
+
+  void FillDependent() {
+    const bool all = spec_.tuning().type() == v1::FINETUNING_TYPE_ALL_WEIGHTS;
+    if (!spec_.optimizer().has_learning_rate()) {
+      spec_.mutable_optimizer()->set_learning_rate(all ? kAllWeightsLearningRate
+                                                       : kLoraLearningRate);
+    }
+    if (spec_.output().save() == v1::OutputSection::SAVE_UNSPECIFIED) {
+      spec_.mutable_output()->set_save(spec_.tuning().type() == v1::FINETUNING_TYPE_LORA
+                                           ? v1::OutputSection::SAVE_ADAPTER
+                                           : v1::OutputSection::SAVE_MERGED);
+    }
+  }
+
+  SpecCheck& check_;
+  v1::JobSpec& spec_;
+  const int64_t seed_;
+};
+
+template <typename Enum>
+std::string Short(Enum value) {
+  return ShortName(*google::protobuf::GetEnumDescriptor<Enum>(), static_cast<int>(value));
+}
+
+template <typename Repeated>
+Json StringList(const Repeated& values) {
+  Json list = Json::MakeArray();
+  for (const std::string& value : values) list.Append(value);
+  return list;
+}
+
+Json InputPaths(int count, absl::string_view key) {
+  Json list = Json::MakeArray();
+  for (int i = 0; i < count; ++i) list.Append(absl::StrCat("${inputs.", key, i, "}"));
+  return list;
+}
+
+Json DatasetJson(const v1::JobSpec& spec) {
+  const auto& dataset = spec.dataset();
+  Json json = Json::MakeObject();
+  json.Set("training", InputPaths(dataset.training_size(), "training"));
+  json.Set("validation", InputPaths(dataset.validation_size(), "validation"));
+  json.Set("format", Short(dataset.format())).Set("prompt_template", dataset.prompt_template());
+  json.Set("chat_template", spec.model().chat_template());
+  json.Set("max_seq_length", static_cast<int64_t>(spec.batch().max_seq_length()));
+  json.Set("packing", spec.batch().sequence_packing()).Set("shuffle", dataset.shuffle());
+  json.Set("loss_on", Short(dataset.loss_on()));
+  json.Set("limit", dataset.training_size() == 1 ? dataset.training(0).limit() : int64_t{0});
+  json.Set("validation_limit", spec.schedule().val_limit());
+  return json;
+}
+
+Json TuningJson(const v1::TuningSection& tuning) {
+  const v1::Lora& lora = tuning.lora();
+  Json json = Json::MakeObject();
+  json.Set("kind", Short(tuning.type()));
+  if (!tuning.has_lora()) return json;
+  json.Set("rank", static_cast<int64_t>(lora.rank())).Set("alpha", lora.alpha());
+  json.Set("dropout", lora.dropout()).Set("target_modules", StringList(lora.target_modules()));
+  json.Set("modules_to_save", StringList(lora.modules_to_save()));
+  json.Set("rslora", lora.rslora()).Set("dora", lora.dora()).Set("bias", Short(lora.bias()));
+  if (lora.has_init_seed()) json.Set("init_seed", lora.init_seed());
+  return json;
+}
+
+Json ScheduleJson(const v1::JobSpec& spec) {
+  const auto& optimizer = spec.optimizer();
+  Json json = Json::MakeObject();
+  json.Set("kind", Short(optimizer.lr_schedule())).Set("learning_rate", optimizer.learning_rate());
+  json.Set("warmup_steps", optimizer.warmup_steps()).Set("warmup_ratio", optimizer.warmup_ratio());
+  if (optimizer.lr_schedule() == v1::OptimizerSection::LR_SCHEDULE_COSINE_WITH_RESTARTS) {
+    json.Set("num_cycles", static_cast<double>(optimizer.cycles()));
+  }
+  json.Set("power", optimizer.power());
+  json.Set("min_lr_rate", optimizer.min_learning_rate() / optimizer.learning_rate());
+  json.Set("epochs", spec.schedule().epochs()).Set("max_steps", spec.schedule().max_steps());
+  return json;
+}
+
+Json OptimizerJson(const v1::OptimizerSection& optimizer) {
+  const bool paged = optimizer.kind() == v1::OptimizerSection::KIND_PAGED_ADAMW_8BIT;
+  Json json = Json::MakeObject();
+  json.Set("kind", paged ? std::string("adamw_8bit") : Short(optimizer.kind()));
+  json.Set("beta1", optimizer.beta1()).Set("beta2", optimizer.beta2());
+  json.Set("epsilon", optimizer.epsilon()).Set("weight_decay", optimizer.weight_decay());
+  json.Set("clip_norm", optimizer.max_grad_norm());
+  return json;
+}
+
+Json EvaluationJson(const v1::ScheduleSection& schedule) {
+  Json json = Json::MakeObject();
+  json.Set("interval", schedule.val_check_interval().steps());
+  if (schedule.has_early_stopping()) {
+    const auto& early = schedule.early_stopping();
+    json.Set("patience", static_cast<int64_t>(early.patience()));
+    json.Set("min_delta", early.min_delta()).Set("restore_best", early.restore_best());
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string ShortName(const google::protobuf::EnumDescriptor& type, int value) {
+  const auto* named = type.FindValueByNumber(value);
+  const std::string& zero = type.value(0)->name();
+  const std::string prefix = zero.substr(0, zero.size() - std::string("UNSPECIFIED").size());
+  if (named == nullptr) return "";
+  return absl::AsciiStrToLower(absl::StartsWith(named->name(), prefix)
+                                   ? named->name().substr(prefix.size())
+                                   : named->name());
+}
+
+SpecCheck ResolveSpec(const v1::JobSpec& spec, int64_t seed) {
+  SpecCheck check;
+  check.resolved = spec;
+  Resolver(check, seed).Run();
+  return check;
+}
+
+void CheckAgainstModel(const v1::ModelSpec& model, SpecCheck& check) {
+  const auto violate = [&](absl::string_view field, std::string message) {
+    auto& violation = check.violations.emplace_back();
+    violation.set_field(std::string(field));
+    violation.set_reason(v1::REASON_LAYOUT_INVALID);
+    violation.set_message(std::move(message));
+  };
+  v1::JobSpec& spec = check.resolved;
+  const int tp = std::max(spec.parallelism().tensor_parallel_size(), 1);
+  if (model.attention_heads() % tp != 0 || (model.kv_heads() > 0 && model.kv_heads() % tp != 0)) {
+    std::vector<int> fitting;
+    for (int size = 1; size <= model.attention_heads(); ++size) {
+      if (model.attention_heads() % size == 0 && model.kv_heads() % size == 0)
+        fitting.push_back(size);
+    }
+    violate("spec.parallelism.tensor_parallel_size",
+            absl::StrCat("is ", tp, "; it must divide ", model.attention_heads(), " heads and ",
+                         model.kv_heads(), " KV heads: ", absl::StrJoin(fitting, ", ")));
+  }
+  const int pp = spec.parallelism().pipeline_parallel_size();
+  if (model.layers() > 0 && pp > model.layers()) {
+    violate("spec.parallelism.pipeline_parallel_size",
+            absl::StrCat("is ", pp, "; the model has ", model.layers(), " layers"));
+  }
+  if (model.context_length() > 0 && spec.batch().max_seq_length() > model.context_length()) {
+    auto& warning = check.warnings.emplace_back();
+    warning.set_code("MAX_SEQ_LENGTH_CLAMPED");
+    warning.set_field("spec.batch.max_seq_length");
+    warning.set_message(absl::StrCat("lowered from ", spec.batch().max_seq_length(), " to ",
+                                     model.context_length(), ", the model's context"));
+    warning.set_explanation(
+        "The model was not trained on longer sequences; set it to its context.");
+    spec.mutable_batch()->set_max_seq_length(static_cast<int32_t>(model.context_length()));
+  }
+}
+
+absl::Status ViolationsStatus(const std::vector<v1::ValidateJobResponse::Violation>& violations) {
+  const bool missing_feature = std::all_of(
+      violations.begin(), violations.end(),
+      [](const auto& violation) { return violation.reason() == v1::REASON_FEATURE_UNAVAILABLE; });
+  rpc::ErrorBuilder error(
+      missing_feature ? absl::StatusCode::kUnimplemented : absl::StatusCode::kInvalidArgument,
+      absl::StrCat(
+          "the job cannot be created: ", violations[0].field(), " ", violations[0].message(),
+          violations.size() > 1 ? absl::StrCat(" (and ", violations.size() - 1, " more)") : ""));
+  error.Reason(v1::Reason_Name(violations[0].reason()).substr(7));
+  for (const auto& violation : violations) error.Field(violation.field(), violation.message());
+  return error.Build();
+}
+
+Layout LayoutOf(const v1::JobSpec& resolved) {
+  const auto& p = resolved.parallelism();
+  return {.tp = std::max(p.tensor_parallel_size(), 1),
+          .cp = std::max(p.context_parallel_size(), 1),
+          .dp = std::max(p.data_parallel_size(), 1),
+          .pp = std::max(p.pipeline_parallel_size(), 1),
+          .ep = std::max(p.expert_parallel_size(), 1)};
+}
+
+void SetLayout(const Layout& layout, v1::Layout& out) {
+  out.set_tensor_parallel_size(layout.tp);
+  out.set_context_parallel_size(layout.cp);
+  out.set_data_parallel_size(layout.dp);
+  out.set_pipeline_parallel_size(layout.pp);
+  out.set_expert_parallel_size(layout.ep);
+  out.set_world_size(layout.world());
+}
+
+JobRequest ToJobRequest(const v1::JobSpec& resolved, const JobKey& key,
+                        const std::string& workspace, const std::string& device) {
+  const auto& resources = resolved.resources();
+  JobRequest request{
+      .key = key,
+      .workspace = workspace,
+      .queue = resources.queue().substr(std::string("queues/").size()),
+      .priority = resources.priority(),
+      .max_restarts = resources.max_restarts(),
+      .preemptible = resources.preemptible(),
+      .time_limit = absl::Seconds(resources.time_limit().seconds()),
+      .pause_at_time_limit = resources.at_time_limit() != v1::ResourcesSection::AT_TIME_LIMIT_FAIL,
+      .hold = resources.hold()};
+  request.gang.layout = LayoutOf(resolved);
+  request.gang.device_kind = device;
+  request.gang.min_memory_bytes = resources.min_device_memory_bytes();
+  for (const auto& [label, value] : resources.node_selector()) request.gang.labels[label] = value;
+  request.gang.tolerations.assign(resources.tolerations().begin(), resources.tolerations().end());
+  request.gang.allow_tp_across_domains = resolved.parallelism().allow_tp_across_nodes();
+  return request;
+}
+
+std::string RunJson(const v1::JobSpec& spec) {
+  const Layout layout = LayoutOf(spec);
+  Json model = Json::MakeObject();
+  model.Set("path", "${inputs.model}").Set("name", spec.model().base());
+  Json batch = Json::MakeObject();
+  batch.Set("global", static_cast<int64_t>(spec.batch().global_batch_size()));
+  batch.Set("micro", static_cast<int64_t>(spec.batch().micro_batch_size()));
+  Json guards = Json::MakeObject();
+  guards.Set("max_skipped", static_cast<int64_t>(spec.compute().max_bad_steps()));
+  Json parallelism = Json::MakeObject();
+  parallelism.Set("tp", layout.tp).Set("pp", layout.pp).Set("cp", layout.cp).Set("ep", layout.ep);
+  parallelism.Set("dp", layout.dp).Set("rank", 0).Set("world", layout.world());
+  parallelism.Set("rendezvous", "");
+  Json output = Json::MakeObject();
+  output.Set("folder", "${output}");
+  Json checkpoint = Json::MakeObject();
+  checkpoint.Set("folder", "${checkpoints}");
+  checkpoint.Set("interval", spec.schedule().checkpoint_interval().steps());
+  checkpoint.Set("keep_last", static_cast<int64_t>(spec.schedule().keep_checkpoints()));
+  const v1::Precision precision = spec.compute().precision();
+  const bool known = precision == v1::PRECISION_FP32 || precision == v1::PRECISION_BF16;
+
+  Json run = Json::MakeObject();
+  run.Set("version", 1).Set("method", "sft").Set("model", std::move(model));
+  run.Set("dataset", DatasetJson(spec)).Set("tuning", TuningJson(spec.tuning()));
+  run.Set("schedule", ScheduleJson(spec)).Set("batch", std::move(batch));
+  run.Set("optimizer", OptimizerJson(spec.optimizer()));
+  run.Set("evaluation", EvaluationJson(spec.schedule())).Set("guards", std::move(guards));
+  run.Set("parallelism", std::move(parallelism)).Set("output", std::move(output));
+  run.Set("checkpoint", std::move(checkpoint)).Set("seed", spec.schedule().seed());
+  run.Set("threads", static_cast<int64_t>(spec.compute().threads()));
+  run.Set("precision", known ? Short(precision) : std::string("auto"));
+  const auto kept = spec.compute().activation_checkpointing();
+  const bool automatic = kept <= v1::ComputeSection::ACTIVATION_CHECKPOINTING_AUTO;
+  run.Set("activation_checkpointing", automatic ? std::string("selective") : Short(kept));
+  run.Set("log_interval", static_cast<int64_t>(spec.schedule().log_interval()));
+  return run.Dump();
+}
+
+}  // namespace graft::scheduler
