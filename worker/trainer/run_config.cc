@@ -238,6 +238,8 @@ absl::StatusOr<RunConfig> ParseRunConfig(absl::string_view text) {
   return config;
 }
 
-std::string FormatRunConfig(const RunConfig& config) { return WriteFields(config).Dump(2) + "\n"; }
+Json WriteConfig(const RunConfig& config) { return WriteFields(config); }
+
+std::string FormatRunConfig(const RunConfig& config) { return WriteConfig(config).Dump(2) + "\n"; }
 
 }  // namespace graft::trainer

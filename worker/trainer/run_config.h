@@ -162,6 +162,7 @@ struct RunConfig {
 // INVALID_ARGUMENT with the path of what is wrong; FAILED_PRECONDITION for another version.
 absl::StatusOr<RunConfig> ParseRunConfig(absl::string_view text);
 std::string FormatRunConfig(const RunConfig& config);
+Json WriteConfig(const RunConfig& config);
 // What types cannot say: ranges, fields that exclude each other. ParseRunConfig calls it.
 absl::Status ValidateRunConfig(const RunConfig& config);
 

@@ -1,0 +1,79 @@
+#include "worker/method/sft.h"
+
+#include <ATen/ATen.h>
+
+#include <chrono>
+
+#include "base/status_macros.h"
+#include "worker/model/torch_boundary.h"
+
+namespace graft::method {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+
+double Seconds(SteadyClock::time_point from, SteadyClock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+at::Tensor Indices(const std::vector<int32_t>& values) {
+  return at::tensor(at::ArrayRef<int32_t>(values), at::kInt).to(at::kLong);
+}
+
+model::Batch BatchOf(const data::MicroBatch& micro) {
+  model::Batch batch;
+  batch.tokens = Indices(micro.tokens);
+  batch.positions = Indices(micro.positions);
+  batch.starts.assign(micro.segment_starts.begin(), micro.segment_starts.end());
+  return batch;
+}
+
+model::LossTargets TargetsOf(const data::MicroBatch& micro, double denominator) {
+  model::LossTargets targets;
+  targets.denominator = denominator;
+  for (size_t i = 0; i < micro.targets.size(); ++i) {
+    if (micro.targets[i] == data::kIgnoreTarget) continue;
+    targets.rows.push_back(static_cast<int64_t>(i));
+    targets.targets.push_back(micro.targets[i]);
+  }
+  return targets;
+}
+
+}  // namespace
+
+absl::StatusOr<PassResult> SftBackward(model::Decoder& decoder, const data::MicroBatch& micro,
+                                       double denominator, uint64_t dropout_seed) {
+  PassResult result;
+  const model::LossTargets targets = TargetsOf(micro, denominator);
+  if (targets.rows.empty()) return result;
+  GRAFT_RETURN_IF_ERROR(model::TorchCall("a training pass", [&] {
+    const auto start = SteadyClock::now();
+    model::Batch batch = BatchOf(micro);
+    batch.pass = {.training = true, .dropout_seed = dropout_seed};
+    at::Tensor hidden = decoder.Hidden(batch);
+    at::Tensor loss = model::HeadLoss(decoder.head(), hidden, targets, &result.loss);
+    hidden.reset();  // the graph alone keeps it, so the backward can free it
+    const auto middle = SteadyClock::now();
+    loss.backward();
+    result.forward_seconds = Seconds(start, middle);
+    result.backward_seconds = Seconds(middle, SteadyClock::now());
+  }));
+  return result;
+}
+
+absl::StatusOr<PassResult> SftLoss(const model::Decoder& decoder, const data::MicroBatch& micro,
+                                   double denominator) {
+  PassResult result;
+  const model::LossTargets targets = TargetsOf(micro, denominator);
+  if (targets.rows.empty()) return result;
+  GRAFT_RETURN_IF_ERROR(model::TorchCall("an evaluation pass", [&] {
+    const at::NoGradGuard no_grad;
+    const auto start = SteadyClock::now();
+    const at::Tensor hidden = decoder.Hidden(BatchOf(micro));
+    model::HeadLoss(decoder.head(), hidden, targets, &result.loss);
+    result.forward_seconds = Seconds(start, SteadyClock::now());
+  }));
+  return result;
+}
+
+}  // namespace graft::method

@@ -1,0 +1,29 @@
+// Supervised fine-tuning: the mean cross entropy of the supervised tokens of an optimizer step. One
+// call is one micro-batch; its part of the loss is divided by the tokens of the whole step, so how
+// the step is cut up does not show.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "worker/data/dataset/batches.h"
+#include "worker/model/decoder.h"
+
+namespace graft::method {
+
+struct PassResult {
+  double loss = 0;  // sum of cross entropies / denominator
+  double forward_seconds = 0;
+  double backward_seconds = 0;
+};
+
+// Adds the gradients of the micro-batch to the decoder's store. RESOURCE_EXHAUSTED when memory did
+// not suffice; the gradients are then partly added and must be zeroed.
+absl::StatusOr<PassResult> SftBackward(model::Decoder& decoder, const data::MicroBatch& micro,
+                                       double denominator, uint64_t dropout_seed);
+
+// The loss alone.
+absl::StatusOr<PassResult> SftLoss(const model::Decoder& decoder, const data::MicroBatch& micro,
+                                   double denominator);
+
+}  // namespace graft::method

@@ -1,0 +1,102 @@
+// Checkpoints: everything that a run needs to go on as if it had never stopped. A folder of
+// folders:
+//
+//   step-000120/trained.safetensors    the trained tensors
+//               optimizer.safetensors  the optimizer's states
+//               state.json             step, schedule, losses, the run's identity
+//               manifest.json          sizes and SHA-256 of the others, written last
+//
+// A folder is written as `.writing-step-000120`, synced and renamed; what has no such name or no
+// whole manifest is no checkpoint. There is no generator state: data order, packing and dropout are
+// functions of seed and step.
+//
+// Save copies the tensors and returns; a thread of its own writes. One write is under way at a
+// time.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/json.h"
+#include "worker/trainer/tensor_files.h"
+
+namespace graft::trainer {
+
+inline constexpr int64_t kCheckpointVersion = 1;
+
+// What stands in state.json.
+struct CheckpointState {
+  int64_t version = kCheckpointVersion;
+  int64_t step = 0;             // steps done
+  int64_t optimizer_steps = 0;  // fewer where guards skipped some
+  double loss = 0;
+  std::optional<double> validation_loss;  // of the newest evaluation
+  std::optional<double> best_validation_loss;
+  int64_t best_step = 0;
+  int64_t bad_evaluations = 0;
+  int64_t skipped_in_a_row = 0;
+  double plateau_factor = 1;
+  double plateau_best = 0;
+  int64_t plateau_bad = 0;
+  bool plateau_seen = false;
+  // A digest of what must not differ between a run and its continuation.
+  std::string identity;
+};
+
+struct CheckpointContents {
+  CheckpointState state;
+  NamedTensors trained;
+  NamedTensors optimizer;
+};
+
+struct SavedCheckpoint {
+  std::string folder;
+  int64_t step = 0;
+  int64_t bytes = 0;
+  double seconds = 0;
+};
+
+class Checkpoints {
+ public:
+  struct Options {
+    std::string folder;
+    int64_t keep_last = 2;
+    bool keep_best = true;
+  };
+  // `done` is called on the writing thread after each checkpoint.
+  using Done = std::function<void(const absl::StatusOr<SavedCheckpoint>&)>;
+  Checkpoints(Options options, Done done) : options_(std::move(options)), done_(std::move(done)) {}
+  // Waits for the write under way.
+  ~Checkpoints() { Wait().IgnoreError(); }
+
+  // Copies the tensors and has them written. Waits first for a write that is still under way, and
+  // returns its error if it failed.
+  absl::Status Save(const CheckpointContents& contents);
+  // Until the write under way is on disk; its status.
+  absl::Status Wait();
+
+ private:
+  absl::StatusOr<SavedCheckpoint> Write(const CheckpointContents& contents);
+  void Prune(const CheckpointState& newest);
+
+  const Options options_;
+  const Done done_;
+  std::thread writer_;
+  absl::Status last_;  // of the writer; read after joining it
+};
+
+// The newest whole checkpoint in `path`, or `path` itself where it is one. NOT_FOUND where there is
+// none. Verifies sizes, and hashes as well with `deep`.
+absl::StatusOr<std::string> FindCheckpoint(const std::string& path, bool deep = true);
+absl::StatusOr<CheckpointState> ReadCheckpointState(const std::string& folder);
+// Copies the tensors into those of `contents`, which name them.
+absl::Status ReadCheckpointTensors(const std::string& folder, const NamedTensors& trained,
+                                   const NamedTensors& optimizer);
+std::string CheckpointName(int64_t step);
+
+}  // namespace graft::trainer

@@ -1,0 +1,43 @@
+// One step of an optimizer over a ParameterStore: the flat values, gradients and states, tensor by
+// tensor where the rule looks at shapes (weight decay, Adafactor's rows and columns).
+//
+// Numerics are those of torch.optim and transformers: AdamW decouples its decay and puts epsilon
+// behind the root; Lion and SGD likewise decouple or couple as theirs do.
+//
+// Life cycle: made after ParameterStore::Allocate; `states` are what a checkpoint keeps.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "worker/model/parameter_store.h"
+#include "worker/trainer/run_config.h"
+
+namespace graft::trainer {
+
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  // Applies the gradients times `grad_scale`. Steps are counted from 1.
+  virtual void Step(double learning_rate, double grad_scale) = 0;
+  // By name, in a fixed order; tensors are the live ones, so reading a checkpoint copies into them.
+  virtual std::vector<std::pair<std::string, at::Tensor>> states() = 0;
+  int64_t steps() const { return steps_; }
+  void set_steps(int64_t steps) { steps_ = steps; }
+
+ protected:
+  int64_t steps_ = 0;
+};
+
+absl::StatusOr<std::unique_ptr<Optimizer>> MakeOptimizer(const OptimizerConfig& config,
+                                                         model::ParameterStore& store);
+
+// The L2 norm of all gradients.
+double GradientNorm(model::ParameterStore& store);
+
+}  // namespace graft::trainer
