@@ -1,7 +1,8 @@
 // Renders chat templates for the parity scripts. Reads a JSON object per line from standard input:
 //   {"template", "messages", "tools", "documents", "add_generation_prompt", "bos_token",
 //    "eos_token", "kwargs", "now" (Unix seconds)}
-// and writes one per line: {"text", "spans": [[begin, end], ...], "source", "ends"} or {"error"}.
+// and writes one per line, offsets in bytes: {"text", "spans": [[begin, end], ...],
+//    "bytes": [[message, begin, end], ...], "source", "ends"} or {"error"}.
 #include <iostream>
 #include <string>
 
@@ -44,6 +45,13 @@ Json Render(const Json& request) {
         Json(Json::Array{static_cast<int64_t>(span.begin), static_cast<int64_t>(span.end)}));
   }
   answer.Set("spans", spans);
+  const auto provenance = chat->RenderWithProvenance(input);
+  Json bytes = Json::MakeArray();
+  for (const auto& part : provenance->second) {
+    bytes.Append(Json(Json::Array{part.message, static_cast<int64_t>(part.bytes.begin),
+                                  static_cast<int64_t>(part.bytes.end)}));
+  }
+  answer.Set("bytes", bytes);
   answer.Set("source", static_cast<int>(rendered->span_source));
   return answer.Set("ends", rendered->ends_with_end_of_turn);
 }

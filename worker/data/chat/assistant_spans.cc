@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 
 namespace graft::data {
 namespace {
@@ -15,6 +16,7 @@ constexpr absl::string_view kEndOfTurn[] = {
     "<|eom|>",
     "<end_of_turn>",
     "<turn|>",
+    "<tool_call|>",
     "<|end|>",
     "<|return|>",
     "<|call|>",
@@ -55,56 +57,75 @@ size_t WholeMarkers(absl::string_view common) {
   return open == absl::string_view::npos ? common.size() : open;
 }
 
-struct Extent {
-  size_t begin, end;  // first and past the last byte of the message
-  size_t before = 0;  // where the bytes of the messages before it end
+// A run of bytes of one message, not interrupted by another's.
+struct Run {
+  size_t begin, end;
+  size_t before = 0;  // where the bytes of the message before it end
   size_t after = 0;   // where the bytes of the next message begin
 };
 
-absl::optional<Extent> ExtentOf(const TurnContext& context, jinja::Origin origin) {
-  absl::optional<Extent> extent;
+std::vector<Run> RunsOf(const TurnContext& context, jinja::Origin origin) {
+  std::vector<Run> runs;
+  size_t other_end = 0;
+  bool open = false;
   for (const jinja::Range& range : context.ranges) {
-    if (range.origin != origin) continue;
-    if (!extent.has_value()) extent = Extent{range.begin, range.end};
-    extent->end = std::max<size_t>(extent->end, range.end);
+    if (range.origin != origin) {
+      if (open) runs.back().after = range.begin;
+      open = false;
+      other_end = range.end;
+    } else if (open) {
+      runs.back().end = range.end;
+    } else {
+      runs.push_back({range.begin, range.end, other_end, context.text.size()});
+      open = true;
+    }
   }
-  if (!extent.has_value()) return extent;
-  extent->after = context.text.size();
-  for (const jinja::Range& range : context.ranges) {
-    if (range.origin == origin) continue;
-    if (range.end <= extent->begin) extent->before = std::max<size_t>(extent->before, range.end);
-    if (range.begin >= extent->end) extent->after = std::min<size_t>(extent->after, range.begin);
-  }
-  return extent;
+  return runs;
 }
 
-size_t BeginOf(const TurnContext& context, const Extent& extent, int message) {
-  const absl::string_view lead = context.text.substr(extent.before, extent.begin - extent.before);
+size_t BeginOf(const TurnContext& context, const Run& run, int message) {
   const absl::optional<std::string> opening = context.opening(message);
-  if (!opening.has_value()) return extent.begin;
-  const size_t common = CommonPrefix(*opening, lead);
-  const size_t taken = common == opening->size() || common == lead.size()
-                           ? common
-                           : WholeMarkers(lead.substr(0, common));
-  return extent.before + taken;
+  if (!opening.has_value()) return run.begin;
+  const size_t common = CommonPrefix(*opening, context.text.substr(run.before));
+  const size_t lead = run.begin - run.before;
+  // A prompt may end inside of what the message wrote itself ("<think>").
+  if (common == opening->size() && run.before + common < run.end) return run.before + common;
+  if (common >= lead) return run.begin;
+  return run.before + WholeMarkers(context.text.substr(run.before, common));
+}
+
+// The end of the end-of-turn tokens that follow `run`, or its own end.
+size_t EndOf(const TurnContext& context, const Run& run, bool& found) {
+  const absl::string_view tail = context.text.substr(run.end, run.after - run.end);
+  size_t first = absl::string_view::npos;
+  size_t end = 0;
+  for (const std::string& token : context.end_of_turn) {
+    const size_t hit = token.empty() ? absl::string_view::npos : tail.find(token);
+    if (hit >= first) continue;
+    first = hit;
+    end = hit + token.size();
+  }
+  found = first != absl::string_view::npos;
+  if (!found) return run.end;
+  for (bool more = true; more;) {
+    more = false;
+    for (const std::string& token : context.end_of_turn) {
+      if (token.empty() || !absl::StartsWith(tail.substr(end), token)) continue;
+      end += token.size();
+      more = true;
+    }
+  }
+  return run.end + end;
 }
 
 }  // namespace
 
-absl::optional<AssistantTurn> FindTurn(const TurnContext& context, int message) {
-  const absl::optional<Extent> extent = ExtentOf(context, static_cast<jinja::Origin>(message) + 1);
-  if (!extent.has_value()) return absl::nullopt;
+AssistantTurn FindTurn(const TurnContext& context, int message) {
   AssistantTurn turn;
-  turn.span = {BeginOf(context, *extent, message), extent->end};
-  const absl::string_view tail = context.text.substr(extent->end, extent->after - extent->end);
-  size_t first = absl::string_view::npos;
-  for (const std::string& token : context.end_of_turn) {
-    const size_t hit = token.empty() ? absl::string_view::npos : tail.find(token);
-    if (hit < first) {
-      first = hit;
-      turn.span.end = extent->end + hit + token.size();
-      turn.ends_with_token = true;
-    }
+  for (const Run& run : RunsOf(context, static_cast<jinja::Origin>(message) + 1)) {
+    // Only the first begins behind a prompt.
+    const size_t begin = turn.spans.empty() ? BeginOf(context, run, message) : run.begin;
+    turn.spans.push_back({begin, EndOf(context, run, turn.ends_with_token)});
   }
   return turn;
 }

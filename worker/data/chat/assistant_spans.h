@@ -28,12 +28,13 @@ struct TurnContext {
 };
 
 struct AssistantTurn {
-  ByteSpan span;
-  bool ends_with_token = false;  // an end-of-turn token follows
+  // Usually one; several where the template puts other messages (tool results) inside.
+  std::vector<ByteSpan> spans;
+  bool ends_with_token = false;  // an end-of-turn token follows the last
 };
 
-// The turn of message `message`; nullopt where the template wrote none of its bytes.
-absl::optional<AssistantTurn> FindTurn(const TurnContext& context, int message);
+// The turn of message `message`; no spans where the template wrote none of its bytes.
+AssistantTurn FindTurn(const TurnContext& context, int message);
 
 // `eos_token` and the markers in common use.
 std::vector<std::string> DefaultEndOfTurn(absl::string_view eos_token);

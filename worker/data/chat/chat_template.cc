@@ -195,12 +195,12 @@ void ChatTemplate::Impl::FindTurns(const ChatInput& input, const Rendering& all,
   }
   for (size_t i = 0; i < messages.size(); ++i) {
     if (!IsAssistant(messages[i])) continue;
-    const absl::optional<AssistantTurn> turn = FindTurn(context, static_cast<int>(i));
-    if (!turn.has_value()) continue;
-    out.ends_with_end_of_turn = turn->ends_with_token;
+    const AssistantTurn turn = FindTurn(context, static_cast<int>(i));
+    if (turn.spans.empty()) continue;
+    out.ends_with_end_of_turn = turn.ends_with_token;
     if (blocks || !IsLearnt(messages[i])) continue;
     out.span_source = SpanSource::kProvenance;
-    out.assistant_spans.push_back(turn->span);
+    out.assistant_spans.insert(out.assistant_spans.end(), turn.spans.begin(), turn.spans.end());
   }
   std::sort(out.assistant_spans.begin(), out.assistant_spans.end(),
             [](const ByteSpan& a, const ByteSpan& b) { return a.begin < b.begin; });
