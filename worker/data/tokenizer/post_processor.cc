@@ -42,7 +42,11 @@ void TrimOffsets(Sequence& sequence, bool prefix_space, const PostProcessor::Spe
   Encoding& encoding = sequence.encoding;
   for (size_t i = 0; i < encoding.offsets.size(); ++i) {
     auto& [begin, end] = encoding.offsets[i];
-    const absl::string_view token = spelling(encoding.ids[i]);
+    absl::string_view token = spelling(encoding.ids[i]);
+    // An added token is what stands in the text, with the white space that it took.
+    if (token.empty()) {
+      token = sequence.text.substr(std::min<size_t>(begin, sequence.text.size()), end - begin);
+    }
     size_t leading = 0, trailing = 0;
     for (size_t at = 0; at < token.size() && IsSpaceOfToken(NextCodePoint(token, at));) ++leading;
     for (size_t at = token.size(); at > 0 && IsSpaceOfToken(CodePointBefore(token, at));) {

@@ -24,7 +24,7 @@ struct Sequence {
 
 class PostProcessor {
  public:
-  // How a token is spelled; for the trimming of offsets.
+  // How the model spells a token, nothing for added ones; for the trimming of offsets.
   using Spelling = std::function<absl::string_view(int32_t id)>;
 
   virtual ~PostProcessor() = default;

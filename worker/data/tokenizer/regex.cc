@@ -52,7 +52,9 @@ class RegexMatcher {
 
   bool IsWordAt(size_t at) const {
     size_t next = at;
-    return HasFlag(NextCodePoint(text_, next), kWordFlag);
+    const uint32_t c = NextCodePoint(text_, next);
+    return HasFlag(c, kWordFlag) ||
+           std::find(std::begin(kLatin1Words), std::end(kLatin1Words), c) != std::end(kLatin1Words);
   }
   bool AtWordBoundary(size_t at) const {
     const bool before = at > 0 && IsWordAt(Back(at));

@@ -20,6 +20,9 @@
 
 namespace graft::data {
 
+// What \w and \b count besides the word characters: superscripts and fractions of Latin-1.
+constexpr uint32_t kLatin1Words[] = {0xb2, 0xb3, 0xb9, 0xbc, 0xbd, 0xbe};
+
 struct Match {
   uint32_t begin;
   uint32_t end;

@@ -45,6 +45,18 @@ constexpr PosixName kPosix[] = {
     {"xdigit", 0, 0, "0123456789abcdefABCDEF"},
 };
 
+// Outside of a class the reference's engine takes \w below U+0100 from a table of Latin-1, which
+// counts the superscripts and fractions; inside of a class it does not.
+void AddWord(bool negated, bool in_class, CharClass& out) {
+  CharClass set;
+  set.AddFlag(kWordFlag, false);
+  for (const uint32_t c : kLatin1Words) {
+    if (!in_class) set.AddRange(c, c);
+  }
+  set.set_negated(negated);
+  out.AddNested(std::move(set));
+}
+
 void AddPosix(const PosixName& posix, bool negated, CharClass& out) {
   CharClass set;
   if (posix.categories != 0) set.AddCategories(posix.categories, false);
@@ -263,13 +275,13 @@ absl::StatusOr<RegexCompiler::Node> RegexCompiler::ParseEscape(const Flags& flag
     return Unsupported(absl::StrCat("\\", std::string(1, c)));
   }
   CharClass set;
-  GRAFT_ASSIGN_OR_RETURN(const bool is_set, ParseSetEscape(c, set));
+  GRAFT_ASSIGN_OR_RETURN(const bool is_set, ParseSetEscape(c, false, set));
   if (is_set) return ClassNode(std::move(set));
   GRAFT_ASSIGN_OR_RETURN(const uint32_t code_point, ParseCharEscape());
   return CharNode(code_point, flags);
 }
 
-absl::StatusOr<bool> RegexCompiler::ParseSetEscape(char c, CharClass& out) {
+absl::StatusOr<bool> RegexCompiler::ParseSetEscape(char c, bool in_class, CharClass& out) {
   const bool negated = c >= 'A' && c <= 'Z';
   switch (absl::ascii_tolower(static_cast<unsigned char>(c))) {
     case 'd':
@@ -279,14 +291,14 @@ absl::StatusOr<bool> RegexCompiler::ParseSetEscape(char c, CharClass& out) {
       out.AddFlag(kWhiteSpaceFlag, negated);
       break;
     case 'w':
-      out.AddFlag(kWordFlag, negated);
+      AddWord(negated, in_class, out);
       break;
     case 'h':
       AddPosix(kPosix[std::size(kPosix) - 1], negated, out);
       break;
     case 'p':
       ++at_;
-      GRAFT_RETURN_IF_ERROR(ParseProperty(negated, out));
+      GRAFT_RETURN_IF_ERROR(ParseProperty(negated, in_class, out));
       return true;
     default:
       return false;
@@ -295,7 +307,7 @@ absl::StatusOr<bool> RegexCompiler::ParseSetEscape(char c, CharClass& out) {
   return true;
 }
 
-absl::Status RegexCompiler::ParseProperty(bool negated, CharClass& out) {
+absl::Status RegexCompiler::ParseProperty(bool negated, bool in_class, CharClass& out) {
   if (!Consume("{")) return Error("\\p needs a name in braces");
   if (Consume("^")) negated = !negated;
   const size_t end = pattern_.find('}', at_);
@@ -303,7 +315,11 @@ absl::Status RegexCompiler::ParseProperty(bool negated, CharClass& out) {
   const absl::string_view name = pattern_.substr(at_, end - at_);
   for (const PosixName& posix : kPosix) {
     if (!absl::EqualsIgnoreCase(posix.name, name)) continue;
-    AddPosix(posix, negated, out);
+    if (posix.name == "word") {
+      AddWord(negated, in_class, out);
+    } else {
+      AddPosix(posix, negated, out);
+    }
     at_ = end + 1;
     return absl::OkStatus();
   }
@@ -420,7 +436,7 @@ absl::Status RegexCompiler::ParseClassBody(const Flags& flags, int depth, CharCl
     uint32_t low = 0;
     if (Consume("\\")) {
       if (AtEnd()) return Error("a class is not closed");
-      GRAFT_ASSIGN_OR_RETURN(const bool is_set, ParseSetEscape(Peek(), out));
+      GRAFT_ASSIGN_OR_RETURN(const bool is_set, ParseSetEscape(Peek(), true, out));
       if (is_set) continue;
       if (Consume("b")) {
         low = '\b';
@@ -437,7 +453,7 @@ absl::Status RegexCompiler::ParseClassBody(const Flags& flags, int depth, CharCl
     if (range) {
       ++at_;
       if (Consume("\\")) {
-        GRAFT_ASSIGN_OR_RETURN(const bool is_set, ParseSetEscape(Peek(), out));
+        GRAFT_ASSIGN_OR_RETURN(const bool is_set, ParseSetEscape(Peek(), true, out));
         if (is_set) {
           out.AddRange('-', '-');
         } else {

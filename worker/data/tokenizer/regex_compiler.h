@@ -58,8 +58,8 @@ class RegexCompiler {
   absl::Status ParseClassBody(const Flags& flags, int depth, CharClass& out);
   absl::Status ParsePosix(CharClass& out, bool& found);
   // An escape that stands for a set (\d, \p{..}); false where it stands for a character.
-  absl::StatusOr<bool> ParseSetEscape(char c, CharClass& out);
-  absl::Status ParseProperty(bool negated, CharClass& out);
+  absl::StatusOr<bool> ParseSetEscape(char c, bool in_class, CharClass& out);
+  absl::Status ParseProperty(bool negated, bool in_class, CharClass& out);
   absl::StatusOr<uint32_t> ParseCharEscape();
 
   Node ClassNode(CharClass set);

@@ -147,11 +147,12 @@ absl::Status Tokenizer::Impl::AppendTokens(const PreTokenized& text, const Encod
     uint32_t at = piece.begin;
     for (const TokenSpan& token : tokens) {
       out.ids.push_back(token.id);
+      const uint32_t length = token.length & ~TokenSpan::kShared;
       if (options.offsets) {
-        const uint32_t last = at + std::max<uint32_t>(token.length, 1) - 1;
+        const uint32_t last = at + std::max<uint32_t>(length, 1) - 1;
         out.offsets.emplace_back(text.text.OriginOf(at).begin, text.text.OriginOf(last).end);
       }
-      at += token.length;
+      if (length == token.length) at += length;
     }
   }
   return absl::OkStatus();
@@ -189,8 +190,7 @@ absl::Status Tokenizer::Impl::PostProcess(std::vector<Sequence> sequences,
 }
 
 absl::string_view Tokenizer::Impl::Spelling(int32_t id) const {
-  const AddedToken* token = added.Find(id);
-  return token != nullptr ? absl::string_view(token->content) : model->vocab().Text(id);
+  return added.Find(id) != nullptr ? absl::string_view() : model->vocab().Text(id);
 }
 
 bool Tokenizer::Impl::DecodedToken(int32_t id, const DecodeOptions& options,

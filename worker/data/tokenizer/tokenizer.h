@@ -138,8 +138,10 @@ class Tokenizer {
 };
 
 // Turns ids into text as they are generated. What Add() and Finish() return, put together, is
-// Tokenizer::Decode() of all ids; Add() never returns a part of a character.
-// For one stream; not thread-safe. The tokenizer must outlive it.
+// Tokenizer::Decode() of all ids; Add() never returns a part of a character. (One exception: of a
+// run of <0x..> tokens that turns out ill-formed, Decode() keeps nothing, while a stream may have
+// given out the well-formed characters at its start.) For one stream; not thread-safe. The
+// tokenizer must outlive it.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer, const DecodeOptions& options = {});

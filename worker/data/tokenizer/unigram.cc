@@ -115,9 +115,10 @@ absl::Status UnigramModel::Emit(absl::string_view text, int32_t id,
     for (const char byte : text) {
       const int32_t token = vocab_.Find(absl::StrFormat("<0x%02X>", static_cast<uint8_t>(byte)));
       if (token < 0) break;
-      bytes.push_back({token, 1});
+      bytes.push_back({token, length | TokenSpan::kShared});
     }
     if (bytes.size() == text.size()) {
+      bytes.back().length = length;
       out.insert(out.end(), bytes.begin(), bytes.end());
       return absl::OkStatus();
     }

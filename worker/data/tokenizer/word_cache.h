@@ -10,8 +10,10 @@
 
 namespace graft::data {
 
-// A token and the number of bytes of the piece that it covers.
+// A token and the number of bytes of the piece that it covers. With kShared the next token covers
+// the same bytes.
 struct TokenSpan {
+  static constexpr uint32_t kShared = uint32_t{1} << 31;
   int32_t id;
   uint32_t length;
 };

@@ -1,0 +1,110 @@
+"""Graft's tokenizers beside PyPI's, one thread each, in turn on the same texts.
+
+    tokenizer_bench.py DRIVER tokenizer.json...
+
+Prints MB/s of each for English, code and CJK text, and how long loading takes. Both are asked for
+offsets, and both meet each text for the first time after loading (the best of three loads counts).
+"""
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["RAYON_NUM_THREADS"] = "1"
+import tokenizers  # noqa: E402
+
+ROUNDS = 3
+CHUNK = 4000  # characters of a text
+WANTED_ENCODE, WANTED_LOAD = 5.0, 3.0
+LIMIT = 3_000_000
+
+
+def read_all(suffix, limit):
+    out, size = [], 0
+    for folder in (sysconfig.get_paths()["purelib"], sysconfig.get_paths()["stdlib"]):
+        for root, _, names in sorted(os.walk(folder)):
+            for name in sorted(names):
+                if not name.endswith(suffix):
+                    continue
+                with open(os.path.join(root, name), encoding="utf-8", errors="ignore") as f:
+                    text = f.read(200_000).replace("\f", "\n")
+                out.append(text)
+                size += len(text)
+                if size > limit:
+                    return out
+    return out
+
+
+def cjk(limit):
+    """Sentences of common Chinese, Japanese and Korean words; no package carries much such text."""
+    import random
+    rng = random.Random(3)
+    words = ("我们 他们 这个 模型 训练 数据 可以 使用 问题 时间 中国 学习 语言 计算 机器 因为 所以 如果 但是 非常 重要 世界 "
+             "日本 私たち ありがとう コンピュータ です ました 言語 学習 データ モデル する こと から まで 한국어 우리는 모델을 "
+             "학습 데이터 있습니다 그리고 하지만 컴퓨터 세계 中文 文本 处理 系统 开发 公司 经济 发展 社会 文化 历史 研究").split()
+    marks = "，。、！？；"
+    out, size = [], 0
+    while size < limit:
+        text = "".join(rng.choice(words) + (rng.choice(marks) if rng.random() < .15 else "") +
+                       ("\n" if rng.random() < .02 else "") for _ in range(1500))
+        out.append(text)
+        size += len(text)
+    return out
+
+
+def chunks(files):
+    return [text[i:i + CHUNK] for text in files for i in range(0, len(text), CHUNK)]
+
+
+def bench_reference(path, texts):
+    best_load, best, tokens = 1e9, 1e9, 0
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        tokenizer = tokenizers.Tokenizer.from_file(path)
+        best_load = min(best_load, time.perf_counter() - start)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        start = time.perf_counter()
+        tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+        best = min(best, time.perf_counter() - start)
+    return best_load, best, tokens
+
+
+def bench_driver(binary, path, texts):
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="") as f:
+        f.write("\f".join(texts))
+        f.flush()
+        runs = []
+        for _ in range(ROUNDS):
+            out = subprocess.run([binary, "json", path, "bench", f.name, "1"], capture_output=True, check=True, text=True)
+            runs.append(json.loads(out.stdout.splitlines()[0]))
+    return min(r["load_s"] for r in runs), min(r["encode_s"] for r in runs), runs[0]["tokens"]
+
+
+def main():
+    kinds = {"english": chunks(read_all((".rst", ".txt", "METADATA", ".md"), LIMIT)), "code": chunks(read_all(".py", LIMIT)),
+             "cjk": chunks(cjk(LIMIT // 3))}
+    failed = 0
+    for path in sys.argv[2:]:
+        name = os.path.basename(os.path.dirname(path))
+        for kind, texts in kinds.items():
+            size = sum(len(t.encode()) for t in texts) / 1e6
+            load, seconds, tokens = bench_driver(sys.argv[1], path, texts)
+            ref_load, ref_seconds, ref_tokens = bench_reference(path, texts)
+            faster, quicker = ref_seconds / seconds, ref_load / load
+            good = faster >= WANTED_ENCODE and quicker >= WANTED_LOAD and tokens == ref_tokens
+            failed += not good
+            print("%-20s %-8s %5.1f MB  graft %7.2f MB/s  tokenizers %6.2f MB/s  x%-5.1f load %.3f s, %.3f s  x%-4.1f  %s" %
+                  (name, kind, size, size / seconds, size / ref_seconds, faster, load, ref_load, quicker,
+                   "ok" if good else "BELOW"), flush=True)
+            if tokens != ref_tokens:
+                print("  token counts differ: %d, %d" % (tokens, ref_tokens))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
