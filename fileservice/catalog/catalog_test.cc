@@ -284,7 +284,8 @@ TEST_F(CatalogTest, RetentionKeepsTheLatestTheReferredToAndThePinned) {
   EXPECT_EQ(*catalog_->ApplyRetention(), 2);
   std::vector<int64_t> left;
   const FilesetRecord fileset = *catalog_->GetFileset(data_);
-  for (const auto& version : *catalog_->ListVersions(fileset, INT64_MAX, 100)) {
+  const auto versions = catalog_->ListVersions(fileset, INT64_MAX, 100);
+  for (const VersionRecord& version : *versions) {
     left.push_back(version.number);
   }
   EXPECT_THAT(left, ElementsAre(6, 5, 3, 2));

@@ -1,0 +1,163 @@
+// graft-fileservice: filesets over content-addressed chunks. This file wires; nothing is decided
+// here.
+#include <malloc.h>
+#include <signal.h>
+
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/random.h"
+#include "base/status_macros.h"
+#include "fileservice/cas/chunk_store.h"
+#include "fileservice/catalog/catalog.h"
+#include "fileservice/service/credentials.h"
+#include "fileservice/service/data_service.h"
+#include "fileservice/service/fileset_service.h"
+#include "fileservice/service/settings.h"
+#include "rpc/server.h"
+
+namespace graft::fileservice {
+namespace {
+
+constexpr absl::Duration kDrainTime = absl::Seconds(30);
+
+constexpr absl::string_view kUsage =
+    R"(usage: graft-fileservice [--config FILE] [--data DIR] [--listen HOST:PORT]
+                         [--insecure] [--no-auth] [--port-file FILE]
+
+Serves filesets. Settings come from FILE (JSON); options stand above it.
+  --data DIR          where packs and index lie
+  --listen HOST:PORT  port 0 takes a free one, which --port-file tells
+  --insecure          plaintext; loopback addresses only
+  --no-auth           no tokens, everyone may do everything; with --insecure only
+)";
+
+struct Arguments {
+  Settings settings;
+  std::string port_file;
+};
+
+absl::StatusOr<Arguments> ParseArguments(const std::vector<std::string>& args) {
+  Arguments result;
+  for (size_t i = 0; i + 1 < args.size(); ++i) {
+    if (args[i] != "--config") continue;
+    GRAFT_ASSIGN_OR_RETURN(result.settings, ReadSettings(args[i + 1]));
+  }
+  for (size_t i = 0; i < args.size(); ++i) {
+    const std::string& arg = args[i];
+    const bool has_value = i + 1 < args.size();
+    if (arg == "--insecure") {
+      result.settings.insecure = true;
+    } else if (arg == "--no-auth") {
+      result.settings.no_auth = true;
+    } else if (arg == "--config" && has_value) {
+      ++i;
+    } else if (arg == "--data" && has_value) {
+      result.settings.data_dir = args[++i];
+    } else if (arg == "--listen" && has_value) {
+      result.settings.address = args[++i];
+    } else if (arg == "--port-file" && has_value) {
+      result.port_file = args[++i];
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown or unfinished option ", arg, "\n", kUsage));
+    }
+  }
+  if (result.settings.data_dir.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("data_dir is missing: say --data DIR\n", kUsage));
+  }
+  return result;
+}
+
+// Large receive buffers would otherwise be mapped, faulted in and unmapped for each message.
+void TuneAllocator() {
+  mallopt(M_MMAP_THRESHOLD, 256 << 20);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  mallopt(M_TOP_PAD, 64 << 20);
+}
+
+absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
+  const Settings& settings = arguments.settings;
+  RealClock clock;
+  SecureRandom random;
+  GRAFT_RETURN_IF_ERROR(MakeDirectories(settings.data_dir, 0750));
+  GRAFT_ASSIGN_OR_RETURN(const auto db, Database::Open(JoinPath(settings.data_dir, "index"), {}));
+  ChunkStore::Options store_options;
+  store_options.directory = JoinPath(settings.data_dir, "packs");
+  store_options.pack_bytes = settings.pack_bytes;
+  store_options.reserve_bytes = settings.reserve_bytes;
+  GRAFT_ASSIGN_OR_RETURN(const auto store,
+                         ChunkStore::Open(*db, RealFiles(), clock, store_options));
+  Catalog::Options catalog_options;
+  catalog_options.default_quota_bytes = settings.default_quota_bytes;
+  catalog_options.quota_bytes = settings.quota_bytes;
+  catalog_options.session_ttl = absl::Seconds(settings.session_ttl_s);
+  Catalog catalog(*db, *store, clock, random, catalog_options);
+  GRAFT_RETURN_IF_ERROR(catalog.Open());
+
+  ByteBudget budget(settings.max_inflight_bytes);
+  StallWatch watch(clock, absl::Seconds(settings.stall_timeout_s));
+  DataPlane plane{catalog, *store, budget, watch, clock};
+  FileSetService filesets(catalog, {settings.in_place_roots});
+  DataService data(plane);
+  GRAFT_ASSIGN_OR_RETURN(const auto credentials, ServerCredentials::Load(settings, clock));
+
+  rpc::ServerOptions options;
+  options.address = settings.address;
+  options.bulk_data = true;
+  options.metrics_address = settings.metrics_address;
+  GRAFT_RETURN_IF_ERROR(credentials->Apply(options));
+  GRAFT_ASSIGN_OR_RETURN(const auto server, rpc::Server::Start(options, [&] {
+                           std::vector<rpc::Service> services;
+                           services.push_back(filesets.Bind());
+                           services.push_back(data.Bind());
+                           return services;
+                         }()));
+  if (!arguments.port_file.empty()) {
+    GRAFT_RETURN_IF_ERROR(
+        WriteFileAtomically(arguments.port_file, absl::StrCat(server->port(), "\n")));
+  }
+  LOG_INFO("serving filesets", {{"port", server->port()}, {"data", settings.data_dir}});
+  int signal = 0;
+  sigwait(&signals, &signal);
+  LOG_INFO("draining", {{"signal", signal}, {"at_most", absl::FormatDuration(kDrainTime)}});
+  server->Shutdown(kDrainTime);
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace graft::fileservice
+
+int main(int argc, char** argv) {
+  using graft::fileservice::ParseArguments;
+  graft::fileservice::TuneAllocator();
+  graft::ConfigureLog(graft::LogLevel::kInfo, graft::LogFormat::kAuto, "graft-fileservice");
+  // Before any thread is made, so that only sigwait sees them.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+
+  const std::vector<std::string> args(argv + 1, argv + argc);
+  if (args.size() == 1 && args[0] == "--help") {
+    std::cout << graft::fileservice::kUsage;
+    return 0;
+  }
+  const auto arguments = ParseArguments(args);
+  if (!arguments.ok()) {
+    std::cerr << "graft-fileservice: " << arguments.status().message() << "\n";
+    return 2;
+  }
+  const absl::Status status = graft::fileservice::Serve(*arguments, signals);
+  if (status.ok()) return 0;
+  std::cerr << "graft-fileservice: " << status.message() << "\n";
+  return 1;
+}

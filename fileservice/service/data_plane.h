@@ -1,0 +1,24 @@
+// What every stream of bytes works with. All of it outlives the server.
+#pragma once
+
+#include "fileservice/cas/chunk_store.h"
+#include "fileservice/catalog/catalog.h"
+#include "fileservice/service/byte_budget.h"
+#include "fileservice/transfer/stall_watch.h"
+
+namespace graft::fileservice {
+
+struct DataPlane {
+  Catalog& catalog;
+  ChunkStore& store;
+  ByteBudget& budget;
+  StallWatch& watch;
+  Clock& clock;
+};
+
+// The payload of a stream message, at most.
+inline constexpr size_t kMaxDataBytes = 4 << 20;
+
+absl::Status StalledError(absl::Duration timeout);
+
+}  // namespace graft::fileservice

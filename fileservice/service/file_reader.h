@@ -1,0 +1,54 @@
+// Reads one file of a version in order, or from any offset: from the store's chunks, each checked
+// against its CRC, or from where it was registered in place.
+//
+// For one thread at a time.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/file.h"
+#include "fileservice/cas/chunk_store.h"
+#include "fileservice/catalog/catalog.h"
+
+namespace graft::fileservice {
+
+class FileReader {
+ public:
+  // NOT_FOUND without the file; FAILED_PRECONDITION (FILE_CHANGED_IN_PLACE) when it was registered
+  // in place and is not what it was.
+  static absl::StatusOr<std::unique_ptr<FileReader>> Open(const Catalog& catalog,
+                                                          const ChunkStore& store,
+                                                          const ResolvedVersion& version,
+                                                          const std::string& path);
+
+  const Entry& entry() const { return entry_; }
+  // Reads at least 1 and at most `max` bytes at `offset`, which lies inside of the file. Reading on
+  // where the last call ended costs no search. DATA_LOSS (DATA_LOST) for damaged bytes.
+  absl::StatusOr<size_t> ReadSome(int64_t offset, size_t max, char* out);
+  absl::Status ReadAt(int64_t offset, size_t size, char* out);
+
+ private:
+  FileReader(const Catalog& catalog, const ChunkStore& store, std::string name, Entry entry)
+      : catalog_(catalog), store_(store), name_(std::move(name)), entry_(entry) {}
+  absl::Status Seek(int64_t offset);
+  absl::Status ReadChunk(const ChunkRef& chunk, char* out) const;
+  absl::Status OpenInPlace(const std::string& path);
+  absl::Status CheckInPlace() const;
+
+  const Catalog& catalog_;
+  const ChunkStore& store_;
+  const std::string name_;  // for messages
+  const Entry entry_;
+  UniqueFd in_place_;
+  // The page that holds the position, and where in the file its first chunk begins.
+  uint32_t page_number_ = 0;
+  bool page_loaded_ = false;
+  FilePage page_;
+  int64_t chunk_offset_ = 0;  // where chunks[chunk_] begins in the file
+  size_t chunk_ = 0;
+};
+
+}  // namespace graft::fileservice

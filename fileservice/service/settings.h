@@ -1,0 +1,59 @@
+// Every setting of graft-fileservice, with its unit and the reason for its default. Read from a
+// JSON file, strictly: a key that is not here is refused with the nearest name.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace graft::fileservice {
+
+struct Settings {
+  // Holds `packs` and `index`. One daemon at a time.
+  std::string data_dir;
+  std::string address = "127.0.0.1:7071";
+  // host:port of /metrics and /healthz; empty: none.
+  std::string metrics_address;
+
+  // Plaintext, for loopback addresses alone.
+  bool insecure = false;
+  // With `insecure` alone: callers need no token and may do everything.
+  bool no_auth = false;
+  std::string tls_certificate_file;
+  std::string tls_key_file;
+  std::string client_ca_file;
+  // Whose certificate is the scheduler's, by name.
+  std::string scheduler_name = "graft-scheduler";
+  // Where the keys that tokens are checked with are asked for, each minute. The last answer is kept
+  // in data_dir, so that the service starts without the scheduler.
+  std::string scheduler_address;
+  std::string scheduler_ca_file;
+
+  // Bytes of all versions of a workspace together; 0: no limit.
+  int64_t default_quota_bytes = 0;
+  std::map<std::string, int64_t> quota_bytes;
+  // Free space that uploads leave: the index needs some to delete anything.
+  int64_t reserve_bytes = int64_t{1} << 30;
+  // Of transfers held in memory: what a thousand readers may take together.
+  int64_t max_inflight_bytes = int64_t{1} << 30;
+  // Collection needs whole packs to be old or empty; smaller ones collect sooner, larger ones are
+  // fewer files.
+  int64_t pack_bytes = 256 << 20;
+  // A transfer without a byte for so long ends.
+  int64_t stall_timeout_s = 30;
+  // An upload may rest over night, not for ever.
+  int64_t session_ttl_s = 24 * 3600;
+
+  // Folders below which RegisterInPlace may register.
+  std::vector<std::string> in_place_roots;
+};
+
+// INVALID_ARGUMENT with the file and the key.
+absl::StatusOr<Settings> ReadSettings(const std::string& path);
+absl::StatusOr<Settings> ParseSettings(absl::string_view json, absl::string_view source);
+
+}  // namespace graft::fileservice

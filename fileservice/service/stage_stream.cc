@@ -1,0 +1,171 @@
+#include "fileservice/service/stage_stream.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "fileservice/cas/encoding.h"
+#include "fileservice/service/access.h"
+#include "fileservice/service/convert.h"
+#include "rpc/status.h"
+
+namespace graft::fileservice {
+namespace {
+
+class StageStream final : public grpc::ServerReadReactor<v1::StageFilesRequest>,
+                          public Watched,
+                          public std::enable_shared_from_this<StageStream> {
+ public:
+  StageStream(DataPlane& plane, std::shared_ptr<rpc::Call> call, v1::StageFilesResponse* response)
+      : plane_(plane), call_(std::move(call)), response_(response) {}
+
+  void Start() {
+    self_ = shared_from_this();
+    plane_.watch.Watch(self_);
+    StartRead(&request_);
+  }
+
+  void OnStall() override { End(StalledError(absl::Seconds(30))); }
+
+ private:
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      if (!path_.empty()) {
+        return End(absl::InvalidArgumentError(
+            absl::StrCat("the stream ended before all chunks of \"", path_, "\" were named")));
+      }
+      return End(absl::OkStatus());
+    }
+    Touch(plane_.clock);
+    const absl::Status status = Take();
+    if (!status.ok()) return End(status);
+    Touch(plane_.clock);
+    MutexLock lock(mu_);
+    if (!finished_) StartRead(&request_);
+  }
+
+  absl::Status Take() {
+    if (session_.id.empty()) {
+      GRAFT_ASSIGN_OR_RETURN(session_, UsableSession(plane_.catalog, *call_, request_.session()));
+    }
+    for (const v1::FileManifest& part : request_.files()) GRAFT_RETURN_IF_ERROR(TakePart(part));
+    return absl::OkStatus();
+  }
+
+  absl::Status TakePart(const v1::FileManifest& part) {
+    const std::string& path = part.file().path();
+    if (path_.empty()) {
+      GRAFT_RETURN_IF_ERROR(CheckPath(path));
+      path_ = path;
+      file_ = FilePage();
+      file_.profile = FromMessage(part.profile());
+      hash_ = Sha256();
+    }
+    const auto have = static_cast<int64_t>(file_.chunks.size());
+    const std::string& ids = part.chunk_ids();
+    if (path != path_ || part.first_chunk() != have) {
+      return absl::InvalidArgumentError(absl::StrCat("\"", path, "\" from chunk ",
+                                                     part.first_chunk(), " came where \"", path_,
+                                                     "\" from chunk ", have, " was expected"));
+    }
+    if (ids.size() != static_cast<size_t>(part.chunk_sizes_size()) * sizeof(ChunkId)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("\"", path, "\" needs 32 bytes of chunk_ids for each of chunk_sizes"));
+    }
+    for (int i = 0; i < part.chunk_sizes_size(); ++i) {
+      const ChunkRef chunk{
+          DigestFromBytes(absl::string_view(ids).substr(static_cast<size_t>(i) * sizeof(ChunkId))),
+          part.chunk_sizes(i)};
+      file_.chunks.push_back(chunk);
+      // The hash of a file of one chunk is the chunk's.
+      if (part.chunk_count() > 1) GRAFT_RETURN_IF_ERROR(HashChunk(chunk));
+    }
+    if (static_cast<int64_t>(file_.chunks.size()) < part.chunk_count()) return absl::OkStatus();
+    return StageWhole(part);
+  }
+
+  // Only what the session holds is read: others' chunks must not be probed by way of their hash.
+  absl::Status HashChunk(const ChunkRef& chunk) {
+    GRAFT_ASSIGN_OR_RETURN(const bool held, plane_.store.db().Contains(
+                                                Column::kLease, LeaseKey(chunk.id, session_.id)));
+    absl::StatusOr<std::string> bytes = absl::NotFoundError("");
+    if (held) bytes = plane_.store.Read(chunk.id);
+    if (absl::IsNotFound(bytes.status())) {
+      return rpc::ErrorBuilder(absl::StatusCode::kFailedPrecondition,
+                               absl::StrCat("\"", path_, "\" needs chunk ", ToHex(chunk.id),
+                                            ": ask FindMissing and upload what it says"))
+          .Reason("CHUNKS_MISSING")
+          .Metadata("path", path_)
+          .Metadata("missing", "1")
+          .Build();
+    }
+    GRAFT_RETURN_IF_ERROR(bytes.status());
+    hash_.Update(*bytes);
+    return absl::OkStatus();
+  }
+
+  absl::Status StageWhole(const v1::FileManifest& part) {
+    const Sha256Digest actual = file_.chunks.size() == 1 ? file_.chunks[0].id : hash_.Finish();
+    if (part.file().sha256() != BytesOf(actual)) {
+      return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
+                               absl::StrCat("the chunks of \"", path_,
+                                            "\" do not give the SHA-256 that was said"))
+          .Reason("DIGEST_MISMATCH")
+          .Metadata("path", path_)
+          .Metadata("expected", ToHex(part.file().sha256()))
+          .Metadata("actual", ToHex(actual))
+          .Build();
+    }
+    Entry entry;
+    entry.size = part.file().size();
+    entry.sha256 = actual;
+    entry.executable = part.file().executable();
+    GRAFT_RETURN_IF_ERROR(plane_.catalog.StageFile(session_.id, path_, entry, file_));
+    ++files_;
+    bytes_ += entry.size;
+    path_.clear();
+    return absl::OkStatus();
+  }
+
+  void End(const absl::Status& status) {
+    MutexLock lock(mu_);
+    if (std::exchange(finished_, true)) return;
+    if (status.ok()) {
+      response_->set_file_count(files_);
+      response_->set_size_bytes(bytes_);
+    }
+    Finish(rpc::ToGrpcStatus(call_->Finish(status)));
+  }
+
+  void OnDone() override { const std::shared_ptr<StageStream> self = std::move(self_); }
+
+  DataPlane& plane_;
+  const std::shared_ptr<rpc::Call> call_;  // shared with the server
+  v1::StageFilesResponse* const response_;
+  std::shared_ptr<StageStream> self_;  // gRPC's reference, until OnDone
+  v1::StageFilesRequest request_;
+  SessionRecord session_;
+  // The file whose parts are coming; an empty path between files.
+  std::string path_;
+  FilePage file_;
+  Sha256 hash_;
+  int64_t files_ = 0;
+  int64_t bytes_ = 0;
+
+  Mutex mu_;
+  bool finished_ GRAFT_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace
+
+grpc::ServerReadReactor<v1::StageFilesRequest>* StartStage(DataPlane& plane,
+                                                           std::shared_ptr<rpc::Call> call,
+                                                           v1::StageFilesResponse* response) {
+  auto stream = std::make_shared<StageStream>(plane, std::move(call), response);
+  stream->Start();
+  return stream.get();
+}
+
+}  // namespace graft::fileservice
