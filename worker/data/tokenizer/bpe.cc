@@ -25,6 +25,8 @@ uint64_t HashPair(uint64_t pair) {
   pair *= 0x9e3779b97f4a7c15u;
   return pair ^ pair >> 32;
 }
+// The filter has at most this many words of 64 bits: 512 KiB.
+constexpr size_t kMaxFilter = size_t{1} << 16;
 
 }  // namespace
 
@@ -44,6 +46,8 @@ absl::Status BpeModel::AddMerges(const std::vector<Merge>& merges) {
   while (slots < merges.size() * 2) slots *= 2;
   pairs_.assign(slots, {kNoPair, kNoRank, 0});
   pair_mask_ = slots - 1;
+  filter_.assign(std::min(kMaxFilter, std::max<size_t>(1, slots / 8)), 0);
+  filter_mask_ = filter_.size() - 1;
   const size_t prefix =
       options_.continuing_subword_prefix ? options_.continuing_subword_prefix->size() : 0;
   std::string merged;
@@ -64,14 +68,18 @@ absl::Status BpeModel::AddMerges(const std::vector<Merge>& merges) {
 }
 
 void BpeModel::InsertPair(uint64_t pair, uint32_t rank, int32_t merged) {
-  uint64_t at = HashPair(pair) & pair_mask_;
+  const uint64_t hash = HashPair(pair);
+  filter_[hash >> 6 & filter_mask_] |= uint64_t{1} << (hash & 63);
+  uint64_t at = hash & pair_mask_;
   while (pairs_[at].pair != kNoPair && pairs_[at].pair != pair) at = (at + 1) & pair_mask_;
   pairs_[at] = {pair, rank, merged};
 }
 
 inline const BpeModel::PairSlot* BpeModel::FindPair(int32_t left, int32_t right) const {
   const uint64_t pair = PairOf(left, right);
-  for (uint64_t at = HashPair(pair) & pair_mask_;; at = (at + 1) & pair_mask_) {
+  const uint64_t hash = HashPair(pair);
+  if (!MayHavePair(hash)) return nullptr;
+  for (uint64_t at = hash & pair_mask_;; at = (at + 1) & pair_mask_) {
     if (pairs_[at].pair == pair) return &pairs_[at];
     if (pairs_[at].pair == kNoPair) return nullptr;
   }

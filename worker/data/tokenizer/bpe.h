@@ -55,6 +55,10 @@ class BpeModel final : public Model {
   absl::Status AddMerges(const std::vector<Merge>& merges);
   absl::Status SetUpBytes(bool raw_bytes);
   const PairSlot* FindPair(int32_t left, int32_t right) const;
+  // Whether the pair may be in the table; most pairs that are looked for are not.
+  bool MayHavePair(uint64_t hash) const {
+    return (filter_[hash >> 6 & filter_mask_] >> (hash & 63) & 1) != 0;
+  }
   void InsertPair(uint64_t pair, uint32_t rank, int32_t merged);
   // The whole piece as one token, or kNone.
   int32_t WholePiece(absl::string_view piece) const;
@@ -74,6 +78,9 @@ class BpeModel final : public Model {
   TokenTable raw_vocab_;                 // with raw_bytes_ and ignore_merges: tokens as bytes
   std::vector<PairSlot> pairs_;
   uint64_t pair_mask_ = 0;
+  // A bit for each hash of a pair, small enough to stay in a near cache where `pairs_` does not.
+  std::vector<uint64_t> filter_;
+  uint64_t filter_mask_ = 0;
 };
 
 }  // namespace graft::data
