@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
-#include "client/graft/nearest.h"
+#include "rpc/nearest_name.h"
 
 namespace graft::cli {
 void FlagSet::String(absl::string_view name, std::string* value, absl::string_view metavar,
@@ -80,7 +80,7 @@ absl::Status FlagSet::SetFlag(Flag& flag, absl::string_view value) {
 absl::Status FlagSet::Unknown(absl::string_view written) const {
   std::vector<std::string> names;
   for (const Flag& flag : flags_) names.push_back(flag.name);
-  const std::string nearest = client::Nearest(absl::StripPrefix(written, "--"), names);
+  const std::string nearest = rpc::NearestName(absl::StripPrefix(written, "--"), names);
   return absl::InvalidArgumentError(
       absl::StrCat("unknown flag ", written, " for `", command_, "`",
                    nearest.empty() ? "" : absl::StrCat("; did you mean --", nearest, "?")));

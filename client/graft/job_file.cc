@@ -15,7 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "base/status_macros.h"
-#include "client/graft/nearest.h"
+#include "rpc/nearest_name.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/duration.pb.h"
 
@@ -51,7 +51,7 @@ absl::Status Error(const Place& place, const YAML::Node& node, absl::string_view
 }
 
 std::string Hint(absl::string_view word, const std::vector<std::string>& known) {
-  const std::string nearest = Nearest(word, known);
+  const std::string nearest = rpc::NearestName(word, known);
   if (!nearest.empty()) return absl::StrCat("; did you mean \"", nearest, "\"?");
   return absl::StrCat("; known: ", absl::StrJoin(known, ", "));
 }

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "graft/agent/v1/agent.grpc.pb.h"
+#include "rpc/client.h"
 #include "rpc/status.h"
 
 namespace graft::agent {

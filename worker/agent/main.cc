@@ -39,7 +39,7 @@ absl::StatusOr<worker::config::WorkerConfig> ReadConfig(int argc, char** argv) {
     return absl::InvalidArgumentError("usage: graft-worker --config FILE");
   }
   worker::config::WorkerConfig config;
-  GRAFT_RETURN_IF_ERROR(rpc::LoadConfig(argv[2], config));
+  GRAFT_RETURN_IF_ERROR(rpc::ReadConfig(argv[2], config));
   if (config.scheduler_address().empty()) {
     return absl::InvalidArgumentError(absl::StrCat(argv[2], ": scheduler_address is required"));
   }

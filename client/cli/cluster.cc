@@ -1,0 +1,209 @@
+// graft node, graft queue, graft workspace, graft token.
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "client/cli/command.h"
+
+namespace graft::cli {
+namespace {
+
+constexpr int kPageSize = 500;
+
+absl::StatusOr<std::vector<v1::Node>> FetchNodes(client::Client& client) {
+  v1::ListNodesRequest request;
+  request.set_page_size(kPageSize);
+  std::vector<v1::Node> nodes;
+  do {
+    GRAFT_ASSIGN_OR_RETURN(const auto page, client.Call<v1::ListNodesResponse>(
+                                                client.nodes(), &v1::NodeService::Stub::ListNodes,
+                                                request, {.idempotent = true}));
+    nodes.insert(nodes.end(), page.nodes().begin(), page.nodes().end());
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+  return nodes;
+}
+
+std::string NodeState(const Terminal& terminal, const v1::Node& node) {
+  if (node.state() != v1::Node::STATE_READY) {
+    return terminal.Paint(Style::kRed, WordOf(v1::Node::State_Name(node.state()), "STATE_"));
+  }
+  if (node.drain().state() == v1::Drain::STATE_DRAINING)
+    return terminal.Paint(Style::kYellow, "draining");
+  if (node.drain().state() == v1::Drain::STATE_DRAINED)
+    return terminal.Paint(Style::kYellow, "drained");
+  if (node.has_cordon()) return terminal.Paint(Style::kYellow, "cordoned");
+  return terminal.Paint(Style::kGreen, "ready");
+}
+
+std::string NodeTable(const Terminal& terminal, const std::vector<v1::Node>& nodes) {
+  Table table({"NAME", "STATE", "DEVICES", "USED", "PRODUCT", "MEMORY", "CORES", "REASON"});
+  for (size_t column : {2u, 3u, 6u}) table.AlignRight(column);
+  for (const v1::Node& node : nodes) {
+    int used = 0;
+    for (const v1::Device& device : node.devices()) used += device.attempt().empty() ? 0 : 1;
+    const bool any = node.devices_size() > 0;
+    table.Add({ShortName(node.name()), NodeState(terminal, node), absl::StrCat(node.devices_size()),
+               absl::StrCat(used), any ? Sanitize(node.devices(0).product()) : "-",
+               any ? FormatBytes(node.devices(0).memory_bytes()) : "-",
+               absl::StrCat(node.cpu_cores()),
+               Sanitize(node.has_cordon() ? node.cordon().reason() : node.message())});
+  }
+  return table.Render(terminal);
+}
+
+absl::Status ListNodes(Invocation& invocation) {
+  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft node list"));
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Node> nodes, FetchNodes(*client));
+  std::vector<const google::protobuf::Message*> messages;
+  for (const v1::Node& node : nodes) messages.push_back(&node);
+  return invocation.PrintList(messages, [&] { return NodeTable(invocation.out, nodes); });
+}
+
+absl::StatusOr<std::string> NodeName(const Invocation& invocation) {
+  GRAFT_ASSIGN_OR_RETURN(const std::string id, invocation.Word(0, "the NODE"));
+  return id.rfind("nodes/", 0) == 0 ? id : absl::StrCat("nodes/", id);
+}
+
+absl::Status GetNode(Invocation& invocation) {
+  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft node get NODE"));
+  v1::GetNodeRequest request;
+  GRAFT_ASSIGN_OR_RETURN(*request.mutable_name(), NodeName(invocation));
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  GRAFT_ASSIGN_OR_RETURN(const auto node,
+                         client->Call<v1::Node>(client->nodes(), &v1::NodeService::Stub::GetNode,
+                                                request, {.idempotent = true}));
+  return invocation.Print(node, [&] { return NodeTable(invocation.out, {node}); });
+}
+
+template <typename Request>
+absl::Status NodeVerb(Invocation& invocation, absl::string_view usage, bool with_reason,
+                      grpc::Status (v1::NodeService::Stub::*method)(grpc::ClientContext*,
+                                                                    const Request&, v1::Node*)) {
+  std::string reason;
+  if (with_reason) invocation.flags.String("reason", &reason, "TEXT", "why, for those who see it");
+  GRAFT_RETURN_IF_ERROR(invocation.Parse(usage));
+  Request request;
+  GRAFT_ASSIGN_OR_RETURN(*request.mutable_name(), NodeName(invocation));
+  if constexpr (!std::is_same_v<Request, v1::UncordonNodeRequest>) request.set_reason(reason);
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  GRAFT_ASSIGN_OR_RETURN(const v1::Node node,
+                         client->Call<v1::Node>(client->nodes(), method, request));
+  return invocation.Print(node, [&] { return NodeTable(invocation.out, {node}); });
+}
+
+absl::Status CordonNode(Invocation& invocation) {
+  return NodeVerb<v1::CordonNodeRequest>(invocation, "graft node cordon NODE [--reason TEXT]", true,
+                                         &v1::NodeService::Stub::CordonNode);
+}
+absl::Status UncordonNode(Invocation& invocation) {
+  return NodeVerb<v1::UncordonNodeRequest>(invocation, "graft node uncordon NODE", false,
+                                           &v1::NodeService::Stub::UncordonNode);
+}
+absl::Status DrainNode(Invocation& invocation) {
+  return NodeVerb<v1::DrainNodeRequest>(invocation, "graft node drain NODE [--reason TEXT]", true,
+                                        &v1::NodeService::Stub::DrainNode);
+}
+
+absl::Status JoinToken(Invocation& invocation) {
+  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft node join-token [NODE]"));
+  v1::CreateJoinTokenRequest request;
+  if (invocation.word_count() > 0) request.set_node_id(invocation.flags.words()[0]);
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  GRAFT_ASSIGN_OR_RETURN(const auto response,
+                         client->Call<v1::CreateJoinTokenResponse>(
+                             client->nodes(), &v1::NodeService::Stub::CreateJoinToken, request));
+  printf("%s\n", response.token().c_str());
+  return absl::OkStatus();
+}
+
+absl::Status ListWorkspaces(Invocation& invocation) {
+  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft workspace list"));
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  v1::ListWorkspacesRequest request;
+  request.set_page_size(kPageSize);
+  GRAFT_ASSIGN_OR_RETURN(const auto page,
+                         client->Call<v1::ListWorkspacesResponse>(
+                             client->workspaces(), &v1::WorkspaceService::Stub::ListWorkspaces,
+                             request, {.idempotent = true}));
+  std::vector<const google::protobuf::Message*> messages;
+  for (const v1::Workspace& workspace : page.workspaces()) messages.push_back(&workspace);
+  return invocation.PrintList(messages, [&] {
+    Table table({"NAME", "DESCRIPTION", "AGE"});
+    for (const v1::Workspace& workspace : page.workspaces()) {
+      table.Add({ShortName(workspace.name()), Sanitize(workspace.description()),
+                 AgeOf(workspace.create_time())});
+    }
+    return table.Render(invocation.out);
+  });
+}
+
+absl::Status CreateWorkspace(Invocation& invocation) {
+  std::string description;
+  invocation.flags.String("description", &description, "TEXT", "what it is for");
+  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft workspace create NAME"));
+  v1::CreateWorkspaceRequest request;
+  GRAFT_ASSIGN_OR_RETURN(*request.mutable_workspace_id(), invocation.Word(0, "the NAME"));
+  request.mutable_workspace()->set_description(description);
+  request.set_request_id(NewRequestId());
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  GRAFT_ASSIGN_OR_RETURN(const auto workspace,
+                         client->Call<v1::Workspace>(client->workspaces(),
+                                                     &v1::WorkspaceService::Stub::CreateWorkspace,
+                                                     request, {.idempotent = true}));
+  return invocation.Print(
+      workspace, [&] { return absl::StrCat("workspace ", ShortName(workspace.name()), "\n"); });
+}
+
+absl::Status WhoAmI(Invocation& invocation) {
+  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft token whoami"));
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  GRAFT_ASSIGN_OR_RETURN(const auto me, client->Call<v1::WhoAmIResponse>(
+                                            client->auth(), &v1::AuthService::Stub::WhoAmI,
+                                            v1::WhoAmIRequest(), {.idempotent = true}));
+  return invocation.Print(me, [&] {
+    Table table({"SUBJECT", "RESOURCE", "ROLE"});
+    for (const v1::Grant& grant : me.grants()) {
+      table.Add({Sanitize(me.subject()), Sanitize(grant.resource()),
+                 WordOf(v1::Role_Name(grant.role()), "ROLE_")});
+    }
+    return table.Render(invocation.out);
+  });
+}
+
+absl::Status Version(Invocation& invocation) {
+  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft version"));
+  printf("graft 0.1.0\n");
+  const auto client = invocation.Connect();
+  if (!client.ok()) return absl::OkStatus();
+  const auto info =
+      (*client)->Call<v1::ServerInfo>((*client)->server(), &v1::ServerService::Stub::GetServerInfo,
+                                      v1::GetServerInfoRequest(), {.deadline = absl::Seconds(2)});
+  if (info.ok()) {
+    printf("server %s, cluster %s%s\n", Sanitize(info->version()).c_str(),
+           Sanitize(info->cluster()).c_str(), info->fake_trainer() ? ", with a FAKE trainer" : "");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const std::vector<Command>& ClusterCommands() {
+  static const auto& commands = *new std::vector<Command>{
+      {"node list", "the workers and their devices", ListNodes},
+      {"node get", "one worker", GetNode},
+      {"node cordon", "place nothing new on it", CordonNode},
+      {"node uncordon", "place on it again", UncordonNode},
+      {"node drain", "checkpoint and move what runs there", DrainNode},
+      {"node join-token", "a token that a new worker registers with", JoinToken},
+      {"workspace list", "the workspaces you may see", ListWorkspaces},
+      {"workspace create", "make a workspace", CreateWorkspace},
+      {"token whoami", "who this context is, and its roles", WhoAmI},
+      {"version", "of this program and of the server", Version},
+  };
+  return commands;
+}
+
+}  // namespace graft::cli

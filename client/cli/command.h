@@ -1,0 +1,85 @@
+// How a command of the CLI is written: a function that gets an Invocation, and a row in a table.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "client/cli/flags.h"
+#include "client/cli/terminal.h"
+#include "client/graft/client.h"
+#include "google/protobuf/message.h"
+
+namespace graft::cli {
+
+enum class OutputFormat { kTable, kWide, kJson, kYaml, kName };
+
+// What every command shares: the flags that all have, the terminal, the connection.
+class Invocation {
+ public:
+  Invocation(std::string command, std::vector<std::string> args)
+      : flags(command), out(Terminal::Of(1)), err(Terminal::Of(2)), args_(std::move(args)) {}
+
+  FlagSet flags;
+  // Reads the command line; with --help the text is printed and the status is kCancelled.
+  absl::Status Parse(absl::string_view usage);
+  // The n-th word; INVALID_ARGUMENT names what is missing.
+  absl::StatusOr<std::string> Word(size_t n, absl::string_view what) const;
+  size_t word_count() const { return flags.words().size(); }
+
+  absl::StatusOr<client::Client*> Connect();
+  OutputFormat format() const { return format_; }
+
+  // Prints one message, or a list of them: the table that `table` makes, or JSON, YAML or names.
+  absl::Status Print(const google::protobuf::Message& message,
+                     const std::function<std::string()>& table);
+  absl::Status PrintList(const std::vector<const google::protobuf::Message*>& messages,
+                         const std::function<std::string()>& table);
+
+  const Terminal out;
+  const Terminal err;
+
+  // A line of words to standard error.
+  void Say(absl::string_view text) const;
+
+ private:
+  std::vector<std::string> args_;
+  std::string context_name_;
+  std::string workspace_;
+  std::string format_name_ = "table";
+  OutputFormat format_ = OutputFormat::kTable;
+  bool help_ = false;
+  std::unique_ptr<client::Client> client_;
+};
+
+struct Command {
+  const char* name;     // "job create"
+  const char* summary;  // one line
+  absl::Status (*run)(Invocation&);
+};
+
+// The rows of each file of commands.
+const std::vector<Command>& MachineCommands();  // up, down, status
+const std::vector<Command>& ContextCommands();
+const std::vector<Command>& ModelCommands();
+const std::vector<Command>& DatasetCommands();
+const std::vector<Command>& JobCommands();
+const std::vector<Command>& ChatCommands();
+const std::vector<Command>& ClusterCommands();  // node, queue, workspace
+
+// The last part of a resource's name.
+std::string ShortName(absl::string_view name);
+// The message as JSON, names as in the .proto files.
+std::string ToJson(const google::protobuf::Message& message, bool pretty);
+// How long ago, for tables.
+std::string AgeOf(const google::protobuf::Timestamp& time);
+// An enumeration's value without its prefix, in lower case: "running".
+std::string WordOf(const std::string& enum_name, absl::string_view prefix);
+// A random id for requests that must not count twice.
+std::string NewRequestId();
+
+}  // namespace graft::cli

