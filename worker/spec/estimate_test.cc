@@ -42,6 +42,46 @@ const Shape kLlama8B{"llama", 4096, 32, 32, 8, 14336, 128256, false};
 const Shape kLlama70B{"llama", 8192, 80, 64, 8, 28672, 128256, false};
 const Shape kSmolLm2{"llama", 576, 30, 9, 3, 1536, 49152, true};
 
+// Peaks in graft-trainer on a CPU: of the tensors' bytes, as an allocator that counts saw them, and
+// of the resident set.
+struct Measured {
+  const char* name;
+  Tuning tuning;
+  int64_t micro_batch, sequence;
+  Recompute recompute;
+  int64_t bytes;
+  int64_t resident;
+};
+class MeasuredTest : public ::testing::TestWithParam<Measured> {};
+TEST_P(MeasuredTest, TensorsAreEstimatedWithinThreePercentAndTheProcessWithinFifteen) {
+  const Measured& m = GetParam();
+  const MemoryEstimate e = CostModel(Model(kSmolLm2))
+                               .Memory({.tuning = m.tuning,
+                                        .compute = DType::kF32,
+                                        .weights = DType::kF32,
+                                        .micro_batch = m.micro_batch,
+                                        .global_batch = m.micro_batch,
+                                        .sequence = m.sequence,
+                                        .recompute = m.recompute,
+                                        .gpu = false});
+  const double measured = static_cast<double>(m.bytes);
+  EXPECT_NEAR(static_cast<double>(e.total()), measured, 0.03 * measured) << MemoryText(e);
+  const double resident = static_cast<double>(m.resident);
+  EXPECT_NEAR(static_cast<double>(e.total() + kCpuResidentExtraBytes), resident, 0.15 * resident);
+}
+INSTANTIATE_TEST_SUITE_P(
+    SmolLm2, MeasuredTest,
+    ::testing::Values(
+        Measured{"Lora64", Tuning::kLora, 1, 64, Recompute::kNone, 674153728, 940130304},
+        Measured{"Lora256", Tuning::kLora, 1, 256, Recompute::kNone, 824319232, 1141764096},
+        Measured{"Lora4x256", Tuning::kLora, 4, 256, Recompute::kNone, 1373836256, 1869623296},
+        Measured{"All128", Tuning::kAllWeights, 1, 128, Recompute::kNone, 2267026688, 2546900992},
+        Measured{"Lora4x256Again", Tuning::kLora, 4, 256, Recompute::kLayers, 732459008,
+                 1250414592},
+        Measured{"All512Again", Tuning::kAllWeights, 1, 512, Recompute::kLayers, 2217646336,
+                 2607239168}),
+    [](const auto& info) { return std::string(info.param.name); });
+
 TEST(EstimateTest, CountsTheParametersOfKnownModels) {
   EXPECT_EQ(Model(kLlama8B).facts.parameters, 8030261248);
   EXPECT_EQ(Model(kLlama70B).facts.parameters, 70553706496);

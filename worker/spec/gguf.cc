@@ -80,6 +80,13 @@ class Reader {
 
   int64_t at() const { return window_begin_ + cursor_; }
 
+  // Whether `count` more array elements are within the limit of a file.
+  bool TakeElements(uint64_t count) {
+    if (count > static_cast<uint64_t>(elements_left_)) return false;
+    elements_left_ -= static_cast<int64_t>(count);
+    return true;
+  }
+
   absl::Status Bytes(int64_t count, char* out) {
     while (count > 0) {
       if (cursor_ == static_cast<int64_t>(window_.size())) GRAFT_RETURN_IF_ERROR(Refill());
@@ -130,6 +137,7 @@ class Reader {
   std::string window_;
   int64_t window_begin_ = 0;
   int64_t cursor_ = 0;
+  int64_t elements_left_ = kMaxGgufArrayElements;
 };
 
 template <typename T>
@@ -148,9 +156,10 @@ absl::StatusOr<Json> ReadArray(Reader& reader, int depth) {
   if (depth >= kMaxArrayDepth) return absl::InvalidArgumentError("arrays are nested too deeply");
   GRAFT_ASSIGN_OR_RETURN(const uint32_t type, reader.Number<uint32_t>());
   GRAFT_ASSIGN_OR_RETURN(const uint64_t count, reader.Number<uint64_t>());
-  if (count > static_cast<uint64_t>(kMaxGgufArrayElements)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("an array claims ", count, " elements, more than ", kMaxGgufArrayElements));
+  if (!reader.TakeElements(count)) {
+    return absl::InvalidArgumentError(absl::StrCat("an array of ", count,
+                                                   " elements makes more than ",
+                                                   kMaxGgufArrayElements, " of all arrays"));
   }
   Json::Array elements;
   for (uint64_t i = 0; i < count; ++i) {

@@ -23,7 +23,7 @@ namespace graft::spec {
 inline constexpr int64_t kMaxGgufTensors = 1 << 20;
 inline constexpr int64_t kMaxGgufKeys = 1 << 16;
 inline constexpr int64_t kMaxGgufStringBytes = int64_t{64} << 20;
-inline constexpr int64_t kMaxGgufArrayElements = 1 << 24;
+inline constexpr int64_t kMaxGgufArrayElements = 1 << 22;  // of all arrays together
 inline constexpr int64_t kMaxGgufHeaderBytes = int64_t{1} << 30;
 
 struct GgufHeader {

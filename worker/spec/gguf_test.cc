@@ -202,6 +202,36 @@ TEST(GgufModelTest, AnUnknownArchitectureIsRefusedWithTheKnownOnes) {
                        AllOf(HasSubstr("m.gguf"), HasSubstr("\"rwkv7\""), HasSubstr("llama"))));
 }
 
+TEST(GgufModelTest, AQuantisedVectorIsWidened) {
+  Gguf file;
+  file.String("general.architecture", "llama").Int("llama.embedding_length", 32);
+  file.Int("llama.block_count", 1).Int("llama.attention.head_count", 1);
+  file.Int("llama.feed_forward_length", 1).Int("llama.attention.key_length", 2);
+  file.Floats("token_embd.weight", {32, 3}, 0).Floats("blk.0.attn_norm.weight", {32}, 0);
+  file.Floats("blk.0.ffn_norm.weight", {32}, 0).Floats("blk.0.attn_q.weight", {32, 2}, 0);
+  file.Floats("blk.0.attn_k.weight", {32, 2}, 0).Floats("blk.0.attn_v.weight", {32, 2}, 0);
+  file.Floats("blk.0.attn_output.weight", {2, 32}, 0).Floats("blk.0.ffn_gate.weight", {32, 1}, 0);
+  file.Floats("blk.0.ffn_up.weight", {32, 1}, 0);
+  // Scale 1 and the numbers 1 - 8 and 2 - 8.
+  const std::string block = std::string("\x00\x3c", 2) + std::string(16, '\x21');
+  file.Tensor("output_norm.weight", {32}, 2, block);
+  // The last matrix is [32, 1]: blocks cannot lie along rows of one number.
+  Gguf wrong = file;
+  wrong.Tensor("blk.0.ffn_down.weight", {32}, 2, block);
+  EXPECT_THAT(
+      ReadModel(*FilesInMemory({{"m.gguf", wrong.Bytes()}})),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tensor blk.0.ffn_down.weight")));
+  file.Floats("blk.0.ffn_down.weight", {1, 32}, 0);
+  const auto files = FilesInMemory({{"m.gguf", file.Bytes()}});
+  GRAFT_ASSERT_OK_AND_ASSIGN(const ModelDescription model, ReadModel(*files));
+  const std::vector<float> norm = FirstColumn(*files, model, "final_norm.weight", 32);
+  EXPECT_EQ(norm[0], -7);
+  EXPECT_EQ(norm[31], -6);
+  const auto reader = ParameterReader::Open(*files, model);
+  EXPECT_THAT((*reader)->MappedRow(*model.Find("final_norm.weight"), 0, 31),
+              StatusIs(absl::StatusCode::kUnimplemented));
+}
+
 TEST(GgufModelTest, ATensorThatNothingReadsIsRefused) {
   const auto files = FilesInMemory(
       {{"m.gguf", TinyModel("llama").Floats("blk.0.attn_q_norm.weight", {4}, 0).Bytes()}});

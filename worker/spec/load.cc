@@ -129,7 +129,10 @@ std::vector<int64_t> WithoutOnes(const std::vector<int64_t>& shape) {
 // Dimensions of 1 may be left out (llama.cpp does); then the info is given the shape asked for.
 absl::Status CheckShape(const std::string& name, const std::vector<int64_t>& shape,
                         TensorInfo& info) {
-  if (WithoutOnes(info.shape) == WithoutOnes(shape)) {
+  // Blocks lie along the last dimension, which must then stay.
+  const bool same_rows =
+      !IsQuantized(info.dtype) || (!info.shape.empty() && info.shape.back() == shape.back());
+  if (same_rows && WithoutOnes(info.shape) == WithoutOnes(shape)) {
     info.shape = shape;
     return absl::OkStatus();
   }

@@ -125,7 +125,8 @@ class Reader final : public ParameterReader {
     }
     GRAFT_ASSIGN_OR_RETURN(const StoredMatrix m, MatrixOf(parameter, slice, r.expert));
     const absl::string_view file = m.source->mapped();
-    if (file.empty() || m.slices_columns) {
+    const bool vector = m.info->shape.size() == 1;
+    if (file.empty() || m.slices_columns || (vector && IsQuantized(m.info->dtype))) {
       return absl::UnimplementedError(
           absl::StrCat("the rows of ", parameter.name, " are not mapped"));
     }
@@ -181,17 +182,17 @@ class Reader final : public ParameterReader {
     if (slice.mxfp4_blocks) return ReadMxfp4(p, slice, r, type, out);
     GRAFT_ASSIGN_OR_RETURN(const StoredMatrix m, MatrixOf(p, slice, r.expert));
     if (slice.transposed) return ReadTransposed(m, r, type, out);
-    if (p.shape.size() == 1 && !IsQuantized(m.info->dtype)) return ReadVector(m, r, type, out);
+    if (p.shape.size() == 1) return ReadVector(m, r, type, out);
     return ReadRows(m, r, type, out);
   }
 
   // Rows that follow one another in the file are read together.
   static absl::Status ReadRows(const StoredMatrix& m, const Rectangle& r, DType type, char* out) {
+    if (r.rows() == 0 || r.columns() == 0) return absl::OkStatus();
     const int64_t block = BlockElements(m.info->dtype);
     const int64_t first = m.Column(r.column_begin) / block * block;
     const int64_t last = std::min(m.columns, (m.Column(r.column_end - 1) / block + 1) * block);
     const int64_t span = last - first;
-    if (r.rows() == 0 || r.columns() == 0) return absl::OkStatus();
     const bool as_is = m.info->dtype == type && m.slice->add == 0 && !m.slices_columns;
     const int64_t out_row_bytes = r.columns() * BlockBytes(type);
     std::vector<char> bytes;
@@ -229,15 +230,16 @@ class Reader final : public ParameterReader {
     return run;
   }
 
-  // Of a plain type: its numbers are rows of one column.
+  // Its numbers are rows of one column.
   static absl::Status ReadVector(const StoredMatrix& m, const Rectangle& r, DType type, char* out) {
     if (r.rows() == 0 || r.columns() == 0) return absl::OkStatus();
     std::vector<char> bytes(static_cast<size_t>(m.info->bytes));
     GRAFT_RETURN_IF_ERROR(m.source->ReadAt(m.info->offset, m.info->bytes, bytes.data()));
+    std::vector<float> wide(static_cast<size_t>(m.info->elements()));
+    ToFloat(m.info->dtype, bytes.data(), m.info->elements(), wide.data());
     std::vector<float> picked(static_cast<size_t>(r.rows()));
     for (int64_t i = 0; i < r.rows(); ++i) {
-      ToFloat(m.info->dtype, bytes.data() + m.Row(r.row_begin + i) * m.row_bytes, 1,
-              &picked[static_cast<size_t>(i)]);
+      picked[static_cast<size_t>(i)] = wide[static_cast<size_t>(m.Row(r.row_begin + i))];
     }
     RoundTo(type, m.slice->add, picked.data(), r.rows(), out);
     return absl::OkStatus();
