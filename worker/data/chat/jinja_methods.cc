@@ -209,7 +209,7 @@ Value SplitWhitespace(Interpreter& in, const Str& text, int64_t limit) {
   size_t pos = LeadingSpace(text.view());
   while (pos < text.size && in.Charge(1)) {
     if (limit >= 0 && list.list().size == limit) {
-      PushPiece(in, list, text, pos, text.size - TrailingSpace(text.view()));
+      PushPiece(in, list, text, pos, text.size);
       break;
     }
     size_t end = pos;
@@ -229,8 +229,7 @@ Value RsplitWhitespace(Interpreter& in, const Str& text, int64_t limit) {
   size_t end = text.size - TrailingSpace(text.view());
   while (end > 0 && in.Charge(1)) {
     if (limit >= 0 && static_cast<int64_t>(pieces.size()) == limit) {
-      const size_t begin = LeadingSpace(text.view());
-      if (begin < end) pieces.emplace_back(begin, end);
+      pieces.emplace_back(0, end);
       break;
     }
     size_t begin = end;
