@@ -1,5 +1,6 @@
 #include "worker/spec/estimate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -276,6 +277,20 @@ TEST(EstimateTest, RanksFittingPlansBySpeed) {
     EXPECT_LE(static_cast<double>(p.memory.total()),
               kUsableShare * static_cast<double>(CardSizes()[2].bytes));
   }
+}
+
+TEST(EstimateTest, ContextParallelWaitsForLongSequences) {
+  const CostModel cost(Model(kLlama8B));
+  const auto most = [&](int64_t sequence) {
+    int64_t cp = 1;
+    for (const RankedPlan& p :
+         cost.RankPlans({.global_batch = 8, .sequence = sequence}, 8, CardSizes()[2].bytes, {})) {
+      cp = std::max(cp, p.plan.layout.cp);
+    }
+    return cp;
+  };
+  EXPECT_EQ(most(2048), 1);
+  EXPECT_EQ(most(8192), 4);
 }
 
 TEST(EstimateTest, AModelTooLargeForOneCardIsDivided) {

@@ -5,6 +5,12 @@
 #include "worker/spec/estimate.h"
 
 namespace graft::spec {
+namespace {
+
+// Shorter pieces of a sequence do not hide the ring's communication.
+constexpr int64_t kLeastTokensOfContextRank = 2048;
+
+}  // namespace
 
 const std::vector<CardSize>& CardSizes() {
   static const std::vector<CardSize>* const sizes =
@@ -47,6 +53,7 @@ std::vector<RankedPlan> CostModel::RankPlans(const TrainingPlan& plan, int64_t g
   const double usable = kUsableShare * static_cast<double>(card_bytes);
   std::vector<RankedPlan> ranked;
   for (const Layout& layout : EnumerateLayouts(spec_, request)) {
+    if (layout.cp > 1 && plan.sequence / layout.cp < kLeastTokensOfContextRank) continue;
     TrainingPlan candidate = plan;
     candidate.layout = layout;
     const bool divides = layout.dp * layout.cp > 1 && plan.tuning == Tuning::kAllWeights;

@@ -28,10 +28,12 @@ double AttentionFlops(const DecoderSpec& spec, const TrainingPlan& plan) {
   return sum;  // of a forward
 }
 
-// Tensor-parallel products get slimmer and slower.
-double Efficiency(const DecoderSpec& spec, const TrainingPlan& plan, const DeviceRates& rates) {
+// Tensor-parallel products get slimmer and slower, and so do those of few tokens.
+double Efficiency(const DecoderSpec& spec, const TrainingPlan& plan, double tokens,
+                  const DeviceRates& rates) {
   const double slice = static_cast<double>(spec.hidden) / static_cast<double>(plan.layout.tp);
-  return rates.matmul_efficiency * std::min(1.0, 0.6 + 0.4 * slice / 1024);
+  return rates.matmul_efficiency * std::min(1.0, 0.6 + 0.4 * slice / 1024) *
+         std::min(1.0, 0.5 + 0.5 * tokens / 2048);
 }
 
 double BandwidthOf(int64_t consecutive, const DeviceRates& rates) {
@@ -79,7 +81,7 @@ StepTime CostModel::Step(const TrainingPlan& plan, const DeviceRates& rates) con
   const double passes = plan.recompute == Recompute::kLayers ? 3 : 2;
   StepTime t;
   t.compute = micro_batches * tokens * FlopsPerToken(plan) / static_cast<double>(l.tp * l.pp) /
-              (rates.matmul_flops * Efficiency(spec_, plan, rates));
+              (rates.matmul_flops * Efficiency(spec_, plan, tokens, rates));
   if (l.tp > 1) {  // two gathers and two scatters of a layer's stream in each pass
     t.tensor_parallel = micro_batches * layers * passes * 4 * tokens * h * bytes * RingShare(l.tp) /
                         BandwidthOf(l.tp, rates);
