@@ -103,6 +103,10 @@ endfunction()
 function(graft_proto name)
   cmake_parse_arguments(ARG "GRPC" "ROOT" "PROTOS;DEPS" ${ARGN})
   set(outputs)
+  set(root)
+  if(NOT ARG_ROOT STREQUAL "${CMAKE_SOURCE_DIR}/proto" AND NOT ARG_ROOT STREQUAL "${GRAFT_GOOGLEAPIS_DIR}")
+    set(root -I ${ARG_ROOT})
+  endif()
   foreach(proto IN LISTS ARG_PROTOS)
     string(REGEX REPLACE "\\.proto$" "" stem ${proto})
     set(out ${GRAFT_GEN_DIR}/${stem}.pb.cc ${GRAFT_GEN_DIR}/${stem}.pb.h)
@@ -113,7 +117,7 @@ function(graft_proto name)
     endif()
     add_custom_command(
       OUTPUT ${out}
-      COMMAND protobuf::protoc -I ${CMAKE_SOURCE_DIR}/proto -I ${GRAFT_GOOGLEAPIS_DIR} -I ${GRAFT_PROTOBUF_INCLUDE}
+      COMMAND protobuf::protoc ${root} -I ${CMAKE_SOURCE_DIR}/proto -I ${GRAFT_GOOGLEAPIS_DIR} -I ${GRAFT_PROTOBUF_INCLUDE}
               --cpp_out=${GRAFT_GEN_DIR} ${plugin} ${proto}
       WORKING_DIRECTORY ${ARG_ROOT}
       DEPENDS ${ARG_ROOT}/${proto}
