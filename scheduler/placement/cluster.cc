@@ -19,15 +19,32 @@ void ClusterView::PutNode(Node node) {
       }
     }
   }
-  std::string name = node.name;
-  nodes_[std::move(name)] = std::move(node);
+  Node& kept = nodes_[node.name];
+  kept = std::move(node);
+  Index(kept);
 }
 
-void ClusterView::RemoveNode(absl::string_view node) { nodes_.erase(std::string(node)); }
+void ClusterView::Index(const Node& node) {
+  topology_.Put(node);
+  // Each time a label turns out to tell nodes apart one is forgotten, so this comes to its end.
+  while (topology_.wants_rebuild()) {
+    Topology fresh;
+    fresh.Inherit(topology_);
+    for (const auto& [name, known] : nodes_) fresh.Put(known);
+    topology_ = std::move(fresh);
+  }
+}
+
+void ClusterView::RemoveNode(absl::string_view node) {
+  nodes_.erase(std::string(node));
+  topology_.Remove(node);
+}
 
 void ClusterView::SetSchedulable(absl::string_view node, bool schedulable) {
   const auto it = nodes_.find(node);
-  if (it != nodes_.end()) it->second.schedulable = schedulable;
+  if (it == nodes_.end()) return;
+  it->second.schedulable = schedulable;
+  topology_.SetUp(node, schedulable);
 }
 
 Device* ClusterView::FindDevice(const DeviceRef& ref) {
@@ -51,14 +68,19 @@ absl::Status ClusterView::Take(const std::vector<DeviceRef>& devices, absl::stri
     }
   }
   for (const DeviceRef& ref : devices) FindDevice(ref)->holder = std::string(holder);
+  topology_.Take(devices);
   return absl::OkStatus();
 }
 
 void ClusterView::Release(const std::vector<DeviceRef>& devices, absl::string_view holder) {
+  std::vector<DeviceRef> freed;
   for (const DeviceRef& ref : devices) {
     Device* device = FindDevice(ref);
-    if (device != nullptr && device->holder == holder) device->holder.clear();
+    if (device == nullptr || device->holder.empty() || device->holder != holder) continue;
+    device->holder.clear();
+    freed.push_back(ref);
   }
+  topology_.Release(freed);
 }
 
 }  // namespace graft::scheduler

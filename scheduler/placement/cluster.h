@@ -1,10 +1,10 @@
 // What the scheduler knows of its machines: nodes, their devices, the NVLink domains that devices
 // share, and who holds what.
 //
-// Plain state without time: the core changes it through the few verbs below, each of which keeps the
-// topology index inside up to date in O(levels of the network). Owned by the scheduler's loop; takes
-// no lock, does no IO, and its order is the names' order. A copy of the whole view is dear (every
-// node with its labels); to ask "what if these were free", copy topology() alone.
+// Plain state without time: the core changes it through the few verbs below, each of which keeps
+// the topology index inside up to date in O(levels of the network). Owned by the scheduler's loop;
+// takes no lock, does no IO, and its order is the names' order. A copy of the whole view is dear
+// (every node with its labels); to ask "what if these were free", copy topology() alone.
 #pragma once
 
 #include <string>

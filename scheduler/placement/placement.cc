@@ -1,97 +1,28 @@
 #include "scheduler/placement/placement.h"
 
 #include <algorithm>
-#include <tuple>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "scheduler/placement/node_match.h"
+#include "scheduler/placement/search.h"
 
 namespace graft::scheduler {
 namespace {
 
-// The free devices of one kind in one NVLink domain, in the order in which ranks take them.
-struct Domain {
-  std::string name;
-  std::string kind;
-  std::vector<DeviceRef> free;
-};
+bool Has(const std::vector<std::string>& all, const std::string& one) {
+  return std::find(all.begin(), all.end(), one) != all.end();
+}
+
+bool TaintsTolerated(const std::vector<std::string>& taints, const GangRequest& request) {
+  return std::all_of(taints.begin(), taints.end(),
+                     [&](const std::string& taint) { return Has(request.tolerations, taint); });
+}
 
 bool NodeMatches(const Node& node, const GangRequest& request) {
-  for (const auto& [key, value] : request.labels) {
-    const auto it = node.labels.find(key);
-    if (it == node.labels.end() || it->second != value) return false;
-  }
-  const auto has = [](const std::vector<std::string>& all, const std::string& one) {
-    return std::find(all.begin(), all.end(), one) != all.end();
-  };
-  for (const std::string& taint : node.taints) {
-    if (!has(request.tolerations, taint)) return false;
-  }
-  return !has(request.avoid_nodes, node.name);
-}
-
-bool DeviceMatches(const Device& device, const GangRequest& request) {
-  return device.healthy && device.memory_bytes >= request.min_memory_bytes &&
-         (request.device_kind.empty() || device.kind == request.device_kind);
-}
-
-const std::string& DomainOf(const Node& node, const Device& device) {
-  return device.nvlink_domain.empty() ? node.name : device.nvlink_domain;
-}
-
-// `everything`: as if nothing were held, cordoned or avoided.
-std::vector<Domain> DomainsFor(const ClusterView& cluster, const GangRequest& request,
-                               bool everything) {
-  absl::btree_map<std::pair<std::string, std::string>, Domain> domains;
-  for (const auto& [name, node] : cluster.nodes()) {
-    if (!NodeMatches(node, request) || (!node.schedulable && !everything)) continue;
-    for (const Device& device : node.devices) {
-      if (!DeviceMatches(device, request) || (!device.holder.empty() && !everything)) continue;
-      Domain& domain = domains[{device.kind, DomainOf(node, device)}];
-      domain.name = DomainOf(node, device);
-      domain.kind = device.kind;
-      domain.free.push_back({name, device.index});
-    }
-  }
-  std::vector<Domain> list;
-  for (auto& [key, domain] : domains) list.push_back(std::move(domain));
-  return list;
-}
-
-// Cuts the world into blocks of `block` ranks and puts each into the tightest domain that still has
-// room for it; blocks that follow one another go on in the domain of the last where they fit.
-bool FillByBlocks(std::vector<Domain> domains, int world, int block, Placement& placement) {
-  placement.ranks.clear();
-  Domain* last = nullptr;
-  for (int done = 0; done < world; done += block) {
-    const size_t need = static_cast<size_t>(block);
-    Domain* best = last != nullptr && last->free.size() >= need ? last : nullptr;
-    for (Domain& domain : domains) {
-      if (best == last && best != nullptr) break;
-      if (domain.free.size() < need) continue;
-      if (best == nullptr || domain.free.size() < best->free.size()) best = &domain;
-    }
-    if (best == nullptr) return false;
-    placement.ranks.insert(placement.ranks.end(), best->free.begin(), best->free.begin() + block);
-    best->free.erase(best->free.begin(), best->free.begin() + block);
-    last = best;
-  }
-  return true;
-}
-
-// From the whole gang in one domain down to a TP group in each: the first that fits keeps the most
-// traffic inside.
-std::vector<int> BlockSizes(const GangRequest& request) {
-  const Layout& layout = request.layout;
-  std::vector<int> sizes = {layout.world(), layout.stage(),
-                            layout.tp * std::max(layout.cp, layout.ep), layout.tp * layout.cp,
-                            layout.tp};
-  if (request.allow_tp_across_domains) sizes.push_back(1);
-  std::vector<int> dividing;
-  for (int size : sizes) {
-    if (layout.world() % size == 0) dividing.push_back(size);
-  }
-  return dividing;
+  return NodeMisfit(node, request).empty();
 }
 
 absl::Status CheckLayout(const Layout& layout) {
@@ -109,24 +40,232 @@ absl::Status CheckLayout(const Layout& layout) {
   return absl::OkStatus();
 }
 
-bool PlaceIn(const std::vector<Domain>& domains, const GangRequest& request, Placement& placement) {
-  for (int block : BlockSizes(request)) {
-    std::vector<std::string> kinds;
-    for (const Domain& domain : domains) kinds.push_back(domain.kind);
-    std::sort(kinds.begin(), kinds.end());
-    kinds.erase(std::unique(kinds.begin(), kinds.end()), kinds.end());
-    for (const std::string& kind : kinds) {
-      std::vector<Domain> of_kind;
-      for (const Domain& domain : domains) {
-        if (domain.kind == kind) of_kind.push_back(domain);
-      }
-      if (FillByBlocks(std::move(of_kind), request.layout.world(), block, placement)) return true;
+// Pools of one kind that match what pools know of a request.
+struct Choice {
+  std::string kind;
+  std::vector<int> pools;
+};
+
+std::vector<Choice> Match(const Topology& topology, const GangRequest& request) {
+  std::vector<Choice> choices;
+  const std::vector<Topology::Pool>& pools = topology.pools();
+  for (size_t id = 0; id < pools.size(); ++id) {
+    const Topology::Pool& pool = pools[id];
+    if (!request.device_kind.empty() && pool.kind != request.device_kind) continue;
+    if (pool.memory_bytes < request.min_memory_bytes) continue;
+    if (pool.slices && request.layout.tp * request.layout.cp > 1) continue;
+    if (pool.traits.available_until < request.needed_until) continue;
+    if (!TaintsTolerated(pool.traits.taints, request)) continue;
+    bool labelled = true;
+    for (const auto& [key, value] : request.labels) {
+      if (!topology.Indexed(key)) continue;
+      const auto it = pool.traits.labels.find(key);
+      labelled &= it != pool.traits.labels.end() && it->second == value;
+    }
+    if (!labelled) continue;
+    const auto it = std::find_if(choices.begin(), choices.end(),
+                                 [&](const Choice& choice) { return choice.kind == pool.kind; });
+    if (it != choices.end()) {
+      it->pools.push_back(static_cast<int>(id));
+    } else {
+      choices.push_back({pool.kind, {static_cast<int>(id)}});
     }
   }
-  return false;
+  std::sort(choices.begin(), choices.end(),
+            [](const Choice& a, const Choice& b) { return a.kind < b.kind; });
+  return choices;
+}
+
+int LargestDomain(const Topology& topology, const std::vector<int>& pools) {
+  int largest = 0;
+  for (int id = 0; id < topology.domains(); ++id) {
+    const Topology::Domain& domain = topology.domain(id);
+    if (std::find(pools.begin(), pools.end(), domain.pool) != pools.end()) {
+      largest = std::max(largest, domain.total);
+    }
+  }
+  return largest;
+}
+
+void AddDivisors(int of, int factor, int most, std::vector<int>& units) {
+  for (int part = of; part >= 1; --part) {
+    if (of % part == 0 && part * factor <= most) units.push_back(part * factor);
+  }
+}
+
+// The ways to cut the gang into units, best first.
+std::vector<Demand> Demands(const Topology& topology, const Choice& choice,
+                            const GangRequest& request) {
+  const Layout& layout = request.layout;
+  const bool experts = layout.ep > 1;
+  const bool split_tp = request.allow_tp_across_domains;
+  const int largest = experts || split_tp ? LargestDomain(topology, choice.pools) : layout.world();
+  std::vector<int> units;
+  int chunk_ranks = 1;
+  if (!experts) {
+    AddDivisors(layout.cp, layout.tp, layout.world(), units);
+    if (split_tp) AddDivisors(layout.tp, 1, std::min(largest, layout.tp - 1), units);
+  } else if (layout.ep <= largest) {
+    units.push_back(layout.ep);
+  } else {
+    chunk_ranks = layout.ep;
+    AddDivisors(layout.ep, 1, largest, units);
+  }
+  std::vector<Demand> demands;
+  for (int unit : units) {
+    if (layout.world() % unit != 0) continue;
+    demands.push_back({.unit = unit,
+                       .units = layout.world() / unit,
+                       .stage_units = layout.stage() % unit == 0 ? layout.stage() / unit : 1,
+                       .chunk = std::max(1, chunk_ranks / unit),
+                       .max_level = request.max_level});
+  }
+  return demands;
+}
+
+std::optional<Placement> PlaceInPools(const Topology& topology, const GangRequest& request) {
+  std::optional<Plan> best;
+  int best_unit = 0;
+  for (const Choice& choice : Match(topology, request)) {
+    for (const Demand& demand : Demands(topology, choice, request)) {
+      std::optional<Plan> plan = FindPlan(topology, choice.pools, demand);
+      if (!plan.has_value()) continue;
+      const bool better = !best.has_value() || demand.unit > best_unit ||
+                          (demand.unit == best_unit && plan->Score() < best->Score());
+      if (better) {
+        best = std::move(plan);
+        best_unit = demand.unit;
+      }
+      break;
+    }
+  }
+  if (!best.has_value()) return std::nullopt;
+  return Placement{.ranks = AssignRanks(topology, *best, best_unit),
+                   .level = best->level,
+                   .unit = best_unit,
+                   .domains = static_cast<int>(best->parts.size()),
+                   .crossings = best->crossings};
+}
+
+// The members that match in what pools do not know.
+std::vector<int> MembersFor(const Topology& topology, const GangRequest& request) {
+  std::vector<int> members;
+  const std::string* rare = nullptr;
+  for (const auto& [key, value] : request.labels) {
+    if (topology.Indexed(key)) continue;
+    const std::vector<int> with = topology.MembersWith(key, value);
+    if (rare == nullptr) {
+      members = with;
+    } else {
+      std::vector<int> both;
+      std::set_intersection(members.begin(), members.end(), with.begin(), with.end(),
+                            std::back_inserter(both));
+      members = std::move(both);
+    }
+    rare = &key;
+  }
+  if (rare == nullptr) {
+    for (int id = 0; id < topology.members(); ++id) members.push_back(id);
+  }
+  members.erase(std::remove_if(members.begin(), members.end(),
+                               [&](int id) {
+                                 return topology.MemberEnd(id) < request.needed_until ||
+                                        Has(request.avoid_nodes, topology.member(id).name) ||
+                                        !topology.MemberMatches(id, request.labels,
+                                                                request.tolerations);
+                               }),
+                members.end());
+  return members;
+}
+
+GangRequest WithoutNodeConditions(const GangRequest& request) {
+  GangRequest bare = request;
+  bare.labels.clear();
+  bare.avoid_nodes.clear();
+  bare.needed_until = absl::InfinitePast();
+  return bare;
+}
+
+// Whether pools tell all that the request asks.
+bool PoolsSuffice(const Topology& topology, const GangRequest& request) {
+  if (!request.avoid_nodes.empty()) return false;
+  if (request.needed_until != absl::InfinitePast() && !topology.EndsIndexed()) return false;
+  return std::all_of(request.labels.begin(), request.labels.end(),
+                     [&](const auto& label) { return topology.Indexed(label.first); });
+}
+
+// Of the devices that match: how many there are, how many are free, and the most in one domain.
+struct Tally {
+  int matching = 0;
+  int free = 0;
+  int largest_free = 0;
+};
+
+Tally Count(const Topology& topology, const GangRequest& request) {
+  Tally tally;
+  for (const Choice& choice : Match(topology, request)) {
+    for (int pool : choice.pools) {
+      const Topology::Pool& own = topology.pools()[static_cast<size_t>(pool)];
+      tally.matching += own.total;
+      for (const auto& [known, where] : topology.at(Topology::kRoot).counts) {
+        if (known != pool) continue;
+        for (int free = 1; free < own.stride; ++free) {
+          tally.free += free * topology.Counts(where)[free];
+          if (topology.Counts(where)[free] > 0) {
+            tally.largest_free = std::max(tally.largest_free, free);
+          }
+        }
+      }
+    }
+  }
+  return tally;
 }
 
 }  // namespace
+
+std::string NodeMisfit(const Node& node, const GangRequest& request) {
+  for (const auto& [key, value] : request.labels) {
+    const auto it = node.labels.find(key);
+    if (it == node.labels.end() || it->second != value) {
+      return absl::StrCat("lacks the label ", key, "=", value);
+    }
+  }
+  for (const std::string& taint : node.taints) {
+    if (!Has(request.tolerations, taint)) return absl::StrCat("has the taint ", taint);
+  }
+  if (Has(request.avoid_nodes, node.name)) return "is to be avoided";
+  if (node.available_until < request.needed_until) {
+    return absl::StrCat("leaves at ", absl::FormatTime(node.available_until));
+  }
+  return "";
+}
+
+bool DeviceMatches(const Device& device, const GangRequest& request) {
+  return device.healthy && device.memory_bytes >= request.min_memory_bytes &&
+         (request.device_kind.empty() || device.kind == request.device_kind);
+}
+
+const std::string& DomainOf(const Node& node, const Device& device) {
+  return device.nvlink_domain.empty() ? node.name : device.nvlink_domain;
+}
+
+absl::string_view LevelName(Level level) {
+  switch (level) {
+    case Level::kNode:
+      return "node";
+    case Level::kDomain:
+      return "NVLink domain";
+    case Level::kRack:
+      return "rack";
+    case Level::kRailGroup:
+      return "rail group";
+    case Level::kSpine:
+      return "spine";
+    case Level::kCluster:
+      return "cluster";
+  }
+  return "cluster";
+}
 
 std::vector<std::string> Placement::Nodes() const {
   std::vector<std::string> nodes;
@@ -138,6 +277,8 @@ std::vector<std::string> Placement::Nodes() const {
 
 Funnel Measure(const ClusterView& cluster, const GangRequest& request) {
   Funnel funnel;
+  // Free devices and devices, by kind and domain.
+  absl::btree_map<std::pair<std::string, std::string>, std::pair<int, int>> domains;
   for (const auto& [name, node] : cluster.nodes()) {
     ++funnel.nodes;
     if (!NodeMatches(node, request)) continue;
@@ -147,44 +288,88 @@ Funnel Measure(const ClusterView& cluster, const GangRequest& request) {
       if (!DeviceMatches(device, request)) continue;
       ++funnel.devices_matching;
       funnel.devices_schedulable += node.schedulable;
-      funnel.devices_free += node.schedulable && device.holder.empty();
+      const bool free = node.schedulable && device.holder.empty();
+      funnel.devices_free += free;
+      auto& [domain_free, domain_all] = domains[{device.kind, DomainOf(node, device)}];
+      domain_free += free;
+      ++domain_all;
     }
   }
-  for (const Domain& domain : DomainsFor(cluster, request, false)) {
-    if (static_cast<int>(domain.free.size()) <= funnel.largest_free_domain) continue;
-    funnel.largest_free_domain = static_cast<int>(domain.free.size());
-    funnel.largest_free_domain_name = domain.name;
-  }
-  for (const Domain& domain : DomainsFor(cluster, request, true)) {
-    if (static_cast<int>(domain.free.size()) <= funnel.largest_domain) continue;
-    funnel.largest_domain = static_cast<int>(domain.free.size());
-    funnel.largest_domain_name = domain.name;
+  for (const auto& [key, sizes] : domains) {
+    if (sizes.first > funnel.largest_free_domain) {
+      funnel.largest_free_domain = sizes.first;
+      funnel.largest_free_domain_name = key.second;
+    }
+    if (sizes.second > funnel.largest_domain) {
+      funnel.largest_domain = sizes.second;
+      funnel.largest_domain_name = key.second;
+    }
   }
   return funnel;
 }
 
-absl::StatusOr<Placement> Place(const ClusterView& cluster, const GangRequest& request) {
-  if (absl::Status status = CheckLayout(request.layout); !status.ok()) return status;
-  Placement placement;
-  if (PlaceIn(DomainsFor(cluster, request, false), request, placement)) return placement;
-  const Funnel funnel = Measure(cluster, request);
+std::optional<Placement> TryPlace(const Topology& topology, const GangRequest& request) {
+  if (!CheckLayout(request.layout).ok()) return std::nullopt;
+  if (PoolsSuffice(topology, request)) {
+    std::optional<Placement> placement = PlaceInPools(topology, request);
+    // Domains whose nodes differ are whole in a subset alone.
+    const bool narrow = placement.has_value() && placement->level <= Level::kDomain;
+    if (narrow || !topology.has_mixed_domains()) return placement;
+  }
+  const Topology matching = topology.Subset(MembersFor(topology, request));
+  return PlaceInPools(matching, WithoutNodeConditions(request));
+}
+
+absl::StatusOr<Placement> Place(const Topology& topology, const GangRequest& request) {
+  GRAFT_RETURN_IF_ERROR(CheckLayout(request.layout));
+  if (std::optional<Placement> placement = TryPlace(topology, request); placement.has_value()) {
+    return *std::move(placement);
+  }
+  const Tally tally =
+      PoolsSuffice(topology, request)
+          ? Count(topology, request)
+          : Count(topology.Subset(MembersFor(topology, request)), WithoutNodeConditions(request));
+  std::string within;
+  if (request.max_level != Level::kCluster) {
+    within = absl::StrCat(" inside one ", LevelName(request.max_level));
+  }
   return absl::ResourceExhaustedError(absl::StrCat(
-      "needs ", request.layout.world(), " devices in TP groups of ", request.layout.tp, "; ",
-      funnel.devices_free, " of ", funnel.devices_matching, " matching devices are free, at most ",
-      funnel.largest_free_domain, " of them in one NVLink domain"));
+      "needs ", request.layout.world(), " devices in TP groups of ", request.layout.tp, within,
+      "; ", tally.free, " of ", tally.matching, " matching devices are free, at most ",
+      tally.largest_free, " of them in one NVLink domain"));
+}
+
+absl::StatusOr<Placement> Place(const ClusterView& cluster, const GangRequest& request) {
+  return Place(cluster.topology(), request);
 }
 
 absl::Status FitsEmptyCluster(const ClusterView& cluster, const GangRequest& request) {
-  if (absl::Status status = CheckLayout(request.layout); !status.ok()) return status;
+  GRAFT_RETURN_IF_ERROR(CheckLayout(request.layout));
   GangRequest anywhere = request;
   anywhere.avoid_nodes.clear();
-  Placement placement;
-  if (PlaceIn(DomainsFor(cluster, anywhere, true), anywhere, placement)) return absl::OkStatus();
+  Topology empty = cluster.topology();
+  empty.FreeEverything();
+  if (TryPlace(empty, anywhere).has_value()) return absl::OkStatus();
   const Funnel funnel = Measure(cluster, anywhere);
   if (funnel.devices_matching < request.layout.world()) {
     return absl::FailedPreconditionError(absl::StrCat(
         "needs ", request.layout.world(), " devices, but the cluster has ", funnel.devices_matching,
         " that match, on ", funnel.nodes_matching, " of ", funnel.nodes, " nodes"));
+  }
+  if (funnel.largest_domain >= request.layout.tp) {
+    anywhere.max_level = Level::kCluster;
+    if (request.max_level != Level::kCluster && TryPlace(empty, anywhere).has_value()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "needs ", request.layout.world(), " devices inside one ", LevelName(request.max_level),
+          ", and none has so many; use a wider max_level"));
+    }
+    return absl::FailedPreconditionError(
+        absl::StrCat("needs ", request.layout.world(), " devices in TP groups of ",
+                     request.layout.tp, " and EP groups of ", request.layout.ep,
+                     ", each whole in one NVLink domain (EP: or one "
+                     "leaf); ",
+                     funnel.devices_matching, " devices match, at most ", funnel.largest_domain,
+                     " in one domain; use a smaller tp, ep or gang"));
   }
   return absl::FailedPreconditionError(
       absl::StrCat("needs TP groups of ", request.layout.tp,

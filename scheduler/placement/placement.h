@@ -3,17 +3,29 @@
 //   absl::StatusOr<Placement> placement = Place(cluster, request);
 //   if (placement.ok()) cluster.Take(placement->ranks, attempt_id);
 //
-// Ranks are numbered ((pp*DP + dp)*CP + cp)*TP + tp. A TP group never leaves an NVLink domain
-// unless the request allows it, CP and EP groups stay inside one when they can, PP crosses nodes
-// first. A gang is placed whole or not at all. The same view and request give the same answer.
+// Ranks are numbered ((pp*DP + dp)*CP + cp)*TP + tp, depth first through the network, so that TP is
+// fastest and PP crosses the widest switches; on each node rank i of a group takes the i-th device
+// of an aligned block, so that DP and PP peers stand on the same rail. A TP group never leaves an
+// NVLink domain unless the request allows it. An EP group stays inside one if any is large enough
+// for it, else inside one leaf. A CP group stays inside one when it can. A gang is placed whole or
+// not at all.
+//
+// Of all places the choice is, in order: the narrowest level of the network that holds the gang;
+// the fewest switches between its stages (PP) and inside them (DP); the fewest domains; the least
+// fragmentation left behind (the tightest domain first); the order of names. The same view and
+// request give the same answer.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/container/btree_map.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "scheduler/placement/cluster.h"
 
 namespace graft::scheduler {
@@ -34,6 +46,17 @@ struct Layout {
   }
 };
 
+// How far apart the ranks of a gang may stand, narrowest first.
+enum class Level : uint8_t {
+  kNode = 1,
+  kDomain = 2,  // one NVLink domain
+  kRack = 3,
+  kRailGroup = 4,
+  kSpine = 5,
+  kCluster = 6,
+};
+absl::string_view LevelName(Level level);  // "rack"
+
 struct GangRequest {
   Layout layout;
   // Empty: any kind, but the whole gang on one kind.
@@ -46,10 +69,18 @@ struct GangRequest {
   std::vector<std::string> avoid_nodes;
   bool allow_tp_across_domains = false;
   int priority = 0;
+  Level max_level = Level::kCluster;
+  // When the gang will be done with its nodes: those that leave before are not for it.
+  absl::Time needed_until = absl::InfinitePast();
 };
 
 struct Placement {
   std::vector<DeviceRef> ranks;  // [world]
+  // What was decided, for the record of the decision.
+  Level level = Level::kNode;  // the narrowest that holds the gang
+  int unit = 1;                // devices that were kept inside one NVLink domain
+  int domains = 1;
+  int crossings = 0;  // switch borders that PP and DP cross, summed over the levels
 
   // The distinct nodes, in name order.
   std::vector<std::string> Nodes() const;
@@ -76,6 +107,16 @@ Funnel Measure(const ClusterView& cluster, const GangRequest& request);
 // RESOURCE_EXHAUSTED when the gang does not fit what is free now; the message has the numbers.
 // INVALID_ARGUMENT for a layout that is none.
 absl::StatusOr<Placement> Place(const ClusterView& cluster, const GangRequest& request);
+
+// The same, of a what-if copy of the cluster's counts.
+absl::StatusOr<Placement> Place(const Topology& topology, const GangRequest& request);
+// Without the sentence that says why not: for passes over many jobs.
+std::optional<Placement> TryPlace(const Topology& topology, const GangRequest& request);
+
+// Whether `placement` still keeps every condition of the request: to be asked when it is committed,
+// not only when it was found. FAILED_PRECONDITION names the first condition that is broken.
+absl::Status Validate(const ClusterView& cluster, const GangRequest& request,
+                      const Placement& placement);
 
 // OK when the gang would fit if every device were free and every node schedulable;
 // FAILED_PRECONDITION with the number that does not fit otherwise.

@@ -14,7 +14,9 @@
 //
 // Changing one group costs O(levels). Copies share the shape (which nodes there are) and own the
 // counts. Children are kept in the order of their names, so that equal states give equal answers
-// whatever their history. Not thread-safe; no clock, no IO.
+// whatever their history (but for a domain that spans nodes: its chassis has the name of the node
+// that came first, which decides between domains that are equal in all else). Not thread-safe; no
+// clock, no IO.
 #pragma once
 
 #include <array>
@@ -51,13 +53,14 @@ class Topology {
     bool slices = false;  // of cards; no NVLink between them
     Traits traits;        // labels: the indexed ones
     int stride = 0;       // counts per switch: free devices 0 .. stride-1
+    int total = 0;        // usable devices, held or not, on nodes up or not
   };
   // At most 64 devices; bit i is the device with index base + i.
   struct Group {
     int node = -1;
     int domain = -1;
     int base = 0;
-    uint64_t usable = 0;  // healthy
+    uint64_t usable = 0;                          // healthy
     std::vector<std::pair<int, uint64_t>> cards;  // of slices: card -> its bits
   };
   struct Domain {
@@ -116,6 +119,9 @@ class Topology {
   bool EndsIndexed() const { return Indexed(kEndLabel); }
   // The nodes with that value, ascending.
   std::vector<int> MembersWith(absl::string_view label, absl::string_view value) const;
+  // Whether the node has all of the labels and no taint but those.
+  bool MemberMatches(int member, const absl::btree_map<std::string, std::string>& labels,
+                     const std::vector<std::string>& tolerations) const;
   absl::Time MemberEnd(int member) const { return shape_->ends[member]; }
   // Grows whenever a device becomes free or a node changes: a search that failed fails again while
   // it stands still.
@@ -134,6 +140,7 @@ class Topology {
     std::vector<Switch> switches;
     std::vector<Member> members;
     std::vector<absl::Time> ends;  // by member
+    std::vector<Traits> traits;    // by member; labels: the indexed ones
     absl::flat_hash_map<std::string, int> member_ids;
     absl::flat_hash_map<std::string, int> pool_ids;
     absl::flat_hash_map<std::string, int> domain_ids;

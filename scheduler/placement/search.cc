@@ -1,0 +1,334 @@
+#include "scheduler/placement/search.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "base/check.h"
+
+namespace graft::scheduler {
+namespace {
+
+// How many of the tightest switches are filled on trial.
+constexpr size_t kTrials = 16;
+
+int WidestTier(Level level) {
+  switch (level) {
+    case Level::kNode:
+    case Level::kDomain:
+      return kChassis - 1;
+    case Level::kRack:
+      return kRack;
+    case Level::kRailGroup:
+      return kLeaf;
+    case Level::kSpine:
+      return kSpine;
+    case Level::kCluster:
+      return kCore;
+  }
+  return kCore;
+}
+
+Level LevelOf(int tier) {
+  constexpr std::array<Level, kTiers> kLevels = {Level::kNode, Level::kRack, Level::kRailGroup,
+                                                 Level::kSpine, Level::kCluster};
+  return kLevels[static_cast<size_t>(tier)];
+}
+
+class Search {
+ public:
+  Search(const Topology& topology, const std::vector<int>& pools, const Demand& demand)
+      : topology_(topology), pools_(pools), demand_(demand) {
+    selected_.resize(topology.pools().size(), 0);
+    for (int pool : pools) {
+      selected_[static_cast<size_t>(pool)] = 1;
+      stride_ = std::max(stride_, topology.pools()[static_cast<size_t>(pool)].stride);
+    }
+    units_in_.resize(static_cast<size_t>(stride_));
+    for (int free = 0; free < stride_; ++free) units_in_[free] = free / demand.unit;
+  }
+
+  std::optional<Plan> Run() const {
+    if (RoomAt(Topology::kRoot).units < demand_.units) return std::nullopt;
+    if (demand_.max_level == Level::kNode) return OnOneNode();
+    if (std::optional<Plan> plan = InOneDomain(); plan.has_value()) return plan;
+    return AcrossDomains();
+  }
+
+ private:
+  bool Selected(int pool) const { return selected_[static_cast<size_t>(pool)] != 0; }
+
+  Room RoomOfDomain(int id) const {
+    const Topology::Domain& domain = topology_.domain(id);
+    if (!Selected(domain.pool)) return {id, 0, 0};
+    const int free = topology_.DomainFree(id);
+    return {id, free / demand_.unit, free};
+  }
+
+  Room RoomAt(int id) const {
+    const Topology::Switch& at = topology_.at(id);
+    Room room{id, 0, 0};
+    if (at.tier == kChassis) {
+      for (int child : at.children) Add(room, RoomOfDomain(child));
+    } else if (demand_.chunk > 1 && at.tier > kLeaf) {
+      for (int child : at.children) Add(room, RoomAt(child));
+    } else {
+      for (const auto& [pool, where] : at.counts) {
+        if (!Selected(pool)) continue;
+        const int stride = topology_.pools()[static_cast<size_t>(pool)].stride;
+        const int* counts = topology_.Counts(where);
+        for (int free = 1; free < stride; ++free) {
+          room.units += counts[free] * units_in_[free];
+          room.free += counts[free] * free;
+        }
+      }
+      // What is beyond whole chunks is of no use.
+      if (demand_.chunk > 1) room.units -= room.units % demand_.chunk;
+    }
+    return room;
+  }
+
+  static void Add(Room& sum, const Room& part) {
+    sum.units += part.units;
+    sum.free += part.free;
+  }
+
+  // How many domains under the switch have exactly so many free devices.
+  int DomainsWith(int id, int free) const {
+    int domains = 0;
+    for (const auto& [pool, where] : topology_.at(id).counts) {
+      if (Selected(pool) && free < topology_.pools()[static_cast<size_t>(pool)].stride) {
+        domains += topology_.Counts(where)[free];
+      }
+    }
+    return domains;
+  }
+
+  // The domain with the least that is enough; of equal ones, one under the fullest switches.
+  std::optional<Plan> InOneDomain() const {
+    const int world = demand_.unit * demand_.units;
+    int free = world;
+    while (free < stride_ && DomainsWith(Topology::kRoot, free) == 0) ++free;
+    if (free >= stride_) return std::nullopt;
+    int at = Topology::kRoot;
+    while (topology_.at(at).tier > kRack) {
+      int best = -1;
+      int best_free = 0;
+      for (int child : topology_.at(at).children) {
+        if (DomainsWith(child, free) == 0) continue;
+        const int child_free = RoomAt(child).free;
+        if (best < 0 || child_free < best_free) {
+          best = child;
+          best_free = child_free;
+        }
+      }
+      at = best;
+    }
+    for (int chassis : topology_.at(at).children) {
+      for (int domain : topology_.at(chassis).children) {
+        if (topology_.DomainFree(domain) != free || !Selected(topology_.domain(domain).pool)) {
+          continue;
+        }
+        Plan plan{.level = Level::kDomain};
+        plan.parts.push_back({domain, demand_.units});
+        if (topology_.domain(domain).groups.size() == 1) plan.level = Level::kNode;
+        plan.opened = free == topology_.domain(domain).total;
+        return plan;
+      }
+    }
+    GRAFT_CHECK(false) << "counts say that a domain has " << free << " free devices; none has";
+    return std::nullopt;
+  }
+
+  std::optional<Plan> OnOneNode() const {
+    int best = -1;
+    int best_free = 0;
+    for (int member = 0; member < topology_.members(); ++member) {
+      Room room;
+      for (const Room& domain : DomainsOf(member)) Add(room, domain);
+      if (room.units < demand_.units) continue;
+      const bool better =
+          best < 0 || room.free < best_free ||
+          (room.free == best_free && topology_.member(member).name < topology_.member(best).name);
+      if (!better) continue;
+      best = member;
+      best_free = room.free;
+    }
+    if (best < 0) return std::nullopt;
+    return FillNode(best);
+  }
+
+  // What the node has of each of its domains.
+  std::vector<Room> DomainsOf(int member) const {
+    std::vector<Room> rooms;
+    for (int group : topology_.member(member).groups) {
+      const int domain = topology_.group(group).domain;
+      if (!Selected(topology_.domain(domain).pool)) continue;
+      if (rooms.empty() || rooms.back().id != domain) rooms.push_back({domain, 0, 0});
+      rooms.back().free += __builtin_popcountll(topology_.Free(group));
+      rooms.back().units = rooms.back().free / demand_.unit;
+    }
+    rooms.erase(std::remove_if(rooms.begin(), rooms.end(),
+                               [](const Room& room) { return room.units == 0; }),
+                rooms.end());
+    return rooms;
+  }
+
+  Plan FillNode(int member) const {
+    Plan plan{.only_member = member, .level = Level::kNode};
+    for (const Room& part : Split(DomainsOf(member), demand_.units)) {
+      plan.parts.push_back({part.id, part.units});
+    }
+    return plan;
+  }
+
+  // The narrowest switches with room for all, by a walk down from the core.
+  std::vector<Room> Narrowest(int& tier) const {
+    std::vector<Room> rooms = {RoomAt(Topology::kRoot)};
+    const int lowest = topology_.has_split_chassis() ? kChassis : kRack;
+    for (tier = kCore; tier > lowest; --tier) {
+      std::vector<Room> below;
+      for (const Room& room : rooms) {
+        for (int child : topology_.at(room.id).children) {
+          const Room inside = RoomAt(child);
+          if (inside.units >= demand_.units) below.push_back(inside);
+        }
+      }
+      if (below.empty()) break;
+      rooms = std::move(below);
+    }
+    return rooms;
+  }
+
+  std::optional<Plan> AcrossDomains() const {
+    int tier = kCore;
+    std::vector<Room> rooms = Narrowest(tier);
+    if (tier > WidestTier(demand_.max_level)) return std::nullopt;
+    std::stable_sort(rooms.begin(), rooms.end(), [](const Room& a, const Room& b) {
+      return a.units != b.units ? a.units < b.units : a.free < b.free;
+    });
+    std::optional<Plan> best;
+    for (size_t i = 0; i < std::min(kTrials, rooms.size()); ++i) {
+      Plan plan{.level = LevelOf(tier)};
+      Fill(rooms[i].id, demand_.units, plan);
+      plan.crossings = tier > kLeaf ? Crossings(plan) : 0;
+      if (!best.has_value() || plan.Score() < best->Score()) best = std::move(plan);
+      // Nothing is better than one that opens no domain and crosses nothing.
+      if (best->crossings == 0 && best->opened == 0) break;
+    }
+    return best;
+  }
+
+  // Whole stages to each child where that takes no more of them: then only PP crosses. Children
+  // come out in the order of their names, those with broken stages last.
+  std::vector<Room> Split(std::vector<Room> rooms, int need) const {
+    std::vector<int> order;
+    for (const Room& room : rooms) order.push_back(room.id);
+    std::vector<Room> taken = FewestOf(rooms, need);
+    const int stage = demand_.stage_units;
+    if (stage > 1 && need > stage && need % stage == 0 && taken.size() > 1) {
+      int whole = 0;
+      for (Room& room : rooms) whole += room.units -= room.units % stage;
+      if (whole >= need) {
+        std::vector<Room> aligned = FewestOf(std::move(rooms), need);
+        // Each child more is one border more; a broken stage is crossed by DP and by PP.
+        int broken = 0;
+        for (const Room& room : taken) broken += room.units % stage != 0;
+        if (aligned.size() <= taken.size() + static_cast<size_t>(broken)) {
+          taken = std::move(aligned);
+        }
+      }
+    }
+    const auto position = [&](int id) { return std::find(order.begin(), order.end(), id); };
+    if (taken.size() > 1) {
+      std::stable_sort(taken.begin(), taken.end(), [&](const Room& a, const Room& b) {
+        const bool left = a.units % stage != 0, right = b.units % stage != 0;
+        return left != right ? right : position(a.id) < position(b.id);
+      });
+    }
+    return taken;
+  }
+
+  void Fill(int id, int need, Plan& plan) const {
+    const Topology::Switch& at = topology_.at(id);
+    std::vector<Room> rooms;
+    rooms.reserve(at.children.size());
+    for (int child : at.children) {
+      const Room room = at.tier == kChassis ? RoomOfDomain(child) : RoomAt(child);
+      if (room.units > 0) rooms.push_back(room);
+    }
+    for (const Room& part : Split(std::move(rooms), need)) {
+      if (at.tier != kChassis) {
+        Fill(part.id, part.units, plan);
+        continue;
+      }
+      plan.parts.push_back({part.id, part.units});
+      plan.opened += topology_.DomainFree(part.id) == topology_.domain(part.id).total;
+    }
+  }
+
+  // Borders between switches that are crossed inside a stage, and between a stage and the next.
+  int Crossings(const Plan& plan) const {
+    int crossings = 0;
+    std::vector<int> above;  // by unit: its switch of the tier
+    for (const auto& [domain, units] : plan.parts) {
+      above.insert(above.end(), static_cast<size_t>(units), topology_.domain(domain).chassis);
+    }
+    const size_t stage = static_cast<size_t>(demand_.stage_units);
+    for (int& at : above) at = topology_.at(at).parent;
+    // Racks of one leaf share its switches.
+    for (int tier = kLeaf; tier < kCore; ++tier) {
+      for (int& at : above) at = topology_.at(at).parent;
+      for (size_t unit = 1; unit < above.size(); ++unit) {
+        crossings += unit % stage != 0 && above[unit] != above[unit - 1];
+      }
+      for (size_t first = stage; first < above.size(); first += stage) {
+        const size_t peers = std::min(stage, above.size() - first);
+        crossings += !std::equal(above.begin() + static_cast<std::ptrdiff_t>(first),
+                                 above.begin() + static_cast<std::ptrdiff_t>(first + peers),
+                                 above.begin() + static_cast<std::ptrdiff_t>(first - stage));
+      }
+    }
+    return crossings;
+  }
+
+  const Topology& topology_;
+  const std::vector<int>& pools_;
+  const Demand& demand_;
+  std::vector<uint8_t> selected_;  // by pool
+  std::vector<int> units_in_;      // by free devices of a domain
+  int stride_ = 1;
+};
+
+}  // namespace
+
+std::vector<Room> FewestOf(std::vector<Room> rooms, int need) {
+  std::stable_sort(rooms.begin(), rooms.end(), [](const Room& a, const Room& b) {
+    return a.units != b.units ? a.units > b.units : a.free < b.free;
+  });
+  std::vector<Room> taken;
+  for (size_t i = 0; need > 0; ++i) {
+    GRAFT_CHECK(i < rooms.size()) << "counts promised " << need << " units more";
+    if (rooms[i].units < need) {
+      taken.push_back(rooms[i]);
+      need -= rooms[i].units;
+      continue;
+    }
+    size_t tightest = i;
+    for (size_t j = i; j < rooms.size() && rooms[j].units >= need; ++j) {
+      if (rooms[j].units < rooms[tightest].units || rooms[j].free < rooms[tightest].free) {
+        tightest = j;
+      }
+    }
+    taken.push_back({rooms[tightest].id, need, rooms[tightest].free});
+    need = 0;
+  }
+  return taken;
+}
+
+std::optional<Plan> FindPlan(const Topology& topology, const std::vector<int>& pools,
+                             const Demand& demand) {
+  return Search(topology, pools, demand).Run();
+}
+
+}  // namespace graft::scheduler
