@@ -157,7 +157,8 @@ class Dataset {
   std::unique_ptr<Impl> impl_;
 };
 
-// The files of a dataset: a single file, or a folder with training/ and validation/ inside.
+// The files of a dataset: a single file, or a folder with training/ and validation/ inside (or the
+// files training.jsonl and validation.jsonl, whatever their ending).
 struct DatasetFiles {
   std::vector<std::string> training;    // sorted
   std::vector<std::string> validation;  // sorted; empty: split (SplitRows)

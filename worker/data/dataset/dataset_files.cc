@@ -47,6 +47,19 @@ std::vector<std::string> Prefixed(const std::string& folder,
   return paths;
 }
 
+// Without a folder of that name, a file "training.jsonl" is as good.
+void TakeNamed(const std::string& folder, const std::string& stem, std::vector<std::string>& beside,
+               std::vector<std::string>& files) {
+  if (!files.empty()) return;
+  const auto named = [&](const std::string& name) {
+    return name.substr(0, name.rfind('.')) == stem;
+  };
+  for (const std::string& name : beside) {
+    if (named(name)) files.push_back(JoinPath(folder, name));
+  }
+  beside.erase(std::remove_if(beside.begin(), beside.end(), named), beside.end());
+}
+
 // What to do about a folder without rows in training/.
 absl::Status NothingToTrainOn(const std::string& path, const Listing& listing) {
   const std::string wanted = absl::StrCat(path, "/training/");
@@ -93,8 +106,11 @@ absl::StatusOr<DatasetFiles> FindDatasetFiles(const std::string& path) {
   };
   GRAFT_ASSIGN_OR_RETURN(files.training, inside("training"));
   GRAFT_ASSIGN_OR_RETURN(files.validation, inside("validation"));
+  std::vector<std::string> beside = listing.data;
+  TakeNamed(path, "training", beside, files.training);
+  TakeNamed(path, "validation", beside, files.validation);
   if (files.training.empty()) return NothingToTrainOn(path, listing);
-  for (const std::string& name : listing.data) {
+  for (const std::string& name : beside) {
     files.warnings.push_back(
         {"misplaced_file", absl::StrCat(JoinPath(path, name),
                                         " is not read: it stands beside "

@@ -195,6 +195,27 @@ TEST_F(DatasetTest, FoldersFollowTheTrainingAndValidationRule) {
   EXPECT_EQ(files.warnings[1].code, "misplaced_file");
 }
 
+TEST_F(DatasetTest, FilesNamedAfterTheFoldersServeAsWell) {
+  const std::string t = Write("set/training.jsonl", "{\"text\":\"a\"}");
+  const std::string v = Write("set/validation.jsonl", "{\"text\":\"v\"}");
+  GRAFT_ASSERT_OK_AND_ASSIGN(DatasetFiles files, FindDatasetFiles(JoinPath(folder_, "set")));
+  EXPECT_THAT(files.training, ElementsAre(t));
+  EXPECT_THAT(files.validation, ElementsAre(v));
+  EXPECT_THAT(files.warnings, IsEmpty());
+}
+
+TEST_F(DatasetTest, TheSampleTicketsAreGoodRows) {
+  const char* root = std::getenv("GRAFT_SOURCE_DIR");
+  GRAFT_ASSERT_OK_AND_ASSIGN(DatasetFiles files,
+                             FindDatasetFiles(JoinPath(root == nullptr ? "." : root,
+                                                       "worker/data/samples/support_tickets")));
+  GRAFT_ASSERT_OK_AND_ASSIGN(Dataset training, Dataset::Open(files.training, {}));
+  GRAFT_ASSERT_OK_AND_ASSIGN(Dataset validation, Dataset::Open(files.validation, {}));
+  EXPECT_THAT(training.status(), IsOk());
+  EXPECT_EQ(training.size(), 240);
+  EXPECT_EQ(validation.size(), 40);
+}
+
 TEST_F(DatasetTest, MisplacedFilesAreExplained) {
   Write("flat/tickets.jsonl", "{\"text\":\"a\"}");
   EXPECT_THAT(FindDatasetFiles(JoinPath(folder_, "flat")).status(),

@@ -114,6 +114,9 @@ class TokenizedDatasetBuilder {
   void Add(int64_t row, absl::StatusOr<std::vector<TokenizedRow>> sequences) {
     if (!sequences.ok()) return Bad(row, "", std::string(sequences.status().message()));
     TokenStats& stats = impl_.stats;
+    if (impl_.format == RowFormat::kText && !options_.drop_overlong) {
+      SplitText((*sequences)[0], *sequences);
+    }
     bool cut = false;
     int64_t lost = 0;
     for (TokenizedRow& tokens : *sequences) {
@@ -137,6 +140,24 @@ class TokenizedDatasetBuilder {
     stats.truncated_tokens += lost;
     for (const TokenizedRow& tokens : *sequences) Append(row, tokens);
     ++stats.rows;
+  }
+
+  // Plain text has no end that must be kept together: what is longer than a sequence goes on in the
+  // next one. A last piece of one token, which predicts nothing, is dropped.
+  void SplitText(TokenizedRow whole, std::vector<TokenizedRow>& pieces) {
+    const auto limit = static_cast<size_t>(impl_.stats.max_seq_length);
+    impl_.stats.longest = std::max(impl_.stats.longest, static_cast<int>(whole.ids.size()));
+    if (whole.ids.size() <= limit) return;
+    pieces.clear();
+    for (size_t begin = 0; begin + 1 < whole.ids.size(); begin += limit) {
+      const size_t end = std::min(begin + limit, whole.ids.size());
+      TokenizedRow piece;
+      piece.ids.assign(whole.ids.begin() + static_cast<ptrdiff_t>(begin),
+                       whole.ids.begin() + static_cast<ptrdiff_t>(end));
+      piece.mask.assign(piece.ids.size(), 1);
+      piece.mask[0] = 0;
+      pieces.push_back(std::move(piece));
+    }
   }
 
   absl::StatusOr<TokenizedDataset> Finish() {

@@ -7,9 +7,9 @@
 //   data.supervised(7, t);                 // whether token t of row 7 is to be predicted
 //   data.stats().truncated_rows ...
 //
-// Sequences: one per row; for preference data two, 2i the chosen and 2i+1 the rejected answer of
-// row i (rows_per_example() says which). The first token of a sequence is never predicted and so
-// never counts, whatever its mask.
+// Sequences: one per row (plain text that is longer goes on in further ones); for preference data
+// two, 2i the chosen and 2i+1 the rejected answer of row i (rows_per_example() says which). The
+// first token of a sequence is never predicted and so never counts, whatever its mask.
 //
 // The result can be saved and mapped again; its key holds the digests of everything it was made of.
 // Life cycle: immutable. Any thread may read.
@@ -50,7 +50,7 @@ struct TokenizeOptions {
 
   int max_seq_length = 2048;
   int model_context = 0;  // 0: unknown; else max_seq_length is clamped to it with a warning
-  // What is longer than max_seq_length: cut at the end, or left out.
+  // What is longer than max_seq_length: cut at the end (plain text is split), or left out.
   bool drop_overlong = false;
   // A truncated row that kept no supervised token is dropped with this, else an error.
   bool allow_empty_after_truncation = false;
@@ -82,7 +82,7 @@ class TokenizedDataset {
   TokenizedDataset& operator=(TokenizedDataset&&) noexcept;
   ~TokenizedDataset();
 
-  // Sequences; rows() * sequences_per_row().
+  // Sequences; rows() * sequences_per_row(). stats().rows counts rows of the Dataset.
   int64_t size() const;
   int64_t rows() const { return size() / sequences_per_row(); }
   int sequences_per_row() const;  // 2 for preference data, else 1

@@ -166,6 +166,7 @@ TEST_F(TokenizedTest, MaxSeqLengthIsClampedToTheModel) {
   options_.model_context = 8;
   GRAFT_ASSERT_OK_AND_ASSIGN(const TokenizedDataset data, Tokenize(R"({"text":"0123456789"})"));
   EXPECT_EQ(data.length(0), 8);
+  EXPECT_EQ(data.length(1), 3);  // "89" and EOS: text goes on in another sequence
   ASSERT_EQ(data.stats().warnings.size(), 1u);
   EXPECT_EQ(data.stats().warnings[0].code, "max_seq_length_clamped");
 }
