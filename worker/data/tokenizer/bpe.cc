@@ -25,6 +25,7 @@ uint64_t HashPair(uint64_t pair) {
   pair *= 0x9e3779b97f4a7c15u;
   return pair ^ pair >> 32;
 }
+constexpr size_t kMergeBlock = 64;
 // The filter has at most this many words of 64 bits: 512 KiB.
 constexpr size_t kMaxFilter = size_t{1} << 16;
 
@@ -50,29 +51,55 @@ absl::Status BpeModel::AddMerges(const std::vector<Merge>& merges) {
   filter_mask_ = filter_.size() - 1;
   const size_t prefix =
       options_.continuing_subword_prefix ? options_.continuing_subword_prefix->size() : 0;
-  std::string merged;
-  for (size_t i = 0; i < merges.size(); ++i) {
-    const auto& [left, right] = merges[i];
-    const int32_t left_id = vocab_.Find(left), right_id = vocab_.Find(right);
-    merged.assign(left.data(), left.size());
-    if (right.size() >= prefix) merged.append(right.data() + prefix, right.size() - prefix);
-    const int32_t merged_id = vocab_.Find(merged);
-    if (left_id < 0 || right_id < 0 || merged_id < 0 || right.size() < prefix) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("model.merges[", i, "] joins '", left, "' and '", right,
-                       "', but the vocabulary lacks one of them or what they make"));
+  // In blocks: the places of a block's tokens are fetched from memory all at once.
+  struct Merging {
+    std::string merged;
+    uint64_t hashes[3];
+    PairSlot slot;
+  };
+  std::vector<Merging> block(std::min(kMergeBlock, merges.size()));
+  for (size_t start = 0; start < merges.size(); start += kMergeBlock) {
+    const size_t count = std::min(kMergeBlock, merges.size() - start);
+    for (size_t i = 0; i < count; ++i) {
+      const auto& [left, right] = merges[start + i];
+      Merging& merging = block[i];
+      merging.merged.assign(left.data(), left.size());
+      if (right.size() >= prefix)
+        merging.merged.append(right.data() + prefix, right.size() - prefix);
+      merging.hashes[0] = HashBytes(left);
+      merging.hashes[1] = HashBytes(right);
+      merging.hashes[2] = HashBytes(merging.merged);
+      for (const uint64_t hash : merging.hashes) vocab_.PrefetchSlot(hash);
     }
-    InsertPair(PairOf(left_id, right_id), static_cast<uint32_t>(i), merged_id);
+    for (size_t i = 0; i < count; ++i) {
+      for (const uint64_t hash : block[i].hashes) vocab_.PrefetchText(hash);
+    }
+    for (size_t i = 0; i < count; ++i) {
+      const auto& [left, right] = merges[start + i];
+      const int32_t left_id = vocab_.FindHashed(left, block[i].hashes[0]);
+      const int32_t right_id = vocab_.FindHashed(right, block[i].hashes[1]);
+      const int32_t merged_id = vocab_.FindHashed(block[i].merged, block[i].hashes[2]);
+      if (left_id < 0 || right_id < 0 || merged_id < 0 || right.size() < prefix) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("model.merges[", start + i, "] joins '", left, "' and '", right,
+                         "', but the vocabulary lacks one of them or what they make"));
+      }
+      block[i].slot = {PairOf(left_id, right_id), static_cast<uint32_t>(start + i), merged_id};
+      __builtin_prefetch(&pairs_[HashPair(block[i].slot.pair) & pair_mask_]);
+    }
+    for (size_t i = 0; i < count; ++i) InsertPair(block[i].slot);
   }
   return absl::OkStatus();
 }
 
-void BpeModel::InsertPair(uint64_t pair, uint32_t rank, int32_t merged) {
-  const uint64_t hash = HashPair(pair);
+void BpeModel::InsertPair(const PairSlot& slot) {
+  const uint64_t hash = HashPair(slot.pair);
   filter_[hash >> 6 & filter_mask_] |= uint64_t{1} << (hash & 63);
   uint64_t at = hash & pair_mask_;
-  while (pairs_[at].pair != kNoPair && pairs_[at].pair != pair) at = (at + 1) & pair_mask_;
-  pairs_[at] = {pair, rank, merged};
+  while (pairs_[at].pair != kNoPair && pairs_[at].pair != slot.pair) {
+    at = (at + 1) & pair_mask_;
+  }
+  pairs_[at] = slot;
 }
 
 inline const BpeModel::PairSlot* BpeModel::FindPair(int32_t left, int32_t right) const {
@@ -103,19 +130,15 @@ absl::Status BpeModel::SetUpBytes(bool raw_bytes) {
     if (byte_ids_[byte] < 0) return absl::OkStatus();
   }
   raw_bytes_ = true;
-  if (!options_.ignore_merges) return absl::OkStatus();
-  raw_vocab_.Reserve(vocab_.size(), 0);
-  std::string bytes;
-  for (int32_t id = 0; id < vocab_.id_limit(); ++id) {
-    if (!vocab_.Has(id) || !BytesOfToken(vocab_.Text(id), bytes)) continue;
-    GRAFT_RETURN_IF_ERROR(raw_vocab_.Add(bytes, id));
-  }
   return absl::OkStatus();
 }
 
-int32_t BpeModel::WholePiece(absl::string_view piece) const {
-  if (!options_.ignore_merges) return TokenTable::kNone;
-  return raw_bytes_ ? raw_vocab_.Find(piece) : vocab_.Find(piece);
+int32_t BpeModel::WholePiece(absl::string_view piece, ModelScratch& scratch) const {
+  if (!options_.ignore_merges || piece.size() > vocab_.longest()) return TokenTable::kNone;
+  if (!raw_bytes_) return vocab_.Find(piece);
+  scratch.text.clear();
+  AppendPrintable(piece, scratch.text);
+  return vocab_.Find(scratch.text);
 }
 
 absl::Status BpeModel::AddUnknown(absl::string_view symbol, uint32_t length, TokenSpan& unknown,
@@ -175,28 +198,32 @@ absl::Status BpeModel::FirstSymbols(absl::string_view piece, ModelScratch& scrat
 }
 
 void BpeModel::MergeShort(std::vector<TokenSpan>& word) const {
-  struct Candidate {
-    uint32_t rank;
-    int32_t merged;
-  };
-  Candidate candidates[kShortWord];  // candidates[i] joins word[i] and word[i + 1]
+  // ranks[i] and merged[i] are of the pair word[i], word[i + 1].
+  uint32_t ranks[kShortWord];
+  int32_t merged[kShortWord];
   size_t count = word.size();
   const auto look_up = [&](size_t i) {
     const PairSlot* slot = FindPair(word[i].id, word[i + 1].id);
-    candidates[i] = slot == nullptr ? Candidate{kNoRank, 0} : Candidate{slot->rank, slot->merged};
+    ranks[i] = slot == nullptr ? kNoRank : slot->rank;
+    merged[i] = slot == nullptr ? 0 : slot->merged;
   };
   for (size_t i = 0; i + 1 < count; ++i) look_up(i);
   while (count > 1) {
     size_t best = 0;
+    uint32_t lowest = ranks[0];
     for (size_t i = 1; i + 1 < count; ++i) {
-      if (candidates[i].rank < candidates[best].rank) best = i;
+      best = ranks[i] < lowest ? i : best;
+      lowest = std::min(ranks[i], lowest);
     }
-    if (candidates[best].rank == kNoRank) break;
-    word[best] = {candidates[best].merged, word[best].length + word[best + 1].length};
+    if (lowest == kNoRank) break;
+    word[best] = {merged[best], word[best].length + word[best + 1].length};
+    // What is behind the pair moves one place to the left; the rank before `best + 1` is new
+    // anyway.
     --count;
     for (size_t i = best + 1; i < count; ++i) {
       word[i] = word[i + 1];
-      candidates[i - 1] = candidates[i];
+      ranks[i - 1] = ranks[i];
+      merged[i - 1] = merged[i];
     }
     if (best + 1 < count) look_up(best);
     if (best > 0) look_up(best - 1);
@@ -260,7 +287,7 @@ absl::Status BpeModel::Tokenize(absl::string_view piece, ModelScratch& scratch,
   }
   std::vector<TokenSpan>& word = scratch.tokens;
   word.clear();
-  if (const int32_t whole = WholePiece(piece); whole >= 0) {
+  if (const int32_t whole = WholePiece(piece, scratch); whole >= 0) {
     word.push_back({whole, length});
   } else {
     if (raw_bytes_) {

@@ -59,9 +59,9 @@ class BpeModel final : public Model {
   bool MayHavePair(uint64_t hash) const {
     return (filter_[hash >> 6 & filter_mask_] >> (hash & 63) & 1) != 0;
   }
-  void InsertPair(uint64_t pair, uint32_t rank, int32_t merged);
+  void InsertPair(const PairSlot& slot);
   // The whole piece as one token, or kNone.
-  int32_t WholePiece(absl::string_view piece) const;
+  int32_t WholePiece(absl::string_view piece, ModelScratch& scratch) const;
 
   absl::Status FirstSymbols(absl::string_view piece, ModelScratch& scratch) const;
   // Symbols that the vocabulary lacks: their bytes, or the unknown token.
@@ -75,7 +75,6 @@ class BpeModel final : public Model {
   bool raw_bytes_ = false;
   int32_t unk_id_ = TokenTable::kNone;
   std::array<int32_t, 256> byte_ids_{};  // of raw bytes, or of the tokens <0x00> to <0xFF>
-  TokenTable raw_vocab_;                 // with raw_bytes_ and ignore_merges: tokens as bytes
   std::vector<PairSlot> pairs_;
   uint64_t pair_mask_ = 0;
   // A bit for each hash of a pair, small enough to stay in a near cache where `pairs_` does not.

@@ -37,7 +37,6 @@ uint64_t HashBytes(absl::string_view bytes) {
 
 void TokenTable::Reserve(size_t count, size_t bytes) {
   arena_.reserve(bytes);
-  entries_.reserve(count);
   by_id_.reserve(count);
   size_t slots = 16;
   while (slots < count * 2) slots *= 2;
@@ -46,26 +45,22 @@ void TokenTable::Reserve(size_t count, size_t bytes) {
 
 size_t TokenTable::SlotOf(absl::string_view token, uint64_t hash) const {
   const size_t mask = slots_.size() - 1;
-  const uint32_t upper = static_cast<uint32_t>(hash >> 32);
-  size_t at = hash & mask;
-  while (slots_[at].entry != kNone) {
-    if (slots_[at].hash == upper && EntryText(entries_[slots_[at].entry]) == token) break;
-    at = (at + 1) & mask;
+  const auto upper = static_cast<uint32_t>(hash >> 32);
+  for (size_t at = hash & mask;; at = (at + 1) & mask) {
+    const Slot& slot = slots_[at];
+    if (slot.id == kNone) return at;
+    if (slot.hash != upper || slot.length != token.size()) continue;
+    if (std::memcmp(arena_.data() + slot.start, token.data(), token.size()) == 0) return at;
   }
-  return at;
-}
-
-int32_t TokenTable::FindHashed(absl::string_view token, uint64_t hash) const {
-  const Slot& slot = slots_[SlotOf(token, hash)];
-  return slot.entry == kNone ? kNone : entries_[slot.entry].id;
 }
 
 void TokenTable::Grow(size_t slots) {
-  slots_.assign(slots, {0, kNone});
-  for (size_t i = 0; i < entries_.size(); ++i) {
-    const uint64_t hash = HashBytes(EntryText(entries_[i]));
-    slots_[SlotOf(EntryText(entries_[i]), hash)] = {static_cast<uint32_t>(hash >> 32),
-                                                    static_cast<int32_t>(i)};
+  std::vector<Slot> old(slots);
+  old.swap(slots_);
+  for (const Slot& slot : old) {
+    if (slot.id == kNone) continue;
+    const auto text = absl::string_view(arena_).substr(slot.start, slot.length);
+    slots_[SlotOf(text, HashBytes(text))] = slot;
   }
 }
 
@@ -74,23 +69,26 @@ absl::Status TokenTable::Add(absl::string_view token, int64_t id) {
     return absl::InvalidArgumentError(
         absl::StrCat("the id ", id, " of the token '", token, "' is not in 0..", kMaxId));
   }
-  if ((entries_.size() + 1) * 2 > slots_.size()) Grow(std::max<size_t>(16, slots_.size() * 2));
+  if (arena_.size() + token.size() >= kNoText) {
+    return absl::InvalidArgumentError(
+        "the tokens of the vocabulary are longer than 4 GiB together");
+  }
+  if ((size_ + 1) * 2 > slots_.size()) Grow(std::max<size_t>(16, slots_.size() * 2));
   const uint64_t hash = HashBytes(token);
   Slot& slot = slots_[SlotOf(token, hash)];
-  if (static_cast<size_t>(id) >= by_id_.size()) by_id_.resize(static_cast<size_t>(id) + 1, kNone);
-  if (slot.entry != kNone) {
-    Entry& entry = entries_[slot.entry];
-    if (by_id_[entry.id] == slot.entry) by_id_[entry.id] = kNone;
-    entry.id = static_cast<int32_t>(id);
-    by_id_[id] = slot.entry;
-    return absl::OkStatus();
+  const auto new_id = static_cast<int32_t>(id);
+  if (static_cast<size_t>(id) >= by_id_.size()) by_id_.resize(static_cast<size_t>(id) + 1);
+  if (slot.id == kNone) {
+    slot = {static_cast<uint32_t>(hash >> 32), new_id, static_cast<uint32_t>(arena_.size()),
+            static_cast<uint32_t>(token.size())};
+    arena_.append(token.data(), token.size());
+    longest_ = std::max(longest_, token.size());
+    ++size_;
+  } else {
+    if (by_id_[slot.id].start == slot.start) by_id_[slot.id] = Place();
+    slot.id = new_id;
   }
-  slot = {static_cast<uint32_t>(hash >> 32), static_cast<int32_t>(entries_.size())};
-  by_id_[id] = slot.entry;
-  entries_.push_back(
-      {arena_.size(), static_cast<uint32_t>(token.size()), static_cast<int32_t>(id)});
-  arena_.append(token.data(), token.size());
-  longest_ = std::max(longest_, token.size());
+  by_id_[new_id] = {slot.start, slot.length};
   return absl::OkStatus();
 }
 

@@ -20,45 +20,55 @@ class TokenTable {
 
   // Room for `count` strings of `bytes` in all.
   void Reserve(size_t count, size_t bytes);
-  // Of a string added twice the last id holds. INVALID_ARGUMENT unless 0 <= id <= kMaxId.
+  // Of a string added twice the last id holds. INVALID_ARGUMENT unless 0 <= id <= kMaxId and all
+  // strings together are shorter than 4 GiB.
   absl::Status Add(absl::string_view token, int64_t id);
 
-  int32_t Find(absl::string_view token) const {
-    return slots_.empty() ? kNone : FindHashed(token, HashBytes(token));
+  int32_t Find(absl::string_view token) const { return FindHashed(token, HashBytes(token)); }
+  // The same in steps, for looking many strings up at once, each step for all of them before the
+  // next: memory is waited for once instead of once for each.
+  void PrefetchSlot(uint64_t hash) const {
+    if (!slots_.empty()) __builtin_prefetch(&slots_[hash & (slots_.size() - 1)]);
+  }
+  void PrefetchText(uint64_t hash) const {
+    if (slots_.empty()) return;
+    __builtin_prefetch(arena_.data() + slots_[hash & (slots_.size() - 1)].start);
+  }
+  int32_t FindHashed(absl::string_view token, uint64_t hash) const {
+    return slots_.empty() ? kNone : slots_[SlotOf(token, hash)].id;
   }
   bool Has(int32_t id) const {
-    return id >= 0 && static_cast<size_t>(id) < by_id_.size() && by_id_[id] != kNone;
+    return id >= 0 && static_cast<size_t>(id) < by_id_.size() && by_id_[id].start != kNoText;
   }
   // The string of an id; empty where there is none.
   absl::string_view Text(int32_t id) const {
-    return Has(id) ? EntryText(entries_[by_id_[id]]) : absl::string_view();
+    if (!Has(id)) return absl::string_view();
+    return absl::string_view(arena_).substr(by_id_[id].start, by_id_[id].length);
   }
-  size_t size() const { return entries_.size(); }
+  size_t size() const { return size_; }
   // One past the largest id.
   int32_t id_limit() const { return static_cast<int32_t>(by_id_.size()); }
   size_t longest() const { return longest_; }
 
  private:
-  struct Entry {
-    uint64_t start;
-    uint32_t length;
-    int32_t id;
-  };
+  static constexpr uint32_t kNoText = 0xffffffff;
   struct Slot {
-    uint32_t hash;  // the upper half
-    int32_t entry;
+    uint32_t hash = 0;  // the upper half
+    int32_t id = kNone;
+    uint32_t start = 0;
+    uint32_t length = 0;
   };
-  absl::string_view EntryText(const Entry& entry) const {
-    return absl::string_view(arena_).substr(entry.start, entry.length);
-  }
-  int32_t FindHashed(absl::string_view token, uint64_t hash) const;
+  struct Place {
+    uint32_t start = kNoText;
+    uint32_t length = 0;
+  };
   size_t SlotOf(absl::string_view token, uint64_t hash) const;
   void Grow(size_t slots);
 
   std::string arena_;
-  std::vector<Entry> entries_;
-  std::vector<Slot> slots_;
-  std::vector<int32_t> by_id_;  // places in entries_
+  std::vector<Slot> slots_;  // a power of two of them, at most half in use
+  std::vector<Place> by_id_;
+  size_t size_ = 0;
   size_t longest_ = 0;
 };
 

@@ -30,7 +30,8 @@ absl::Status WordPieceModel::Tokenize(absl::string_view piece, ModelScratch& scr
   }
   const size_t before = out.size();
   for (size_t start = 0; start < piece.size();) {
-    const absl::string_view prefix = start > 0 ? options_.continuing_subword_prefix : "";
+    const absl::string_view prefix =
+        start > 0 ? absl::string_view(options_.continuing_subword_prefix) : "";
     // No token is longer than the longest; the rest need not be tried.
     size_t end = std::min(piece.size(), start + vocab_.longest());
     while (end < piece.size() && end > start && IsUtf8Continuation(piece[end])) --end;
