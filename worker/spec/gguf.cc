@@ -1,13 +1,16 @@
 #include "worker/spec/gguf.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/status_macros.h"
 
 namespace graft::spec {
@@ -150,6 +153,16 @@ absl::StatusOr<Json> ReadScalar(Reader& reader) {
   }
 }
 
+// The number with the fewest digits that is this float: 1e-5 rather than 9.99999974e-06, as the
+// configuration had it that was converted.
+double AsWritten(float value) {
+  for (int digits = 1; digits < std::numeric_limits<float>::max_digits10; ++digits) {
+    const double candidate = std::strtod(absl::StrFormat("%.*g", digits, value).c_str(), nullptr);
+    if (static_cast<float>(candidate) == value) return candidate;
+  }
+  return value;
+}
+
 absl::StatusOr<Json> ReadValue(Reader& reader, uint32_t type, int depth);
 
 absl::StatusOr<Json> ReadArray(Reader& reader, int depth) {
@@ -183,8 +196,10 @@ absl::StatusOr<Json> ReadValue(Reader& reader, uint32_t type, int depth) {
       return ReadScalar<uint32_t>(reader);
     case kInt32:
       return ReadScalar<int32_t>(reader);
-    case kFloat32:
-      return ReadScalar<float>(reader);
+    case kFloat32: {
+      GRAFT_ASSIGN_OR_RETURN(const float value, reader.Number<float>());
+      return Json(depth == 0 ? AsWritten(value) : static_cast<double>(value));
+    }
     case kUint64:
       return ReadScalar<uint64_t>(reader);
     case kInt64:

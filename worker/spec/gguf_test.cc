@@ -86,6 +86,13 @@ TEST(GgufTest, ReadsEveryTypeOfValue) {
   EXPECT_EQ(header.tensors.at("t").offset % 32, 0);
 }
 
+TEST(GgufTest, AFloatIsTheNumberThatWasConverted) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(const GgufHeader header,
+                             Read(Gguf().Float("eps", 1e-5f).Float("third", 1.0f / 3).Bytes()));
+  EXPECT_EQ(header.Find("eps")->as_double(), 1e-5);
+  EXPECT_EQ(static_cast<float>(header.Find("third")->as_double()), 1.0f / 3);
+}
+
 TEST(GgufTest, EveryCutOfAFileIsRefused) {
   Gguf file;
   file.Int("a", 1).String("b", "text").Floats("t", {8}, 0);
