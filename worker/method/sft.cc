@@ -1,6 +1,7 @@
 #include "worker/method/sft.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <chrono>
 

@@ -2,6 +2,8 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <vector>
+
 #include "worker/model/kernels.h"
 #include "worker/model/rows.h"
 
@@ -56,7 +58,9 @@ at::Tensor NormForward(const Norm& norm, const at::Tensor& x, NormStats* stats) 
   if (OnRmsKernel(norm, x)) {
     const int64_t rows = x.numel() / columns;
     at::Tensor y = at::empty_like(x);
-    stats->rstd = at::empty({rows, 1}, x.options());
+    std::vector<int64_t> per_row = x.sizes().vec();
+    per_row.back() = 1;
+    stats->rstd = at::empty(per_row, x.options());
     ForRows(rows, columns, [&](int64_t begin, int64_t end) {
       kernels::RmsNorm(x.const_data_ptr<float>() + begin * columns,
                        norm.weight.const_data_ptr<float>(), Offset(norm),

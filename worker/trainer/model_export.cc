@@ -1,5 +1,7 @@
 #include "worker/trainer/model_export.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -110,18 +112,6 @@ absl::Status Place(const spec::TensorSlice& slice, const at::Tensor& value, at::
   return absl::OkStatus();
 }
 
-absl::StatusOr<at::Tensor> Assemble(const spec::ModelDescription& description,
-                                    const spec::HubTensor& tensor, const Weights& weights) {
-  at::Tensor stored = at::empty(tensor.shape, at::kFloat);
-  for (const spec::HubTensor::Piece& piece : tensor.pieces) {
-    const spec::Parameter& parameter = description.parameters[piece.parameter];
-    at::Tensor value = weights.Get(parameter.name);
-    if (parameter.hub.size() > 1) value = value.select(0, piece.slice);
-    GRAFT_RETURN_IF_ERROR(Place(parameter.hub[piece.slice], value, stored));
-  }
-  return stored;
-}
-
 absl::Status WriteWeights(const std::string& folder, const RunConfig& config,
                           const WrittenPrecision& precision,
                           const spec::ModelDescription& description, model::Decoder& decoder) {
@@ -134,7 +124,10 @@ absl::Status WriteWeights(const std::string& folder, const RunConfig& config,
   GRAFT_ASSIGN_OR_RETURN(auto writer, spec::SafetensorsWriter::Create(options, layout));
   const Weights weights(decoder);
   for (const spec::HubTensor& t : tensors) {
-    GRAFT_ASSIGN_OR_RETURN(const at::Tensor wide, Assemble(description, t, weights));
+    GRAFT_ASSIGN_OR_RETURN(const at::Tensor wide,
+                           AssembleHubTensor(description, t, [&](const std::string& name) {
+                             return weights.Get(name);
+                           }));
     const at::Tensor out = wide.to(precision.type).contiguous();
     GRAFT_RETURN_IF_ERROR(writer->Append(absl::string_view(
         static_cast<const char*>(out.const_data_ptr()), static_cast<size_t>(out.nbytes()))));
@@ -186,6 +179,25 @@ absl::Status Probe(const std::string& folder, const WrittenPrecision& precision,
 }
 
 }  // namespace
+
+absl::StatusOr<at::Tensor> AssembleHubTensor(
+    const spec::ModelDescription& description, const spec::HubTensor& tensor,
+    const std::function<at::Tensor(const std::string&)>& parameter) {
+  at::Tensor stored = at::empty(tensor.shape, at::kFloat);
+  for (const spec::HubTensor::Piece& piece : tensor.pieces) {
+    const spec::Parameter& from = description.parameters[piece.parameter];
+    at::Tensor value = parameter(from.name);
+    if (from.hub.size() > 1) value = value.select(0, piece.slice);
+    GRAFT_RETURN_IF_ERROR(Place(from.hub[piece.slice], value, stored));
+  }
+  return stored;
+}
+
+at::Tensor GradientOf(model::Decoder& decoder, const std::string& name) {
+  const at::Tensor& value = decoder.parameters.at(name);
+  GRAFT_CHECK(value.is_alias_of(decoder.store().values())) << name << " is frozen";
+  return decoder.store().grads().as_strided(value.sizes(), value.strides(), value.storage_offset());
+}
 
 absl::Status WriteOutput(const RunConfig& config, const ModelSource& model,
                          model::Decoder& decoder) {

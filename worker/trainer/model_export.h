@@ -1,9 +1,13 @@
 // What a run leaves behind: an adapter in PEFT's layout, or a whole model in the Hub's.
 #pragma once
 
+#include <ATen/ATen.h>
+
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "worker/model/decoder.h"
 #include "worker/trainer/model_source.h"
 #include "worker/trainer/run_config.h"
@@ -15,5 +19,14 @@ namespace graft::trainer {
 // all_weights the trained model.
 absl::Status WriteOutput(const RunConfig& config, const ModelSource& model,
                          model::Decoder& decoder);
+
+// A tensor as the Hub stores it, fp32, from its parameters by canonical name. UNIMPLEMENTED for
+// tensors that are stored in blocks.
+absl::StatusOr<at::Tensor> AssembleHubTensor(
+    const spec::ModelDescription& description, const spec::HubTensor& tensor,
+    const std::function<at::Tensor(const std::string&)>& parameter);
+
+// The gradient of a parameter that is trained in full, by its canonical name.
+at::Tensor GradientOf(model::Decoder& decoder, const std::string& name);
 
 }  // namespace graft::trainer

@@ -1,0 +1,181 @@
+// The decoder against transformers: tiny random models of every family it computes, made by
+// make_goldens.py.
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/status_macros.h"
+#include "base/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "worker/model/decoder_build.h"
+#include "worker/trainer/model_export.h"
+#include "worker/trainer/optimizer.h"
+#include "worker/trainer/tensor_files.h"
+
+namespace graft::trainer {
+namespace {
+
+std::string GoldensFolder() {
+  return std::string(std::getenv("GRAFT_SOURCE_DIR")) + "/tests/parity/trainer/goldens";
+}
+
+std::vector<std::string> Families() {
+  const char* source = std::getenv("GRAFT_SOURCE_DIR");
+  if (source == nullptr) return {};
+  auto names = ListDirectory(GoldensFolder());
+  return names.ok() ? *names : std::vector<std::string>();
+}
+
+struct Golden {
+  std::unique_ptr<spec::ModelFiles> files;
+  spec::ModelDescription description;
+  std::unique_ptr<spec::ParameterReader> reader;
+  std::unique_ptr<model::Decoder> decoder;
+  std::string path;
+
+  at::Tensor Read(const std::string& name, std::vector<int64_t> shape) {
+    at::Tensor tensor = at::empty(shape);
+    GRAFT_CHECK_OK(ReadTensors(path, {{name, tensor}}));
+    return tensor;
+  }
+};
+
+absl::StatusOr<std::unique_ptr<Golden>> Open(const std::string& family, model::Train train) {
+  auto golden = std::make_unique<Golden>();
+  const std::string folder = JoinPath(GoldensFolder(), family);
+  golden->path = JoinPath(folder, "golden.safetensors");
+  // The golden's own file is no shard of the model.
+  std::vector<std::pair<std::string, std::string>> files;
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    GRAFT_ASSIGN_OR_RETURN(std::string bytes, ReadFile(JoinPath(folder, name)));
+    files.emplace_back(name, std::move(bytes));
+  }
+  golden->files = spec::FilesInMemory(std::move(files));
+  GRAFT_ASSIGN_OR_RETURN(golden->description, spec::ReadModel(*golden->files));
+  GRAFT_ASSIGN_OR_RETURN(golden->reader,
+                         spec::ParameterReader::Open(*golden->files, golden->description));
+  model::BuildOptions options;
+  options.train = train;
+  GRAFT_ASSIGN_OR_RETURN(golden->decoder,
+                         model::BuildDecoder(golden->description, *golden->reader, options));
+  return golden;
+}
+
+constexpr int64_t kRows = 2;
+constexpr int64_t kLength = 16;
+
+// Both sequences as one pack, which transformers saw as a batch.
+struct Pack {
+  model::Batch batch;
+  model::LossTargets targets;
+};
+
+Pack PackOf(const at::Tensor& tokens) {
+  Pack pack;
+  pack.batch.tokens = tokens.reshape({-1}).to(at::kLong);
+  pack.batch.positions = at::arange(kLength, at::kLong).repeat({kRows});
+  pack.batch.starts = {0, kLength, kRows * kLength};
+  const int64_t* ids = pack.batch.tokens.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < kRows * kLength; ++i) {
+    if ((i + 1) % kLength == 0) continue;
+    pack.targets.rows.push_back(i);
+    pack.targets.targets.push_back(ids[i + 1]);
+  }
+  pack.targets.denominator = static_cast<double>(pack.targets.rows.size());
+  return pack;
+}
+
+double Backward(model::Decoder& decoder, const Pack& pack) {
+  double loss = 0;
+  decoder.store().ZeroGradients();
+  model::HeadLoss(decoder.head(), decoder.Hidden(pack.batch), pack.targets, &loss).backward();
+  return loss;
+}
+
+class DecoderParityTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(DecoderParityTest, LogitsLossAndGradientsAreThoseOfTransformers) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(auto golden, Open(GetParam(), model::Train::kAllWeights));
+  model::Decoder& decoder = *golden->decoder;
+  const Pack pack = PackOf(golden->Read("tokens", {kRows, kLength}));
+  {
+    const at::NoGradGuard no_grad;
+    const at::Tensor logits = model::HeadLogits(decoder.head(), decoder.Hidden(pack.batch));
+    const at::Tensor want = golden->Read("logits", {kRows, kLength, decoder.spec().vocab});
+    EXPECT_LE((logits.view_as(want) - want).abs().max().item<double>(), 2e-5);
+  }
+  EXPECT_NEAR(Backward(decoder, pack), golden->Read("loss", {1}).item<double>(), 1e-5);
+  int compared = 0;
+  GRAFT_ASSERT_OK_AND_ASSIGN(const spec::TensorIndex names, ListTensors(golden->path));
+  for (const spec::HubTensor& tensor : spec::HubTensors(golden->description)) {
+    if (names.count("grad." + tensor.name) == 0) continue;  // a tied head
+    GRAFT_ASSERT_OK_AND_ASSIGN(
+        const at::Tensor got,
+        AssembleHubTensor(golden->description, tensor,
+                          [&](const std::string& name) { return GradientOf(decoder, name); }));
+    const at::Tensor want = golden->Read("grad." + tensor.name, tensor.shape);
+    const double dot = (got * want).sum().item<double>();
+    const double norms = got.norm().item<double>() * want.norm().item<double>();
+    EXPECT_GE(dot, (1 - 1e-6) * norms) << tensor.name;
+    EXPECT_NEAR(got.norm().item<double>(), want.norm().item<double>(),
+                1e-4 * want.norm().item<double>() + 1e-7)
+        << tensor.name;
+    ++compared;
+  }
+  EXPECT_GE(compared, 2 + 7);
+}
+
+TEST_P(DecoderParityTest, TwentyAdamWStepsFollowTorchs) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(auto golden, Open(GetParam(), model::Train::kAllWeights));
+  model::Decoder& decoder = *golden->decoder;
+  const Pack pack = PackOf(golden->Read("tokens", {kRows, kLength}));
+  const at::Tensor want = golden->Read("trajectory", {20});
+  OptimizerConfig config;
+  config.weight_decay = 0;
+  GRAFT_ASSERT_OK_AND_ASSIGN(auto optimizer, MakeOptimizer(config, decoder.store()));
+  for (int64_t step = 0; step < 20; ++step) {
+    EXPECT_NEAR(Backward(decoder, pack), want[step].item<double>(), 2e-4) << "step " << step;
+    optimizer->Step(1e-3, 1.0);
+  }
+}
+
+TEST_P(DecoderParityTest, RecomputedLayersGiveTheSameGradients) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(auto golden, Open(GetParam(), model::Train::kAllWeights));
+  model::Decoder& decoder = *golden->decoder;
+  const Pack pack = PackOf(golden->Read("tokens", {kRows, kLength}));
+  Backward(decoder, pack);
+  const at::Tensor kept = decoder.store().grads().clone();
+  decoder.set_recompute(model::Recompute::kLayers);
+  Backward(decoder, pack);
+  EXPECT_TRUE(at::allclose(decoder.store().grads(), kept, 1e-6, 1e-7));
+}
+
+TEST_P(DecoderParityTest, TheCacheGivesTheLogitsOfTheWhole) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(auto golden, Open(GetParam(), model::Train::kNothing));
+  const at::Tensor tokens = golden->Read("tokens", {kRows, kLength});
+  const at::Tensor want = golden->Read("logits", {kRows, kLength, golden->decoder->spec().vocab});
+  model::KvCache cache = golden->decoder->MakeCache(kLength);
+  std::vector<int32_t> prompt;
+  for (int64_t i = 0; i < 9; ++i) prompt.push_back(tokens[0][i].item<int32_t>());
+  at::Tensor logits = golden->decoder->Extend(prompt, cache);
+  for (int64_t i = 9; i <= kLength; ++i) {
+    EXPECT_LE((logits - want[0][i - 1]).abs().max().item<double>(), 5e-5) << "token " << i;
+    if (i < kLength) logits = golden->decoder->Extend({tokens[0][i].item<int32_t>()}, cache);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, DecoderParityTest, ::testing::ValuesIn(Families()),
+                         [](const auto& info) { return info.param; });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(DecoderParityTest);
+
+TEST(DecoderGoldensTest, AreThere) { EXPECT_GE(Families().size(), 10u); }
+
+}  // namespace
+}  // namespace graft::trainer
