@@ -19,6 +19,7 @@
 #include "fileservice/service/data_service.h"
 #include "fileservice/service/fileset_service.h"
 #include "fileservice/service/settings.h"
+#include "fileservice/service/upkeep.h"
 #include "rpc/server.h"
 
 namespace graft::fileservice {
@@ -100,6 +101,11 @@ absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
   catalog_options.session_ttl = absl::Seconds(settings.session_ttl_s);
   Catalog catalog(*db, *store, clock, random, catalog_options);
   GRAFT_RETURN_IF_ERROR(catalog.Open());
+
+  Collector::Options collecting;
+  collecting.grace = absl::Seconds(settings.gc_grace_s);
+  collecting.trash_time = absl::Seconds(settings.gc_trash_s);
+  const Upkeep upkeep(catalog, *store, clock, collecting, absl::Seconds(settings.gc_interval_s));
 
   ByteBudget budget(settings.max_inflight_bytes);
   StallWatch watch(clock, absl::Seconds(settings.stall_timeout_s));

@@ -80,6 +80,9 @@ const std::vector<Key>& Keys() {
       Integer("pack_bytes", &Settings::pack_bytes),
       Integer("stall_timeout_s", &Settings::stall_timeout_s),
       Integer("session_ttl_s", &Settings::session_ttl_s),
+      Integer("gc_interval_s", &Settings::gc_interval_s),
+      Integer("gc_grace_s", &Settings::gc_grace_s),
+      Integer("gc_trash_s", &Settings::gc_trash_s),
       {"in_place_roots", "a list of folders", SetRoots},
   };
   return keys;

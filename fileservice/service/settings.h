@@ -48,6 +48,13 @@ struct Settings {
   // An upload may rest over night, not for ever.
   int64_t session_ttl_s = 24 * 3600;
 
+  // Retention and garbage collection, this often; 0: never.
+  int64_t gc_interval_s = 3600;
+  // A chunk is not taken while its pack is younger: as long as an upload may rest.
+  int64_t gc_grace_s = 24 * 3600;
+  // Between a chunk's vanishing and the end of its bytes: time to notice a mistake.
+  int64_t gc_trash_s = 2 * 3600;
+
   // Folders below which RegisterInPlace may register.
   std::vector<std::string> in_place_roots;
 };

@@ -1,0 +1,281 @@
+// Folders up: walk, cut, hash, ask what is missing, send that, stage.
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "fileservice/transfer/progress.h"
+#include "fileservice/transfer/state.h"
+
+namespace graft::fileservice {
+namespace {
+
+// How much of a file is cut before the server is asked what it lacks of it.
+constexpr size_t kWindowBytes = 16 << 20;
+
+struct FoundFile {
+  std::string full;
+  std::string path;
+  int64_t size = 0;
+};
+
+absl::Status Walk(const std::string& root, const std::string& relative,
+                  const UploadOptions& options, std::vector<FoundFile>& found) {
+  const std::string full = relative.empty() ? root : JoinPath(root, relative);
+  struct stat info;
+  if (lstat(full.c_str(), &info) != 0)
+    return ErrnoStatus(errno, absl::StrCat("cannot read ", full));
+  if (S_ISDIR(info.st_mode)) {
+    GRAFT_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(full));
+    for (const std::string& name : names) {
+      if (name == ".git" || name == ".graft-partial") continue;
+      GRAFT_RETURN_IF_ERROR(
+          Walk(root, relative.empty() ? name : JoinPath(relative, name), options, found));
+    }
+    return absl::OkStatus();
+  }
+  // The root itself may be the one file that goes up.
+  const std::string path = relative.empty() ? root.substr(root.rfind('/') + 1) : relative;
+  if (options.skip != nullptr && options.skip(path)) return absl::OkStatus();
+  if (!S_ISREG(info.st_mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(full,
+                     " is a link or a device: only files and folders go up (skip it, or put "
+                     "its content there)"));
+  }
+  found.push_back({full, path, info.st_size});
+  return absl::OkStatus();
+}
+
+// A file, read a window at a time. What a window leaves uncut moves to the front of the next.
+class WindowReader {
+ public:
+  static absl::StatusOr<WindowReader> Open(const FoundFile& file) {
+    WindowReader reader;
+    reader.name_ = file.full;
+    reader.fd_.reset(open(file.full.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (!reader.fd_.valid() || fstat(reader.fd_.get(), &reader.info_) != 0) {
+      return ErrnoStatus(errno, absl::StrCat("cannot read ", file.full));
+    }
+    posix_fadvise(reader.fd_.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
+    return reader;
+  }
+
+  // The beginning, as MakeChunker wants to see it.
+  absl::StatusOr<std::string> Head(ChunkProfile profile) const {
+    if (profile != ChunkProfile::kSafetensors) return std::string();
+    std::string head(kSafetensorsPrefixBytes, '\0');
+    if (info_.st_size < static_cast<int64_t>(head.size())) return std::string();
+    GRAFT_RETURN_IF_ERROR(ReadAt(0, head.size(), head.data()));
+    const uint64_t size = SafetensorsHeadBytes(head, info_.st_size);
+    head.resize(size);
+    GRAFT_RETURN_IF_ERROR(ReadAt(0, head.size(), head.data()));
+    return head;
+  }
+
+  // Drops `cut` bytes and fills the window again.
+  absl::StatusOr<absl::string_view> Next(size_t cut) {
+    const size_t kept = used_ - cut;
+    if (window_.empty()) window_.resize(kWindowBytes);
+    std::memmove(window_.data(), window_.data() + cut, kept);
+    const auto more = static_cast<size_t>(
+        std::min<int64_t>(static_cast<int64_t>(kWindowBytes - kept), info_.st_size - at_));
+    GRAFT_RETURN_IF_ERROR(ReadAt(at_, more, window_.data() + kept));
+    at_ += static_cast<int64_t>(more);
+    used_ = kept + more;
+    return absl::string_view(window_.data(), used_);
+  }
+  bool at_end() const { return at_ == info_.st_size; }
+  const struct stat& info() const { return info_; }
+  const std::string& name() const { return name_; }
+
+  absl::Status CheckUnchanged() const {
+    struct stat now;
+    if (fstat(fd_.get(), &now) == 0 && now.st_size == info_.st_size &&
+        now.st_mtim.tv_sec == info_.st_mtim.tv_sec &&
+        now.st_mtim.tv_nsec == info_.st_mtim.tv_nsec) {
+      return absl::OkStatus();
+    }
+    return absl::FailedPreconditionError(
+        absl::StrCat(name_, " was changed while it went up: upload it again when it rests"));
+  }
+
+ private:
+  absl::Status ReadAt(int64_t offset, size_t size, char* out) const {
+    while (size > 0) {
+      const ssize_t got = pread(fd_.get(), out, size, offset);
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return ErrnoStatus(errno, absl::StrCat("cannot read ", name_));
+      if (got == 0) return CheckUnchanged();
+      out += got;
+      offset += got;
+      size -= static_cast<size_t>(got);
+    }
+    return absl::OkStatus();
+  }
+
+  std::string name_;
+  UniqueFd fd_;
+  struct stat info_ {};
+  std::string window_;
+  size_t used_ = 0;
+  int64_t at_ = 0;
+};
+
+// One thread's share of an upload.
+class Uploader {
+ public:
+  Uploader(Link& link, const std::string& session, ProgressMeter& meter)
+      : link_(link), session_(session), meter_(meter), call_(link.Upload(session)) {}
+
+  absl::StatusOr<LocalFile> Take(const FoundFile& found) {
+    GRAFT_ASSIGN_OR_RETURN(WindowReader reader, WindowReader::Open(found));
+    LocalFile file;
+    file.path = found.path;
+    file.size = reader.info().st_size;
+    file.executable = (reader.info().st_mode & S_IXUSR) != 0;
+    file.profile = ProfileForName(found.path);
+    GRAFT_ASSIGN_OR_RETURN(const std::string head, reader.Head(file.profile));
+    const std::unique_ptr<Chunker> chunker = MakeChunker(&file.profile, head, file.size);
+    Sha256 hash;
+    size_t cut = 0;
+    while (true) {
+      GRAFT_ASSIGN_OR_RETURN(const absl::string_view window, reader.Next(cut));
+      if (window.empty()) break;
+      cut = 0;
+      std::vector<OutgoingChunk> chunks;
+      // The last bytes of a window are cut with what follows them.
+      while (cut < window.size() &&
+             (reader.at_end() || window.size() - cut >= chunker->max_bytes())) {
+        const size_t size = chunker->Next(window.substr(cut, chunker->max_bytes()));
+        chunks.push_back({Sha256Digest(), window.substr(cut, size)});
+        cut += size;
+      }
+      // The file's hash and the chunks' are taken side by side.
+      std::thread file_hash([&] { hash.Update(window.substr(0, cut)); });
+      for (OutgoingChunk& chunk : chunks) {
+        chunk.id = Sha256::Of(chunk.bytes);
+        file.chunks.emplace_back(chunk.id, static_cast<uint32_t>(chunk.bytes.size()));
+      }
+      file_hash.join();
+      GRAFT_RETURN_IF_ERROR(SendMissing(chunks));
+    }
+    GRAFT_RETURN_IF_ERROR(reader.CheckUnchanged());
+    file.sha256 = hash.Finish();
+    GRAFT_RETURN_IF_ERROR(meter_.FileDone());
+    return file;
+  }
+
+  absl::Status Finish() { return call_->Finish(); }
+
+ private:
+  absl::Status SendMissing(const std::vector<OutgoingChunk>& chunks) {
+    std::vector<Sha256Digest> ids;
+    std::vector<size_t> asked;
+    int64_t saved = 0;
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      if (sent_.insert(chunks[i].id).second) {
+        ids.push_back(chunks[i].id);
+        asked.push_back(i);
+      } else {
+        saved += static_cast<int64_t>(chunks[i].bytes.size());
+      }
+    }
+    GRAFT_ASSIGN_OR_RETURN(const std::vector<uint32_t> missing, link_.FindMissing(session_, ids));
+    std::vector<OutgoingChunk> message;
+    size_t bytes = 0;
+    int64_t moved = 0;
+    const auto flush = [&]() -> absl::Status {
+      if (message.empty()) return absl::OkStatus();
+      GRAFT_RETURN_IF_ERROR(call_->Send(message));
+      GRAFT_RETURN_IF_ERROR(meter_.Add(static_cast<int64_t>(bytes), 0));
+      message.clear();
+      bytes = 0;
+      return absl::OkStatus();
+    };
+    for (const uint32_t index : missing) {
+      if (index >= asked.size()) return absl::InternalError("the server names a chunk never asked");
+      const OutgoingChunk& chunk = chunks[asked[index]];
+      if (bytes + chunk.bytes.size() > kMessageBytes) GRAFT_RETURN_IF_ERROR(flush());
+      message.push_back(chunk);
+      bytes += chunk.bytes.size();
+      moved += static_cast<int64_t>(chunk.bytes.size());
+    }
+    GRAFT_RETURN_IF_ERROR(flush());
+    for (const size_t index : asked) saved += static_cast<int64_t>(chunks[index].bytes.size());
+    return meter_.Add(0, saved - moved);
+  }
+
+  Link& link_;
+  const std::string& session_;
+  ProgressMeter& meter_;
+  std::unique_ptr<UploadCall> call_;
+  absl::flat_hash_set<Sha256Digest> sent_;
+};
+
+// Sends all files over several streams and returns what they are made of.
+absl::Status SendAll(Link& link, const std::string& session, const std::vector<FoundFile>& found,
+                     int streams, ProgressMeter& meter, std::vector<LocalFile>& files) {
+  std::atomic<size_t> next{0};
+  Mutex mu;
+  absl::Status first_error;
+  const auto run = [&] {
+    Uploader uploader(link, session, meter);
+    absl::Status status;
+    for (size_t i = next++; i < found.size() && status.ok(); i = next++) {
+      absl::StatusOr<LocalFile> file = uploader.Take(found[i]);
+      status = file.status();
+      if (file.ok()) files[i] = *std::move(file);
+    }
+    if (status.ok()) status = uploader.Finish();
+    if (status.ok()) return;
+    next = found.size();  // the others need not go on
+    MutexLock lock(mu);
+    first_error.Update(status);
+  };
+  std::vector<std::thread> threads;
+  const size_t count = std::min(static_cast<size_t>(std::max(streams, 1)), found.size());
+  for (size_t i = 1; i < count; ++i) threads.emplace_back(run);
+  run();
+  for (std::thread& thread : threads) thread.join();
+  return first_error;
+}
+
+}  // namespace
+
+absl::StatusOr<Uploaded> Client::UploadIntoSession(const std::string& path,
+                                                   const std::string& session,
+                                                   const UploadOptions& options,
+                                                   const ProgressCallback& progress) {
+  std::vector<FoundFile> found;
+  GRAFT_RETURN_IF_ERROR(Walk(path, "", options, found));
+  int64_t total = 0;
+  for (const FoundFile& file : found) total += file.size;
+  ProgressMeter meter(progress);
+  meter.Expect(static_cast<int64_t>(found.size()), total);
+  // What was acknowledged before a cut is found again by FindMissing and not sent twice.
+  const absl::Status status = WithRetries(
+      state_->options.attempts, [] { return false; },
+      [&]() -> absl::Status {
+        meter.Restart();
+        std::vector<LocalFile> files(found.size());
+        GRAFT_RETURN_IF_ERROR(
+            SendAll(*state_->link, session, found, state_->options.streams, meter, files));
+        return state_->link->Stage(session, files);
+      });
+  GRAFT_RETURN_IF_ERROR(status);
+  return Uploaded{session, meter.Finish()};
+}
+
+}  // namespace graft::fileservice
