@@ -357,7 +357,9 @@ void Interpreter::BindDefaults(const MacroDef& def, size_t given, const Args& ar
 
 bool Interpreter::BindExtras(const MacroDef& def, const Args& args, const Value* caller) {
   const Value extra_named = NewDict(arena_);
-  for (const auto& [name, value] : args.named) {
+  for (const auto& argument : args.named) {
+    const Str* const name = argument.first;
+    const Value& value = argument.second;
     const auto known = std::find_if(def.parameter_names.begin(), def.parameter_names.end(),
                                     [&](const Str* p) { return p->view() == name->view(); });
     if (known == def.parameter_names.end()) {
