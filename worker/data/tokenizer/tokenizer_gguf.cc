@@ -11,6 +11,7 @@
 #include "worker/data/tokenizer/tokenizer.h"
 #include "worker/data/tokenizer/tokenizer_impl.h"
 #include "worker/data/tokenizer/word_models.h"
+#include "worker/data/unicode/utf8.h"
 
 namespace graft::data {
 namespace {
@@ -85,6 +86,13 @@ absl::Status CheckFields(const GgufTokenizerFields& fields) {
     return absl::InvalidArgumentError(absl::StrCat("GGUF: there are ", fields.tokens.size(),
                                                    " tokens and ", fields.token_types.size(),
                                                    " token types"));
+  }
+  for (const std::vector<std::string>* strings : {&fields.tokens, &fields.merges}) {
+    for (const std::string& text : *strings) {
+      if (IsValidUtf8(text)) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("GGUF: the tokenizer's '", ToValidUtf8(text), "' is not UTF-8"));
+    }
   }
   GRAFT_RETURN_IF_ERROR(CheckId(fields, "bos_token_id", fields.bos_token_id));
   GRAFT_RETURN_IF_ERROR(CheckId(fields, "eos_token_id", fields.eos_token_id));

@@ -9,6 +9,7 @@
 #include "worker/data/tokenizer/tokenizer_impl.h"
 #include "worker/data/tokenizer/unigram.h"
 #include "worker/data/tokenizer/word_models.h"
+#include "worker/data/unicode/utf8.h"
 
 namespace graft::data {
 namespace {
@@ -173,6 +174,10 @@ absl::StatusOr<std::vector<AddedToken>> ParseAddedTokens(const Json* json) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(absl::string_view tokenizer_json) {
+  const size_t valid = ValidUtf8Prefix(tokenizer_json);
+  if (valid != tokenizer_json.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("tokenizer.json is not UTF-8 at byte ", valid));
+  }
   GRAFT_ASSIGN_OR_RETURN(const Json json, Json::Parse(tokenizer_json));
   if (!json.is_object()) {
     return absl::InvalidArgumentError(

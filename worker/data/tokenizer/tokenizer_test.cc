@@ -174,6 +174,15 @@ TEST(TokenizerJsonTest, AnExpressionThatExplodesIsStopped) {
               StatusIs(absl::StatusCode::kResourceExhausted));
 }
 
+TEST(TokenizerGgufTest, RefusesTokensThatAreNotUtf8) {
+  GgufTokenizerFields fields = SmallFields();
+  fields.tokens[3] = "\xcc";
+  EXPECT_THAT(Tokenizer::FromGguf(fields),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("not UTF-8")));
+  EXPECT_THAT(Tokenizer::FromJson("{\"\xcc\": 1}"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("byte 2")));
+}
+
 TEST(TokenizerGgufTest, NamesAnUnknownPreTokenizer) {
   GgufTokenizerFields fields = SmallFields();
   fields.pre = "nobody";
