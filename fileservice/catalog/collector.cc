@@ -225,6 +225,16 @@ absl::Status Collector::DropReach(int64_t epoch) {
 
 absl::Status Collector::Reclaim(Report& report) {
   const int64_t now_s = absl::ToUnixSeconds(clock_.WallNow());
+  // Before the chunks are counted: a sealed pack gains none, one that is sealed meanwhile may have.
+  std::vector<std::pair<uint32_t, int64_t>> sealed;
+  GRAFT_RETURN_IF_ERROR(
+      ScanAll(db_, Column::kPack, "", nullptr,
+              [&](absl::string_view key, absl::string_view value) -> absl::Status {
+                GRAFT_ASSIGN_OR_RETURN(const PackRow row, PackRow::Decode(value));
+                if (row.sealed)
+                  sealed.emplace_back(Decoder(key).BigEndian32(), row.committed_bytes);
+                return absl::OkStatus();
+              }));
   absl::flat_hash_map<uint32_t, int64_t> live;
   absl::flat_hash_set<uint32_t> waiting;  // packs with trash that is not due
   Database::Batch done(db_);
@@ -244,15 +254,6 @@ absl::Status Collector::Reclaim(Report& report) {
                 } else {
                   done.Delete(Column::kTrash, key);
                 }
-                return absl::OkStatus();
-              }));
-  std::vector<std::pair<uint32_t, int64_t>> sealed;
-  GRAFT_RETURN_IF_ERROR(
-      ScanAll(db_, Column::kPack, "", nullptr,
-              [&](absl::string_view key, absl::string_view value) -> absl::Status {
-                GRAFT_ASSIGN_OR_RETURN(const PackRow row, PackRow::Decode(value));
-                if (row.sealed)
-                  sealed.emplace_back(Decoder(key).BigEndian32(), row.committed_bytes);
                 return absl::OkStatus();
               }));
   for (const auto& [pack, bytes] : sealed) {
