@@ -239,7 +239,11 @@ absl::Status RocksStore::Backup(const std::string& folder) const {
   rocksdb::Status status = rocksdb::Checkpoint::Create(&db_->db(), &made);
   const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
   if (status.ok()) status = checkpoint->CreateCheckpoint(JoinPath(folder, "db"));
-  return status.ok() ? absl::OkStatus() : rocks::FromRocks(status, "a backup");
+  if (!status.ok()) return rocks::FromRocks(status, "a backup");
+  // The copy gets a watermark of its own with its first commit; until then it lacks one.
+  GRAFT_ASSIGN_OR_RETURN(const auto copy, Open({.folder = folder, .accept_loss = true}));
+  return copy->Commit({.writes = {{Family::kRecords, "meta/backup", absl::StrCat(revision_.load())}}})
+      .status();
 }
 
 }  // namespace graft::scheduler
