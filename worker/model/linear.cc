@@ -223,6 +223,27 @@ bool Trains(const LinearGroup& group) {
          group.norm.weight_grad != nullptr;
 }
 
+// A few rows times a bfloat16 matrix, widened in registers: decoding reads each weight once per
+// token, so what it costs is the bytes.
+constexpr int64_t kGemvRows = 4;
+
+bool OnGemv(const LinearGroup& group, const at::Tensor& xn) {
+  return xn.size(0) <= kGemvRows && group.weight.scalar_type() == at::kBFloat16 && OnKernels(xn) &&
+         group.weight.is_contiguous();
+}
+
+at::Tensor GemvForward(const LinearGroup& group, const at::Tensor& xn) {
+  at::Tensor y = at::empty({xn.size(0), group.out}, xn.options());
+  const auto* weight = reinterpret_cast<const uint16_t*>(group.weight.const_data_ptr());
+  for (int64_t row = 0; row < xn.size(0); ++row) {
+    ForRows(group.out, group.in, [&](int64_t begin, int64_t end) {
+      kernels::GemvBf16(weight, xn.const_data_ptr<float>() + row * group.in, begin, end, group.in,
+                        y.mutable_data_ptr<float>() + row * group.out);
+    });
+  }
+  return y;
+}
+
 }  // namespace
 
 at::Tensor WideWeight(const LinearGroup& group, at::ScalarType type) {
@@ -237,8 +258,15 @@ at::Tensor LinearForward(const LinearGroup& group, const at::Tensor& xn, const a
     *kept = inner;
     if (HasDora(group)) return DoraForward(group, xn, inner, residual);
   }
-  const at::Tensor w = WideWeight(group, xn.scalar_type()).t();
   at::Tensor y;
+  if (OnGemv(group, xn)) {
+    y = GemvForward(group, xn);
+    if (group.bias.defined()) y.add_(group.bias);
+    if (residual.defined()) y.add_(residual);
+    if (inner.defined()) AddAdapters(group, inner, y);
+    return y;
+  }
+  const at::Tensor w = WideWeight(group, xn.scalar_type()).t();
   if (residual.defined()) {
     y = at::addmm(residual, xn, w);
     if (group.bias.defined()) y.add_(group.bias);

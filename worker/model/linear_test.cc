@@ -106,6 +106,16 @@ void CompareWithTwin(bool dora) {
 TEST(LinearTest, LoraMatchesAutograd) { CompareWithTwin(false); }
 TEST(LinearTest, DoraMatchesAutograd) { CompareWithTwin(true); }
 
+TEST(LinearTest, FewRowsOfABfloat16WeightAreThoseOfManyRows) {
+  Fixture f(false, 0);
+  f.group.weight = f.group.weight.to(at::kBFloat16);
+  const at::NoGradGuard no_grad;
+  const at::Tensor many = ApplyLinear(f.group, f.x, f.residual, {});
+  const at::Tensor few =
+      ApplyLinear(f.group, f.x.narrow(0, 0, 2).contiguous(), f.residual.narrow(0, 0, 2), {});
+  ExpectClose(few, many.narrow(0, 0, 2), "y");
+}
+
 TEST(LinearTest, GradientsOfTwoPassesAddUp) {
   Fixture f(false, 0);
   const at::Tensor dy = at::randn({kTokens, kOut});
