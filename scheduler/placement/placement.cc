@@ -313,8 +313,8 @@ std::optional<Placement> TryPlace(const Topology& topology, const GangRequest& r
   if (PoolsSuffice(topology, request)) {
     std::optional<Placement> placement = PlaceInPools(topology, request);
     // Domains whose nodes differ are whole in a subset alone.
-    const bool narrow = placement.has_value() && placement->level <= Level::kDomain;
-    if (narrow || !topology.has_mixed_domains()) return placement;
+    const bool in_one = placement.has_value() && placement->domains == 1;
+    if (in_one || !topology.has_mixed_domains()) return placement;
   }
   const Topology matching = topology.Subset(MembersFor(topology, request));
   return PlaceInPools(matching, WithoutNodeConditions(request));

@@ -158,6 +158,18 @@ class Search {
     return FillNode(best);
   }
 
+  // A chassis may be that of a domain that spans nodes.
+  bool OnOneNode(const Plan& plan) const {
+    int node = -1;
+    for (const auto& [domain, units] : plan.parts) {
+      for (int group : topology_.domain(domain).groups) {
+        if (node >= 0 && topology_.group(group).node != node) return false;
+        node = topology_.group(group).node;
+      }
+    }
+    return true;
+  }
+
   // What the node has of each of its domains.
   std::vector<Room> DomainsOf(int member) const {
     std::vector<Room> rooms;
@@ -211,6 +223,7 @@ class Search {
     for (size_t i = 0; i < std::min(kTrials, rooms.size()); ++i) {
       Plan plan{.level = LevelOf(tier)};
       Fill(rooms[i].id, demand_.units, plan);
+      if (tier == kChassis && !OnOneNode(plan)) plan.level = Level::kRack;
       plan.crossings = tier > kLeaf ? Crossings(plan) : 0;
       if (!best.has_value() || plan.Score() < best->Score()) best = std::move(plan);
       // Nothing is better than one that opens no domain and crosses nothing.

@@ -353,8 +353,8 @@ void Topology::FreeEverything() {
   }
 }
 
-void Topology::Change(const std::vector<DeviceRef>& devices, bool to_free) {
-  growth_ += to_free;
+std::vector<Topology::Slot> Topology::Resolve(const std::vector<DeviceRef>& devices) const {
+  std::vector<Slot> slots;
   int member = -1;
   for (const DeviceRef& ref : devices) {
     if (member < 0 || shape_->members[member].name != ref.node) member = FindMember(ref.node);
@@ -364,9 +364,18 @@ void Topology::Change(const std::vector<DeviceRef>& devices, bool to_free) {
       if (offset < 0 || offset >= 64) continue;
       const uint64_t bit = uint64_t{1} << offset;
       if ((shape_->groups[group].usable & bit) == 0) continue;
-      SetFree(group, to_free ? free_[group] | bit : free_[group] & ~bit);
+      if (slots.empty() || slots.back().group != group) slots.push_back({group, 0});
+      slots.back().bits |= bit;
       break;
     }
+  }
+  return slots;
+}
+
+void Topology::Change(const std::vector<DeviceRef>& devices, bool to_free) {
+  growth_ += to_free;
+  for (const Slot& slot : Resolve(devices)) {
+    SetFree(slot.group, to_free ? free_[slot.group] | slot.bits : free_[slot.group] & ~slot.bits);
   }
 }
 

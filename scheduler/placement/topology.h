@@ -91,6 +91,18 @@ class Topology {
   void SetUp(absl::string_view node, bool up);
   void Take(const std::vector<DeviceRef>& devices) { Change(devices, false); }
   void Release(const std::vector<DeviceRef>& devices) { Change(devices, true); }
+  // Devices of one group; the quick form of DeviceRefs, valid while no node comes or goes.
+  struct Slot {
+    int group = 0;
+    uint64_t bits = 0;
+  };
+  std::vector<Slot> Resolve(const std::vector<DeviceRef>& devices) const;
+  void Take(const Slot& slot) { SetFree(slot.group, free_[slot.group] & ~slot.bits); }
+  void Release(const Slot& slot) {
+    ++growth_;
+    SetFree(slot.group, free_[slot.group] | slot.bits);
+  }
+  int groups() const { return static_cast<int>(shape_->groups.size()); }
   // As if nothing were held, and every node took jobs.
   void FreeEverything();
   // The nodes in `members` alone, their traits forgotten.

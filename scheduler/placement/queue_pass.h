@@ -1,0 +1,90 @@
+// Which waiting jobs start now. Jobs that want the same are one class and are tried once, so that a
+// pass costs what its classes and its starts cost, and not what the queue is long.
+//
+//   WaitingQueue queue;
+//   queue.Add({.id = "w/j1", .workspace = "w", .sequence = 1, .gang = request});
+//   PassResult result = RunPass(queue, input);
+//   for (const PassStart& start : result.starts) ...   // Take, then queue.Remove(start.id)
+//
+// Order: priority, then the workspace that has had least of its fair share, then age. The first
+// jobs that do not fit keep the room in which they will start once running jobs have come to their
+// estimated ends; others go ahead of them only outside of that room, or when they are over before
+// it is needed. Owned by the scheduler's loop; reads no clock.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/time/time.h"
+#include "scheduler/placement/fair_share.h"
+#include "scheduler/placement/placement.h"
+#include "scheduler/placement/quotas.h"
+#include "scheduler/placement/timeline.h"
+
+namespace graft::scheduler {
+
+struct WaitingJob {
+  std::string id;
+  std::string workspace;
+  int priority = 0;      // effective; greater goes first
+  int64_t sequence = 0;  // of submission; distinct
+  GangRequest gang;
+  // How long it will run; infinite where nothing is known.
+  absl::Duration estimate = absl::InfiniteDuration();
+};
+
+class WaitingQueue {
+ public:
+  struct Class {
+    WaitingJob like;                      // id and sequence mean nothing
+    std::map<int64_t, std::string> jobs;  // by sequence; never empty
+    // The cluster's growth at which it was last seen not to fit; 0: never.
+    mutable uint64_t no_fit_at = 0;
+  };
+
+  void Add(WaitingJob job);
+  // False when it is not there.
+  bool Remove(absl::string_view id);
+  size_t size() const { return where_.size(); }
+  const std::map<std::string, Class>& classes() const { return classes_; }
+  const Class* Find(absl::string_view id) const;
+  int64_t SequenceOf(absl::string_view id) const { return where_.at(id).second; }
+
+ private:
+  std::map<std::string, Class> classes_;  // by what jobs of the class have in common
+  // id -> class and sequence
+  absl::flat_hash_map<std::string, std::pair<std::map<std::string, Class>::iterator, int64_t>>
+      where_;
+};
+
+struct PassInput {
+  const Topology* topology = nullptr;
+  std::vector<RunningGang> running;
+  Quotas quotas;
+  const FairShare* shares = nullptr;  // nullptr: age alone decides inside a priority
+  absl::Time now;
+  int reservations = 32;
+};
+
+struct PassStart {
+  std::string id;
+  Placement placement;
+  // Why it may: "first in line", "beside kept room", "in kept room that it leaves in time".
+  absl::string_view how;
+};
+
+struct PassResult {
+  std::vector<PassStart> starts;
+  std::vector<Reservation> reservations;  // in the order of the queue
+  int classes_tried = 0;
+  int classes_skipped = 0;  // not searched for: nothing has grown since they last did not fit
+};
+
+PassResult RunPass(const WaitingQueue& queue, const PassInput& input);
+
+}  // namespace graft::scheduler

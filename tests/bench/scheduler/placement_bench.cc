@@ -1,0 +1,326 @@
+// What a placement decision costs and how good the decisions are: 10,240 nodes of 8 GPUs for cost,
+// a trace of 15,000 jobs on 1,024 nodes for quality. CPU time of one thread.
+#include <sys/resource.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <queue>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/check.h"
+#include "base/json.h"
+#include "scheduler/placement/queue_pass.h"
+#include "tests/bench/scheduler/placement_trace.h"
+
+namespace graft::scheduler {
+namespace {
+
+constexpr int kNodesPerLeaf = 32;
+constexpr int kLeavesPerSpine = 8;
+
+double CpuSeconds() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+struct Figure {
+  std::string metric;
+  double value;
+  std::string unit;
+  double peer;  // below 0: none
+  double bar;   // below 0: none
+  bool least;   // the bar is a least value
+};
+
+// JSON lines as they come, the table at the end.
+class Report {
+ public:
+  ~Report() {
+    std::fprintf(stderr, "%-46s %12s %-6s %10s %10s\n", "scheduler placement", "value", "unit",
+                 "prototype", "bar");
+    for (const Figure& figure : figures_) {
+      std::fprintf(stderr, "%-46s %12.4g %-6s %10s %10s %s\n", figure.metric.c_str(), figure.value,
+                   figure.unit.c_str(), Or(figure.peer).c_str(), Or(figure.bar).c_str(),
+                   Ok(figure) ? "" : "MISSED");
+    }
+  }
+  void Add(Figure figure) {
+    Json line = Json::MakeObject();
+    line.Set("bench", "scheduler").Set("metric", figure.metric).Set("value", figure.value);
+    line.Set("unit", figure.unit);
+    const bool peer = figure.peer >= 0;
+    line.Set("peer", peer ? Json("placement prototype") : Json());
+    line.Set("peer_value", peer ? Json(figure.peer) : Json());
+    line.Set("ratio", peer ? Json(figure.value / figure.peer) : Json());
+    line.Set("bar", figure.bar >= 0 ? Json(figure.bar) : Json()).Set("ok", Ok(figure));
+    std::printf("%s\n", line.Dump().c_str());
+    std::fflush(stdout);
+    missed_ |= !Ok(figure);
+    figures_.push_back(std::move(figure));
+  }
+  bool missed() const { return missed_; }
+
+ private:
+  static bool Ok(const Figure& figure) {
+    if (figure.bar < 0) return true;
+    return figure.least ? figure.value >= figure.bar : figure.value <= figure.bar;
+  }
+  static std::string Or(double value) { return value < 0 ? "-" : absl::StrFormat("%.4g", value); }
+
+  std::vector<Figure> figures_;
+  bool missed_ = false;
+};
+
+ClusterView MakeCluster(int nodes) {
+  ClusterView cluster;
+  for (int n = 0; n < nodes; ++n) {
+    Node node{.name = absl::StrFormat("n%05d", n),
+              .rack = absl::StrFormat("su%03d", n / kNodesPerLeaf),
+              .spine = absl::StrFormat("pod%02d", n / kNodesPerLeaf / kLeavesPerSpine)};
+    node.labels["zone"] = absl::StrCat("z", n / 2560);
+    for (int d = 0; d < 8; ++d) {
+      node.devices.push_back({.index = d, .kind = "h100", .memory_bytes = 80LL << 30});
+    }
+    cluster.PutNode(std::move(node));
+  }
+  return cluster;
+}
+
+// A cluster that jobs fill and leave.
+struct Load {
+  Topology topology;
+  std::vector<std::vector<DeviceRef>> running;
+  int64_t free = 0;
+
+  void Start(std::vector<DeviceRef> ranks) {
+    topology.Take(ranks);
+    free -= static_cast<int64_t>(ranks.size());
+    running.push_back(std::move(ranks));
+  }
+  void End(size_t which) {
+    topology.Release(running[which]);
+    free += static_cast<int64_t>(running[which].size());
+    running[which] = std::move(running.back());
+    running.pop_back();
+  }
+};
+
+double FillTo(Load& load, TraceSource& trace, double share_free, int64_t all) {
+  double spent = 0;
+  int count = 0;
+  while (static_cast<double>(load.free) > static_cast<double>(all) * share_free) {
+    const TraceJob job = trace.Next(1);
+    const double begin = CpuSeconds();
+    std::optional<Placement> placement = TryPlace(load.topology, {.layout = job.layout});
+    spent += CpuSeconds() - begin;
+    ++count;
+    if (placement.has_value()) load.Start(std::move(placement->ranks));
+  }
+  return spent / count * 1e6;
+}
+
+void Cost(Report& report) {
+  ClusterView cluster = MakeCluster(10240);
+  const int64_t all = 10240 * 8;
+  TraceSource trace(7);
+  Load load{cluster.topology(), {}, all};
+  report.Add({"placement_mean_us", FillTo(load, trace, 0.03, all), "us", 3.8, 50, false});
+  struct Gang {
+    const char* metric;
+    Layout layout;
+    double peer;
+    double bar;
+  };
+  const Gang gangs[] = {
+      {"place_1_p50_us", {}, 6.4, -1},
+      {"place_8_p50_us", {.tp = 8}, 2.8, -1},
+      {"place_32_p50_us", {.tp = 8, .dp = 4}, 2.7, -1},
+      {"place_512_p50_us", {.tp = 8, .dp = 64}, 3.7, -1},
+      {"place_2048_p50_us", {.tp = 8, .dp = 64, .pp = 4}, 13.4, 5000},
+  };
+  for (const Gang& gang : gangs) {
+    std::vector<double> times;
+    for (int round = 0; round < 200; ++round) {
+      for (int i = 0; i < 40; ++i) load.End(trace.Uniform(load.running.size()));
+      const double begin = CpuSeconds();
+      (void)TryPlace(load.topology, {.layout = gang.layout});
+      times.push_back((CpuSeconds() - begin) * 1e6);
+      FillTo(load, trace, 0.05, all);
+    }
+    std::sort(times.begin(), times.end());
+    report.Add({gang.metric, times[times.size() / 2], "us", gang.peer, gang.bar, false});
+  }
+  // The large one where it fits: on an idle cluster.
+  const double begin = CpuSeconds();
+  GRAFT_CHECK(TryPlace(cluster.topology(), {.layout = gangs[4].layout}).has_value());
+  report.Add({"place_2048_idle_ms", (CpuSeconds() - begin) * 1e3, "ms", -1, 5, false});
+  const double copy = CpuSeconds();
+  for (int i = 0; i < 100; ++i) Topology what_if = load.topology;
+  report.Add({"what_if_copy_us", (CpuSeconds() - copy) * 1e4, "us", -1, -1, false});
+}
+
+// 100,000 jobs of thousands of classes wait for a full cluster.
+void QueueCost(Report& report) {
+  ClusterView cluster = MakeCluster(10240);
+  const int64_t all = 10240 * 8;
+  TraceSource trace(11);
+  Load load{cluster.topology(), {}, all};
+  FillTo(load, trace, 0.03, all);
+  WaitingQueue queue;
+  for (int i = 0; i < 100000; ++i) {
+    const TraceJob job = trace.Next(1);
+    WaitingJob waiting{.id = absl::StrCat("job-", i),
+                       .workspace = absl::StrCat("w", trace.Uniform(64)),
+                       .priority = static_cast<int>(trace.Uniform(4)),
+                       .sequence = i,
+                       .gang = {.layout = job.layout, .device_kind = "h100"}};
+    if (trace.Uniform(3) == 0) {
+      waiting.gang.labels["zone"] = absl::StrCat("z", trace.Uniform(4));
+    }
+    queue.Add(std::move(waiting));
+  }
+  report.Add({"queue_classes", static_cast<double>(queue.classes().size()), "", 12, 2000, true});
+  FairShare shares;
+  PassInput input{.topology = &load.topology, .shares = &shares};
+  for (const std::vector<DeviceRef>& ranks : load.running) {
+    input.running.push_back(
+        {"r", &ranks, absl::FromUnixSeconds(static_cast<int64_t>(trace.Uniform(100000)))});
+  }
+  const double begin = CpuSeconds();
+  const PassResult first = RunPass(queue, input);
+  report.Add({"queue_pass_ms", (CpuSeconds() - begin) * 1e3, "ms", 1.15, 50, false});
+  report.Add({"queue_pass_starts", static_cast<double>(first.starts.size()), "", -1, -1, false});
+  report.Add({"queue_pass_reservations", static_cast<double>(first.reservations.size()), "", -1, -1,
+              false});
+  for (const PassStart& start : first.starts) {
+    load.topology.Take(start.placement.ranks);
+    queue.Remove(start.id);
+  }
+  const double again = CpuSeconds();
+  (void)RunPass(queue, input);
+  report.Add({"queue_pass_idle_ms", (CpuSeconds() - again) * 1e3, "ms", -1, 50, false});
+  rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  report.Add({"rss_mb", static_cast<double>(usage.ru_maxrss) / 1024, "MB", -1, 500, false});
+}
+
+struct Quality {
+  double busy = 0, idle_span = 0, switches = 0, wait = 0, wait_large = 0;
+  int multi = 0, started = 0, large = 0, crossed = 0;
+};
+
+struct Ending {
+  double at;
+  size_t job;
+  bool operator<(const Ending& other) const { return at > other.at; }
+};
+
+// Starts what fits among the first 200 blocked of the queue; sizes that did not fit are not tried
+// again in the same round.
+void StartWaiting(const std::vector<TraceJob>& jobs, std::vector<size_t>& waiting, double now,
+                  const std::function<bool(size_t)>& start) {
+  std::set<int> no_fit;
+  std::vector<size_t> rest;
+  int blocked = 0;
+  for (size_t job : waiting) {
+    const int size = jobs[job].devices();
+    if (blocked <= 200 && jobs[job].submit <= now && !no_fit.contains(size) && start(job)) continue;
+    no_fit.insert(size);
+    rest.push_back(job);
+    ++blocked;
+  }
+  waiting.swap(rest);
+}
+
+void NoteStart(const ClusterView& cluster, const TraceJob& job, const Placement& placement,
+               double now, Quality& quality) {
+  ++quality.started;
+  quality.wait += now - job.submit;
+  if (job.devices() >= 64) {
+    ++quality.large;
+    quality.wait_large += now - job.submit;
+  }
+  if (job.devices() <= 8) return;
+  std::set<std::string> leaves, spines;
+  for (const std::string& name : placement.Nodes()) {
+    leaves.insert(cluster.Find(name)->rack);
+    spines.insert(cluster.Find(name)->spine);
+  }
+  ++quality.multi;
+  const int least = (job.devices() + kNodesPerLeaf * 8 - 1) / (kNodesPerLeaf * 8);
+  quality.switches += static_cast<double>(leaves.size()) / least;
+  quality.crossed += spines.size() > 1;
+}
+
+void Trace(Report& report) {
+  const ClusterView cluster = MakeCluster(1024);
+  constexpr size_t kJobs = 15000;
+  TraceSource source(42);
+  std::vector<TraceJob> jobs;
+  for (size_t i = 0; i < kJobs; ++i) jobs.push_back(source.Next(28.2));
+  const double warm = jobs[kJobs / 5].submit;
+  const double last_submit = jobs.back().submit;
+  Topology topology = cluster.topology();
+  std::vector<std::vector<DeviceRef>> ranks(kJobs);
+  std::priority_queue<Ending> endings;
+  std::vector<size_t> waiting;
+  Quality quality;
+  double held = 0, last = 0, demand = 0;
+  for (const TraceJob& job : jobs) demand += job.length * job.devices();
+  for (size_t next = 0; next < kJobs || !endings.empty();) {
+    double now = next < kJobs ? jobs[next].submit : 1e18;
+    if (!endings.empty()) now = std::min(now, endings.top().at);
+    if (now > last_submit) break;
+    if (now > warm) {
+      quality.busy += held * (now - std::max(last, warm));
+      quality.idle_span += now - std::max(last, warm);
+    }
+    last = now;
+    for (; !endings.empty() && endings.top().at <= now; endings.pop()) {
+      const size_t job = endings.top().job;
+      topology.Release(ranks[job]);
+      held -= static_cast<double>(ranks[job].size());
+    }
+    for (; next < kJobs && jobs[next].submit <= now; ++next) waiting.push_back(next);
+    StartWaiting(jobs, waiting, now, [&](size_t job) {
+      std::optional<Placement> placement = TryPlace(topology, {.layout = jobs[job].layout});
+      if (!placement.has_value()) return false;
+      topology.Take(placement->ranks);
+      held += static_cast<double>(placement->ranks.size());
+      endings.push({now + jobs[job].length, job});
+      if (jobs[job].submit > warm) NoteStart(cluster, jobs[job], *placement, now, quality);
+      ranks[job] = std::move(placement->ranks);
+      return true;
+    });
+  }
+  const double offered = demand / last_submit / (1024 * 8) * 100;
+  report.Add({"trace_load_pct", offered, "%", -1, -1, true});
+  report.Add({"trace_allocated_pct", quality.busy / quality.idle_span / (1024 * 8) * 100, "%", 94.0,
+              94, true});
+  report.Add({"trace_spread", quality.switches / quality.multi, "x", 1.65, 1.65, false});
+  report.Add(
+      {"trace_cross_core_pct", 100.0 * quality.crossed / quality.multi, "%", 16.6, -1, false});
+  report.Add({"trace_wait_s", quality.wait / quality.started, "s", 177, -1, false});
+  report.Add({"trace_wait_large_s", quality.wait_large / std::max(1, quality.large), "s", 1496, -1,
+              false});
+}
+
+int Main() {
+  Report report;
+  Cost(report);
+  QueueCost(report);
+  Trace(report);
+  return report.missed() ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace graft::scheduler
+
+int main() { return graft::scheduler::Main(); }
