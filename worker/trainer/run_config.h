@@ -26,7 +26,8 @@ enum class Method { kSft };
 enum class TuningKind { kLora, kLoraMerged, kAllWeights };
 enum class OptimizerKind { kAdamW, kAdamW8bit, kAdafactor, kLion, kSgd };
 enum class LoraBias { kNone, kAll, kLoraOnly };
-// What backward finds again instead of keeping: nothing, norms and products, or whole layers.
+// What backward finds again instead of keeping. The fused modules always make norms and products
+// anew, so `none` and `selective` are the same here; `full` keeps the input of each layer alone.
 enum class ActivationCheckpointing { kNone, kSelective, kFull };
 enum class Precision { kAuto, kFp32, kBf16 };
 // Which tokens of a conversation carry loss.

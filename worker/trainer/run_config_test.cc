@@ -1,5 +1,8 @@
 #include "worker/trainer/run_config.h"
 
+#include <cstdlib>
+
+#include "base/file.h"
 #include "base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -29,6 +32,32 @@ TEST(RunConfigTest, WhatIsWrittenReadsBack) {
   EXPECT_EQ(FormatRunConfig(read), text);
   EXPECT_EQ(read.tuning.kind, TuningKind::kLoraMerged);
   EXPECT_EQ(read.tuning.init_seed, 17);
+}
+
+// Every object of the schema lists exactly the fields that the struct has.
+void CompareWithSchema(const Json& schema, const Json& fields, const std::string& path) {
+  const Json* properties = schema.Find("properties");
+  ASSERT_NE(properties, nullptr) << path;
+  EXPECT_FALSE(schema.GetBool("additionalProperties", true)) << path;
+  EXPECT_EQ(properties->as_object().size(), fields.as_object().size()) << path;
+  for (const auto& [key, value] : fields.as_object()) {
+    const Json* property = properties->Find(key);
+    ASSERT_NE(property, nullptr) << path << "." << key << " is missing in run_schema.json";
+    if (value.is_object()) {
+      CompareWithSchema(*property, value, path + "." + key);
+    } else if (const Json* fallback = property->Find("default"); fallback != nullptr) {
+      EXPECT_EQ(fallback->Dump(), value.Dump()) << path << "." << key;
+    }
+  }
+}
+
+TEST(RunConfigTest, TheSchemaListsTheFieldsAndTheirDefaults) {
+  const char* source = std::getenv("GRAFT_SOURCE_DIR");
+  ASSERT_NE(source, nullptr);
+  GRAFT_ASSERT_OK_AND_ASSIGN(const std::string text,
+                             ReadFile(std::string(source) + "/worker/trainer/run_schema.json"));
+  GRAFT_ASSERT_OK_AND_ASSIGN(const Json schema, Json::Parse(text));
+  CompareWithSchema(schema, WriteConfig(RunConfig()), "run.json");
 }
 
 TEST(RunConfigTest, NamesThePathOfWhatIsWrong) {
