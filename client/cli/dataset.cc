@@ -46,7 +46,8 @@ absl::Status UploadFileset(Invocation& invocation) {
   return Upload(invocation, v1::FILE_SET_PURPOSE_GENERIC, "graft fileset upload NAME PATH");
 }
 
-absl::Status ListFilesets(Invocation& invocation, const std::string& filter,
+// Those of one purpose, or all where it is unspecified.
+absl::Status ListFilesets(Invocation& invocation, v1::FileSetPurpose purpose,
                           absl::string_view usage) {
   GRAFT_RETURN_IF_ERROR(invocation.Parse(usage));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
@@ -55,13 +56,16 @@ absl::Status ListFilesets(Invocation& invocation, const std::string& filter,
   v1::ListFileSetsRequest request;
   request.set_parent(client->workspace());
   request.set_page_size(kPageSize);
-  request.set_filter(filter);
   std::vector<v1::FileSet> filesets;
   do {
     GRAFT_ASSIGN_OR_RETURN(const auto page, connection->Call<v1::ListFileSetsResponse>(
                                                 *stub, &v1::FileSetService::Stub::ListFileSets,
                                                 request, {.idempotent = true}));
-    filesets.insert(filesets.end(), page.filesets().begin(), page.filesets().end());
+    for (const v1::FileSet& fileset : page.filesets()) {
+      if (purpose == v1::FILE_SET_PURPOSE_UNSPECIFIED || fileset.purpose() == purpose) {
+        filesets.push_back(fileset);
+      }
+    }
     request.set_page_token(page.next_page_token());
   } while (!request.page_token().empty());
   std::vector<const google::protobuf::Message*> messages;
@@ -81,10 +85,10 @@ absl::Status ListFilesets(Invocation& invocation, const std::string& filter,
 }
 
 absl::Status ListDatasets(Invocation& invocation) {
-  return ListFilesets(invocation, "purpose = FILE_SET_PURPOSE_DATASET", "graft dataset list");
+  return ListFilesets(invocation, v1::FILE_SET_PURPOSE_DATASET, "graft dataset list");
 }
 absl::Status ListAllFilesets(Invocation& invocation) {
-  return ListFilesets(invocation, "", "graft fileset list");
+  return ListFilesets(invocation, v1::FILE_SET_PURPOSE_UNSPECIFIED, "graft fileset list");
 }
 
 absl::Status ListFiles(Invocation& invocation) {

@@ -44,10 +44,8 @@ foreach(daemon IN ITEMS scheduler fileservice worker)
     @ONLY FILE_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
   install(FILES ${CMAKE_SOURCE_DIR}/deploy/systemd/graft-${daemon}.service
     DESTINATION lib/systemd/system COMPONENT graft-${daemon})
-  if(EXISTS ${CMAKE_SOURCE_DIR}/deploy/configs/${daemon}.textproto)
-    install(FILES ${CMAKE_SOURCE_DIR}/deploy/configs/${daemon}.textproto
-      DESTINATION /etc/graft COMPONENT graft-${daemon})
-  endif()
+  file(GLOB _configs ${CMAKE_SOURCE_DIR}/deploy/configs/${daemon}.*)
+  install(FILES ${_configs} DESTINATION /etc/graft COMPONENT graft-${daemon})
   list(APPEND CPACK_COMPONENTS_ALL graft-${daemon})
   string(TOUPPER "GRAFT-${daemon}" _upper)
   set(CPACK_DEBIAN_${_upper}_PACKAGE_NAME graft-${daemon})

@@ -245,7 +245,13 @@ void Agent::Synchronize() {
 
 void Agent::OnSynchronized(uint64_t call, absl::Time sent,
                            absl::StatusOr<v1::SynchronizeResponse> response) {
-  if (call != call_ || stopped_ || epoch_ == 0) return;  // A newer call has taken its place.
+  if (stopped_ || epoch_ == 0) return;
+  if (call != call_) {
+    // A newer call has taken its place. The scheduler ended it so: it had come, and renewed the
+    // lease.
+    if (response.ok() || absl::IsCancelled(response.status())) renewed_ = std::max(renewed_, sent);
+    return;
+  }
   call_open_ = false;
   if (response.ok()) {
     renewed_ = std::max(renewed_, sent);
@@ -312,7 +318,7 @@ void Agent::ScheduleReport(absl::Duration delay) {
   if (report_at_ <= when) return;
   if (report_timer_ != 0) loop_->Cancel(report_timer_);
   report_at_ = when;
-  // The newer call ends the open one.
+  // The scheduler ends the open call when the newer one comes.
   report_timer_ = loop_->RunAt(when, [this] {
     report_timer_ = 0;
     Synchronize();

@@ -48,12 +48,13 @@ class FakeScheduler final : public SchedulerLink {
       MutexLock lock(mu_);
       last_ = request;
       changed_.SignalAll();
+      if (silent_) {
+        unanswered_.push_back(std::move(done));
+        return;
+      }
       older = std::move(pending_);
       pending_ = nullptr;
-      if (silent_) {
-        pending_ = std::move(done);
-        done = nullptr;
-      } else if (request.epoch() == epoch_ && request.revision() == desired_.revision()) {
+      if (request.epoch() == epoch_ && request.revision() == desired_.revision()) {
         pending_ = std::move(done);
         done = nullptr;
       } else {
@@ -124,6 +125,8 @@ class FakeScheduler final : public SchedulerLink {
   void FallSilent() {
     MutexLock lock(mu_);
     silent_ = true;
+    if (pending_) unanswered_.push_back(std::move(pending_));
+    pending_ = nullptr;
   }
 
   template <typename Predicate>
@@ -166,6 +169,7 @@ class FakeScheduler final : public SchedulerLink {
   v1::SynchronizeResponse desired_;
   v1::SynchronizeRequest last_;
   OnSynchronized pending_;
+  std::vector<OnSynchronized> unanswered_;
   std::vector<v1::RegisterRequest> registrations_;
   std::vector<v1::AgentEvent> events_;
 };
@@ -325,6 +329,18 @@ TEST_F(AgentTest, WithoutAnAnswerEveryRankIsEndedAndTheNodeRegistersAgain) {
     absl::SleepFor(absl::Milliseconds(20));
   EXPECT_EQ(scheduler_.registrations(), 2u);
   EXPECT_EQ(kill(pid, 0), -1);
+  unsetenv("GRAFT_FAKE_STEP_SECONDS");
+}
+
+// Each report of progress takes the place of the call before: the lease must live on what the
+// scheduler had heard, not on answers that never come.
+TEST_F(AgentTest, ReportsOfProgressDoNotStarveTheLease) {
+  setenv("GRAFT_FAKE_STEP_SECONDS", "0.05", 1);
+  StartAgent();
+  scheduler_.Desire(
+      {Wish(60)});  // 3 s of steps; the lease is 1 s and no call is answered meanwhile
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_ENDED));
+  EXPECT_EQ(scheduler_.registrations(), 1u);
   unsetenv("GRAFT_FAKE_STEP_SECONDS");
 }
 

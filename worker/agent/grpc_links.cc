@@ -138,15 +138,12 @@ void GrpcSchedulerLink::Synchronize(const v1::SynchronizeRequest& request, absl:
   call->request = request;
   call->done = std::move(done);
   call->context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
-  std::shared_ptr<SynchronizeCall> older;
   {
     MutexLock lock(state_->mu);
-    older = state_->open.lock();
     state_->open = call;
     ++state_->in_flight;
     AttachToken(call->context, state_->token);
   }
-  if (older != nullptr) older->context.TryCancel();
   state_->stub->async()->Synchronize(&call->context, &call->request, &call->response,
                                      [this, call](grpc::Status status) {
                                        if (status.ok()) {

@@ -47,8 +47,8 @@ class SchedulerLink {
                                                         absl::Duration deadline) = 0;
   // The access token of later calls.
   virtual void SetAccessToken(const std::string& token) = 0;
-  // Sends a Synchronize; `done` is called once, on another thread, also when a newer call or
-  // CancelSynchronize ended this one (CANCELLED).
+  // Sends a Synchronize; `done` is called once, on another thread. The scheduler ends an open call
+  // with CANCELLED when a newer one comes; CancelSynchronize ends the newest.
   virtual void Synchronize(const v1::SynchronizeRequest& request, absl::Duration deadline,
                            OnSynchronized done) = 0;
   virtual void CancelSynchronize() = 0;
