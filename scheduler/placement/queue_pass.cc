@@ -44,11 +44,17 @@ class Pass {
         growth_(input.topology->growth()) {}
 
   PassResult Run() {
-    for (const auto& [key, of] : queue_.classes()) heads_.push(HeadOf(of, of.jobs.begin()));
+    for (const auto& [key, of] : queue_.classes()) PushFrom(of, of.jobs.begin());
+    if (input_.what_if != nullptr) {
+      asked_.like = *input_.what_if;
+      asked_.jobs[asked_.like.sequence] = asked_.like.id;
+      heads_.push(HeadOf(asked_, asked_.jobs.begin()));
+    }
     while (!heads_.empty()) {
       const Head head = heads_.top();
       heads_.pop();
       TryClass(head);
+      if (head.of == &asked_) break;
     }
     return std::move(result_);
   }
@@ -75,19 +81,32 @@ class Pass {
     return {of.like.priority, level, job->first, &of, job};
   }
 
+  // The class goes on with this job, or with the next when this is the one asked about.
+  void PushFrom(const WaitingQueue::Class& of, std::map<int64_t, std::string>::const_iterator job) {
+    if (input_.what_if != nullptr && job != of.jobs.end() && job->second == input_.what_if->id) {
+      ++job;
+    }
+    if (job != of.jobs.end()) heads_.push(HeadOf(of, job));
+  }
+
   void TryClass(const Head& head) {
     const WaitingJob& like = head.of->like;
     if (!quotas_.Admit(like.workspace, like.gang.layout.world()).ok()) return;
     std::optional<Placement> placement;
     absl::string_view how = result_.reservations.empty() ? "first in line" : "beside kept room";
-    if (head.of->no_fit_at == growth_) {
+    const bool asking = input_.what_if != nullptr;
+    if (!asking && head.of->no_fit_at == growth_) {
       ++result_.classes_skipped;
     } else {
       ++result_.classes_tried;
       placement = Seek(like, how);
-      if (!placement.has_value() && result_.reservations.empty()) head.of->no_fit_at = growth_;
+      if (!asking && !placement.has_value() && result_.reservations.empty()) {
+        head.of->no_fit_at = growth_;
+      }
     }
     if (!placement.has_value()) {
+      if (head.of == &asked_) return;
+      NoteAhead(*head.of);
       Reserve(head);
       return;
     }
@@ -96,9 +115,19 @@ class Pass {
     quotas_.Charge(like.workspace, like.gang.layout.world());
     result_.starts.push_back({head.job->second, *std::move(placement), how});
     if (timeline_.has_value()) NoteEnd(result_.starts.back());
-    if (const auto next = std::next(head.job); next != head.of->jobs.end()) {
-      heads_.push(HeadOf(*head.of, next));
+    PushFrom(*head.of, std::next(head.job));
+  }
+
+  // Jobs of the class that stand before the one asked about.
+  void NoteAhead(const WaitingQueue::Class& of) {
+    if (input_.what_if == nullptr) return;
+    int ahead = static_cast<int>(of.jobs.size());
+    if (of.like.priority == asked_.like.priority && of.like.workspace == asked_.like.workspace) {
+      ahead = static_cast<int>(
+          std::distance(of.jobs.begin(), of.jobs.lower_bound(asked_.like.sequence)));
     }
+    result_.jobs_ahead += ahead;
+    result_.devices_ahead += ahead * of.like.gang.layout.world();
   }
 
   std::optional<Placement> Seek(const WaitingJob& like, absl::string_view& how) const {
@@ -137,6 +166,7 @@ class Pass {
   Topology outside_;   // and without kept room
   const uint64_t growth_;
   std::priority_queue<Head> heads_;
+  WaitingQueue::Class asked_;
   std::optional<Timeline> timeline_;  // made when the first job is blocked
   absl::Time first_needed_ = absl::InfiniteFuture();
   PassResult result_;

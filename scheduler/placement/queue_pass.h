@@ -69,6 +69,9 @@ struct PassInput {
   const FairShare* shares = nullptr;  // nullptr: age alone decides inside a priority
   absl::Time now;
   int reservations = 32;
+  // A question: what if the waiting job of this id were so? The pass ends when it has been decided,
+  // and leaves no mark on the queue.
+  const WaitingJob* what_if = nullptr;
 };
 
 struct PassStart {
@@ -82,6 +85,8 @@ struct PassResult {
   std::vector<PassStart> starts;
   std::vector<Reservation> reservations;  // in the order of the queue
   int classes_tried = 0;
+  int jobs_ahead = 0;  // of the one that was asked about: those that were tried and did not start
+  int devices_ahead = 0;
   int classes_skipped = 0;  // not searched for: nothing has grown since they last did not fit
 };
 

@@ -104,26 +104,36 @@ class Search {
     return domains;
   }
 
+  // Of all racks that have a domain with exactly so many free devices, the one with the fewest.
+  int FullestWith(int free) const {
+    std::vector<int> racks = {Topology::kRoot};
+    for (int tier = kCore; tier > kRack; --tier) {
+      std::vector<int> below;
+      for (int id : racks) {
+        for (int child : topology_.at(id).children) {
+          if (DomainsWith(child, free) > 0) below.push_back(child);
+        }
+      }
+      racks = std::move(below);
+    }
+    int best = racks.front();
+    int best_free = RoomAt(best).free;
+    for (int id : racks) {
+      const int room = RoomAt(id).free;
+      if (room >= best_free) continue;
+      best = id;
+      best_free = room;
+    }
+    return best;
+  }
+
   // The domain with the least that is enough; of equal ones, one under the fullest switches.
   std::optional<Plan> InOneDomain() const {
     const int world = demand_.unit * demand_.units;
     int free = world;
     while (free < stride_ && DomainsWith(Topology::kRoot, free) == 0) ++free;
     if (free >= stride_) return std::nullopt;
-    int at = Topology::kRoot;
-    while (topology_.at(at).tier > kRack) {
-      int best = -1;
-      int best_free = 0;
-      for (int child : topology_.at(at).children) {
-        if (DomainsWith(child, free) == 0) continue;
-        const int child_free = RoomAt(child).free;
-        if (best < 0 || child_free < best_free) {
-          best = child;
-          best_free = child_free;
-        }
-      }
-      at = best;
-    }
+    const int at = FullestWith(free);
     for (int chassis : topology_.at(at).children) {
       for (int domain : topology_.at(chassis).children) {
         if (topology_.DomainFree(domain) != free || !Selected(topology_.domain(domain).pool)) {
