@@ -17,6 +17,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "scheduler/placement/queue_pass.h"
+#include "scheduler/placement/victims.h"
 #include "tests/bench/scheduler/placement_trace.h"
 
 namespace graft::scheduler {
@@ -128,7 +129,9 @@ double FillTo(Load& load, TraceSource& trace, double share_free, int64_t all) {
 }
 
 void Cost(Report& report) {
+  const double building = CpuSeconds();
   ClusterView cluster = MakeCluster(10240);
+  report.Add({"cluster_build_ms", (CpuSeconds() - building) * 1e3, "ms", -1, -1, false});
   const int64_t all = 10240 * 8;
   TraceSource trace(7);
   Load load{cluster.topology(), {}, all};
@@ -163,8 +166,29 @@ void Cost(Report& report) {
   GRAFT_CHECK(TryPlace(cluster.topology(), {.layout = gangs[4].layout}).has_value());
   report.Add({"place_2048_idle_ms", (CpuSeconds() - begin) * 1e3, "ms", -1, 5, false});
   const double copy = CpuSeconds();
-  for (int i = 0; i < 100; ++i) Topology what_if = load.topology;
+  size_t copied = 0;
+  for (int i = 0; i < 100; ++i) {
+    Topology what_if = load.topology;
+    what_if.Release(load.running[static_cast<size_t>(i)]);
+    copied += what_if.growth() > load.topology.growth();
+  }
+  GRAFT_CHECK(copied == 100);
   report.Add({"what_if_copy_us", (CpuSeconds() - copy) * 1e4, "us", -1, -1, false});
+}
+
+// Room for 64 nodes is made on a full cluster.
+void PreemptionCost(Report& report, const Load& load, TraceSource& trace) {
+  std::vector<VictimCandidate> candidates;
+  for (size_t i = 0; i < load.running.size(); ++i) {
+    candidates.push_back({.id = absl::StrCat("r", i),
+                          .ranks = &load.running[i],
+                          .seconds_since_checkpoint = static_cast<double>(trace.Uniform(1800))});
+  }
+  const PreemptionRequest request{.gang = {.layout = {.tp = 8, .dp = 64}}, .priority = 1};
+  Victims victims;
+  const double begin = CpuSeconds();
+  GRAFT_CHECK(ChooseVictims(load.topology, request, candidates, victims));
+  report.Add({"preempt_512_ms", (CpuSeconds() - begin) * 1e3, "ms", -1, -1, false});
 }
 
 // 100,000 jobs of thousands of classes wait for a full cluster.
@@ -207,6 +231,7 @@ void QueueCost(Report& report) {
   const double again = CpuSeconds();
   (void)RunPass(queue, input);
   report.Add({"queue_pass_idle_ms", (CpuSeconds() - again) * 1e3, "ms", -1, 50, false});
+  PreemptionCost(report, load, trace);
   rusage usage;
   getrusage(RUSAGE_SELF, &usage);
   report.Add({"rss_mb", static_cast<double>(usage.ru_maxrss) / 1024, "MB", -1, 500, false});
