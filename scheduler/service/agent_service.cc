@@ -176,6 +176,39 @@ std::string AgentService::CapabilityToken(const std::string& node,
   return token.ok() ? *token : "";
 }
 
+namespace {
+
+// The last word on how far an attempt came, for when the board has forgotten it.
+struct FinalProgress {
+  JobKey job;
+  v1::JobProgress progress;
+};
+
+std::vector<FinalProgress> FinalProgressOf(const agent::SynchronizeRequest& request) {
+  std::vector<FinalProgress> finals;
+  for (const agent::ActualAttempt& actual : request.attempts()) {
+    const bool over = actual.state() == agent::ActualAttempt::STATE_ENDED ||
+                      actual.state() == agent::ActualAttempt::STATE_FAILED;
+    const JobKey job = ParseAttemptName(actual.attempt()).first;
+    if (over && !job.empty() && actual.has_progress()) finals.push_back({job, actual.progress()});
+  }
+  return finals;
+}
+
+void KeepProgress(Turn& turn, const FinalProgress& last) {
+  const std::vector<std::string> ids = absl::StrSplit(last.job, '/');
+  const std::string key = JobRecordKey(ids[0], ids[1]);
+  absl::StatusOr<v1::Job> body = ReadResource<v1::Job>(turn, key, last.job);
+  if (!body.ok() || body->status().progress().has_train_loss()) return;
+  v1::JobProgress progress = last.progress;
+  progress.set_steps_done(std::max(progress.steps_done(), body->status().progress().steps_done()));
+  progress.clear_eta();
+  *body->mutable_status()->mutable_progress() = progress;
+  PutResource(turn, key, *body);
+}
+
+}  // namespace
+
 void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
                                const agent::SynchronizeRequest& request,
                                rpc::Responder<Response> responder) {
@@ -194,7 +227,13 @@ void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
   };
   auto state = std::make_shared<State>(std::move(responder));
   const NodeSynced synced = ToSynced(node, request);
-  context_.control.Submit({.work = [synced](Turn& turn) { return turn.Step(synced); },
+  context_.control.Submit({.work =
+                               [synced, finals = FinalProgressOf(request)](Turn& turn) {
+                                 const absl::Status status = turn.Step(synced);
+                                 if (!status.ok()) return status;
+                                 for (const FinalProgress& last : finals) KeepProgress(turn, last);
+                                 return status;
+                               },
                            .done =
                                [this, state, synced](absl::Status status, int64_t) {
                                  if (!status.ok())

@@ -236,6 +236,8 @@ void WriteJobStatus(Turn& turn, const Job& job) {
   status.set_attempt(job.attempts);
   status.set_restarts(job.restarts);
   status.mutable_usage()->set_gpu_seconds(job.device_seconds);
+  // A restart goes on from a checkpoint: what the last attempt said of its loss is no longer so.
+  if (job.state == JobState::kQueued) status.clear_progress();
   status.mutable_progress()->set_steps_done(job.step);
   status.mutable_progress()->set_steps_total(job.steps_total);
   if (job.started != absl::InfiniteFuture())

@@ -1,0 +1,272 @@
+// The whole way of a job over real gRPC: created by a client, placed on a worker that speaks the
+// agent protocol, run, measured, completed, and its adapter there. The fileservice and the worker's
+// ranks are stand-ins.
+#include <grpcpp/create_channel.h>
+#include <grpcpp/grpcpp.h>
+
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/random.h"
+#include "base/status_matchers.h"
+#include "graft/agent/v1/agent.grpc.pb.h"
+#include "graft/v1/job.grpc.pb.h"
+#include "graft/v1/model.grpc.pb.h"
+#include "graft/v1/node.grpc.pb.h"
+#include "gtest/gtest.h"
+#include "rpc/status.h"
+#include "scheduler/service/job_records.h"
+#include "scheduler/service/resources.h"
+#include "scheduler/service/scheduler_server.h"
+#include "scheduler/store/mem_store.h"
+
+namespace graft::scheduler {
+namespace {
+
+namespace v1 = graft::v1;
+namespace agent = graft::agent::v1;
+
+class FakeFiles final : public FileserviceLink {
+ public:
+  absl::StatusOr<FilesetVersion> Resolve(const std::string& name) override {
+    if (name == "workspaces/default/filesets/absent") return absl::NotFoundError(name);
+    return FilesetVersion{name + "/versions/1", "sha256:00", 10};
+  }
+  absl::Status PutPin(const std::string& version, const std::string&) override {
+    MutexLock lock(mu_);
+    pins.insert(version);
+    return absl::OkStatus();
+  }
+  absl::Status EnsureFileset(const std::string&, int) override { return absl::OkStatus(); }
+  absl::StatusOr<std::string> OpenSession(const std::string& fileset) override {
+    MutexLock lock(mu_);
+    return absl::StrCat(fileset, "/uploads/u", ++sessions_);
+  }
+  absl::StatusOr<FilesetVersion> Publish(const std::string& session, const std::string&,
+                                         const std::string&) override {
+    return FilesetVersion{session.substr(0, session.find("/uploads/")) + "/versions/1", "sha256:11",
+                          5};
+  }
+  absl::StatusOr<std::unique_ptr<spec::ModelFiles>> OpenModel(const std::string&) override {
+    return absl::UnimplementedError("no model files here");
+  }
+  std::set<std::string> pins;
+
+ private:
+  Mutex mu_;
+  int sessions_ = 0;
+};
+
+class RealPathTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    v1::Model model;
+    model.set_name("workspaces/default/models/base");
+    model.set_fileset("workspaces/default/filesets/base/versions/1");
+    model.set_state(v1::Model::STATE_READY);
+    model.mutable_spec()->set_attention_heads(9);
+    model.mutable_spec()->set_kv_heads(3);
+    model.mutable_spec()->set_context_length(2048);
+    ASSERT_THAT(store_.Commit({.writes = {{Family::kRecords, ModelRecordKey("default", "base"),
+                                           EncodeResource(model)}}}),
+                IsOk());
+    GRAFT_ASSERT_OK_AND_ASSIGN(auto signer, rpc::TokenSigner::FromSeed(std::string(32, 's')));
+    signer_ = std::make_unique<rpc::TokenSigner>(std::move(signer));
+    SchedulerOptions options{.no_auth = true, .attempt_secret = "secret"};
+    options.server.insecure = true;
+    GRAFT_ASSERT_OK_AND_ASSIGN(server_, SchedulerServer::Start(std::move(options), store_, clock_,
+                                                               random_, files_, *signer_));
+    auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
+                                       grpc::InsecureChannelCredentials());
+    jobs_ = v1::JobService::NewStub(channel);
+    models_ = v1::ModelService::NewStub(channel);
+    nodes_ = v1::NodeService::NewStub(channel);
+    agents_ = agent::AgentService::NewStub(channel);
+  }
+
+  template <typename Stub, typename Request, typename Response>
+  absl::Status Call(Stub& stub,
+                    grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                    const Request& request, Response& response, bool as_worker = false) {
+    grpc::ClientContext context;
+    if (as_worker) context.AddMetadata("authorization", "Bearer " + worker_token_);
+    return rpc::FromGrpcStatus((stub.*method)(&context, request, &response));
+  }
+
+  void RegisterWorker() {
+    v1::CreateJoinTokenRequest join;
+    v1::CreateJoinTokenResponse token;
+    ASSERT_THAT(Call(*nodes_, &v1::NodeService::Stub::CreateJoinToken, join, token), IsOk());
+    agent::RegisterRequest request;
+    request.add_protocol_versions(1);
+    request.set_node_id("n0");
+    request.set_join_token(token.token());
+    auto& device = *request.mutable_inventory()->add_devices();
+    device.set_kind(v1::Device::KIND_CPU);
+    device.set_health(v1::Device::HEALTH_OK);
+    agent::RegisterResponse response;
+    ASSERT_THAT(Call(*agents_, &agent::AgentService::Stub::Register, request, response), IsOk());
+    worker_token_ = response.access_token();
+    sync_.set_node("nodes/n0");
+    sync_.set_epoch(response.epoch());
+    EXPECT_THAT(Call(*agents_, &agent::AgentService::Stub::Register, request, response),
+                StatusIs(absl::StatusCode::kUnauthenticated))
+        << "a join token is used once";
+  }
+
+  // Synchronises until the desired state is as wanted.
+  agent::SynchronizeResponse SyncUntil(
+      const std::function<bool(const agent::SynchronizeResponse&)>& wanted) {
+    for (int i = 0; i < 50; ++i) {
+      agent::SynchronizeResponse response;
+      const absl::Status status =
+          Call(*agents_, &agent::AgentService::Stub::Synchronize, sync_, response, true);
+      EXPECT_THAT(status, IsOk());
+      if (!status.ok()) break;
+      sync_.set_revision(response.revision());
+      // What is desired is listed from the call on that reports the revision.
+      if (response.attempts_size() > 0 && sync_.attempts_size() == 0) {
+        auto& actual = *sync_.add_attempts();
+        actual.set_attempt(response.attempts(0).attempt());
+        actual.set_state(agent::ActualAttempt::STATE_STAGING);
+      }
+      if (wanted(response)) return response;
+    }
+    ADD_FAILURE() << "the desired state never became what was waited for";
+    return {};
+  }
+
+  v1::CreateJobRequest NewJob() {
+    v1::CreateJobRequest request;
+    request.set_parent("workspaces/default");
+    request.set_job_id("tickets-1");
+    request.set_request_id("r1");
+    auto& spec = *request.mutable_job()->mutable_spec();
+    spec.mutable_model()->set_base("workspaces/default/models/base");
+    spec.mutable_dataset()->add_training()->set_fileset("workspaces/default/filesets/rows");
+    spec.mutable_output()->set_name("tickets");
+    return request;
+  }
+
+  MemDisk disk_;
+  MemStore store_{disk_};
+  RealClock clock_;
+  SecureRandom random_;
+  FakeFiles files_;
+  std::unique_ptr<rpc::TokenSigner> signer_;
+  std::unique_ptr<SchedulerServer> server_;
+  std::unique_ptr<v1::JobService::Stub> jobs_;
+  std::unique_ptr<v1::ModelService::Stub> models_;
+  std::unique_ptr<v1::NodeService::Stub> nodes_;
+  std::unique_ptr<agent::AgentService::Stub> agents_;
+  std::string worker_token_;
+  agent::SynchronizeRequest sync_;
+};
+
+TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
+  RegisterWorker();
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, NewJob(), job), IsOk());
+  EXPECT_EQ(job.resolved_spec().tuning().lora().rank(), 16);
+  EXPECT_EQ(job.resolved_spec().dataset().training(0).fileset(),
+            "workspaces/default/filesets/rows/versions/1");
+  EXPECT_EQ(files_.pins.count("workspaces/default/filesets/rows/versions/1"), 1);
+  v1::Job again;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, NewJob(), again), IsOk());
+  EXPECT_EQ(again.uid(), job.uid()) << "the same request id makes one job";
+
+  const agent::SynchronizeResponse desired = SyncUntil([](const auto& response) {
+    return response.attempts_size() == 1 && response.attempts(0).upload_grants_size() == 2;
+  });
+  ASSERT_EQ(desired.attempts_size(), 1);
+  const agent::DesiredAttempt& attempt = desired.attempts(0);
+  EXPECT_EQ(attempt.attempt(), "workspaces/default/jobs/tickets-1/attempts/1");
+  EXPECT_EQ(attempt.local_ranks_size(), 1);
+  EXPECT_EQ(attempt.inputs_size(), 2);
+  EXPECT_NE(attempt.run_json().find("\"kind\":\"lora\""), std::string::npos);
+
+  auto& actual = *sync_.mutable_attempts(0);
+  actual.set_state(agent::ActualAttempt::STATE_RUNNING);
+  actual.mutable_progress()->set_steps_done(3);
+  agent::SynchronizeResponse ignored;
+  ASSERT_THAT(Call(*agents_, &agent::AgentService::Stub::Synchronize, sync_, ignored, true),
+              IsOk());
+  v1::GetJobRequest get;
+  get.set_name(job.name());
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::GetJob, get, job), IsOk());
+  EXPECT_EQ(job.status().state(), v1::JOB_STATE_RUNNING);
+  EXPECT_EQ(job.status().progress().steps_done(), 3);
+
+  grpc::ClientContext context;
+  context.AddMetadata("authorization", "Bearer " + worker_token_);
+  auto stream = agents_->PushEvents(&context);
+  agent::PushEventsRequest push;
+  push.set_node("nodes/n0");
+  auto& batch = *push.add_batches();
+  batch.set_attempt(attempt.attempt());
+  batch.set_first_sequence(1);
+  batch.add_metric_names("train_loss");
+  auto& row = *batch.add_events()->mutable_metrics();
+  row.set_step(1);
+  row.add_names(0);
+  row.add_values(2.5);
+  ASSERT_TRUE(stream->Write(push));
+  agent::PushEventsResponse ack;
+  ASSERT_TRUE(stream->Read(&ack));
+  EXPECT_EQ(ack.acks(0).sequence(), 1);
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+  v1::QueryMetricsRequest query;
+  query.set_name(job.name());
+  v1::QueryMetricsResponse metrics;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::QueryMetrics, query, metrics), IsOk());
+  ASSERT_EQ(metrics.series_size(), 1);
+  EXPECT_EQ(metrics.series(0).points(0).value(), 2.5);
+
+  for (const agent::UploadGrant& grant : attempt.upload_grants()) {
+    if (grant.kind() != agent::Upload::KIND_ADAPTER) continue;
+    auto& upload = *actual.add_uploads();
+    upload.set_session(grant.session());
+    upload.set_kind(grant.kind());
+  }
+  actual.set_state(agent::ActualAttempt::STATE_ENDED);
+  SyncUntil([](const auto& response) { return response.attempts_size() == 0; });
+  v1::WaitJobRequest wait;
+  wait.set_name(job.name());
+  v1::WaitJobResponse waited;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::WaitJob, wait, waited), IsOk());
+  EXPECT_EQ(waited.job().status().state(), v1::JOB_STATE_COMPLETED);
+  v1::GetAdapterRequest wanted;
+  wanted.set_name("workspaces/default/models/base/adapters/tickets");
+  v1::Adapter adapter;
+  ASSERT_THAT(Call(*models_, &v1::ModelService::Stub::GetAdapter, wanted, adapter), IsOk());
+  EXPECT_EQ(adapter.fileset(), "workspaces/default/filesets/tickets/versions/1");
+  EXPECT_EQ(adapter.job(), job.name());
+}
+
+TEST_F(RealPathTest, EveryViolationIsAnsweredAtOnce) {
+  v1::CreateJobRequest request = NewJob();
+  auto& spec = *request.mutable_job()->mutable_spec();
+  spec.mutable_tuning()->mutable_lora()->set_rank(0);
+  spec.mutable_parallelism()->set_tensor_parallel_size(2);
+  spec.mutable_dataset()->mutable_training(0)->set_fileset("workspaces/default/filesets/absent");
+  v1::Job job;
+  const absl::Status status = Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job);
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_EQ(rpc::ReadErrorDetails(status).fields.size(), 3) << rpc::DescribeError(status);
+}
+
+TEST_F(RealPathTest, AWaitingJobExplainsItself) {
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, NewJob(), job), IsOk());
+  v1::ExplainJobRequest request;
+  request.set_name(job.name());
+  v1::Explanation explanation;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::ExplainJob, request, explanation), IsOk());
+  ASSERT_GT(explanation.causes_size(), 0);
+  EXPECT_EQ(explanation.causes(0).code(), v1::Explanation::CODE_NO_NODE_MATCHES);
+}
+
+}  // namespace
+}  // namespace graft::scheduler
