@@ -53,8 +53,8 @@ struct Explanation {
   absl::Time expected_start = absl::InfiniteFuture();  // infinite: not known
 };
 
-// `input.topology` must be the cluster's. `shapes` are other layouts that the job's model fits in.
-// NOT_FOUND is a bug here: the job must be in the queue.
+// `input.topology` must be the cluster's, and the job must be in the queue. `shapes` are other
+// layouts that the job's model fits in.
 Explanation Explain(const ClusterView& cluster, const WaitingQueue& queue, const PassInput& input,
                     const std::string& id, const std::vector<Layout>& shapes);
 

@@ -1,8 +1,11 @@
 // Random clusters and requests against a placer that counts from the nodes themselves.
 #include <algorithm>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
 #include "absl/strings/str_cat.h"
 #include "base/random.h"
 #include "base/status_matchers.h"
@@ -81,6 +84,53 @@ int NarrowestLevel(const World& world) {
     }
   }
   return 0;
+}
+
+// Free TP groups by kind and spine, of each rack; largest first.
+int FewestRacks(const World& world) {
+  const Layout& layout = world.request.layout;
+  absl::btree_map<std::pair<std::string, std::string>,
+                  absl::btree_map<std::string, absl::btree_map<std::string, int>>>
+      free;
+  for (const auto& [name, node] : world.cluster.nodes()) {
+    if (!node.schedulable || !NodeMisfit(node, world.request).empty()) continue;
+    for (const Device& device : node.devices) {
+      if (!DeviceMatches(device, world.request) || !device.holder.empty()) continue;
+      ++free[{device.kind, node.spine}][node.rack][DomainOf(node, device)];
+    }
+  }
+  int fewest = 1000;
+  for (const auto& [spine, racks] : free) {
+    std::vector<int> groups;
+    for (const auto& [rack, domains] : racks) {
+      groups.push_back(0);
+      for (const auto& [domain, devices] : domains) groups.back() += devices / layout.tp;
+    }
+    std::sort(groups.rbegin(), groups.rend());
+    int need = layout.world() / layout.tp;
+    int used = 0;
+    for (size_t i = 0; i < groups.size() && need > 0; ++i, ++used) need -= groups[i];
+    if (need <= 0) fewest = std::min(fewest, used);
+  }
+  return fewest;
+}
+
+TEST(PlacementPropertyTest, AGangThatNeedsSeveralRacksTakesTheFewest) {
+  int seen = 0;
+  for (int seed = 0; seed < testing::ByTier(6000, 60000, 600000); ++seed) {
+    SeededRandom random(static_cast<uint64_t>(seed));
+    World world = Draw(random);
+    world.request.layout.pp = 1;  // stages may be worth a rack more
+    const absl::StatusOr<Placement> placement = Place(world.cluster, world.request);
+    if (!placement.ok() || placement->level != Level::kSpine) continue;
+    absl::btree_set<std::string> racks;
+    for (const std::string& name : placement->Nodes()) {
+      racks.insert(world.cluster.Find(name)->rack);
+    }
+    ++seen;
+    ASSERT_EQ(static_cast<int>(racks.size()), FewestRacks(world)) << "seed " << seed;
+  }
+  EXPECT_GT(seen, 50);
 }
 
 TEST(PlacementPropertyTest, AGangIsPlacedExactlyWhenItFitsAndAtTheNarrowestLevel) {

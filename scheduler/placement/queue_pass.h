@@ -47,6 +47,11 @@ class WaitingQueue {
     mutable uint64_t no_fit_at = 0;
   };
 
+  WaitingQueue() = default;
+  WaitingQueue(const WaitingQueue&) = delete;
+  WaitingQueue& operator=(const WaitingQueue&) = delete;
+
+  // The id must not be there yet.
   void Add(WaitingJob job);
   // False when it is not there.
   bool Remove(absl::string_view id);
