@@ -15,9 +15,9 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "base/status_macros.h"
-#include "rpc/nearest_name.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/duration.pb.h"
+#include "rpc/nearest_name.h"
 
 namespace graft::client {
 namespace {

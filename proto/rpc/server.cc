@@ -94,10 +94,10 @@ absl::StatusOr<std::shared_ptr<const Identity>> Identify(
       }
     }
   }
-  if (credentials.bearer.empty() && credentials.peer_names.empty()) {
-    return std::make_shared<const Identity>();
-  }
   if (authenticator == nullptr) {
+    if (credentials.bearer.empty() && credentials.peer_names.empty()) {
+      return std::make_shared<const Identity>();
+    }
     return absl::UnauthenticatedError("this server knows no identities");
   }
   return authenticator->Authenticate(credentials);
@@ -111,6 +111,13 @@ absl::StatusOr<std::string> WorkspaceOf(const Method& method,
   }
   const auto* field = method.resource_path.back();
   std::string scratch;
+  // A request that may name a resource or, for one that does not exist yet, its parent.
+  if (field->name() == "parent" && request->GetReflection()->GetString(*request, field).empty()) {
+    const auto* other = request->GetDescriptor()->FindFieldByName("name");
+    if (other != nullptr && other->type() == google::protobuf::FieldDescriptor::TYPE_STRING) {
+      field = other;
+    }
+  }
   const std::string& name = request->GetReflection()->GetStringReference(*request, field, &scratch);
   const std::vector<absl::string_view> parts = absl::StrSplit(name, absl::MaxSplits('/', 2));
   if (parts.size() < 2 || parts[0] != "workspaces" || parts[1].empty()) {

@@ -105,8 +105,8 @@ struct Ticked {};
 // for it, so that a thousand submissions cost one pass over the queue.
 struct PassDue {};
 
-using Event =
-    std::variant<NodeRegistered, NodeSynced, NodeCommanded, NodeRemoved, JobSubmitted, JobCommanded,
-                 JobErased, QueuePut, QueueRemoved, QuotaPut, CallAnswered, AttemptTouched, Ticked, PassDue>;
+using Event = std::variant<NodeRegistered, NodeSynced, NodeCommanded, NodeRemoved, JobSubmitted,
+                           JobCommanded, JobErased, QueuePut, QueueRemoved, QuotaPut, CallAnswered,
+                           AttemptTouched, Ticked, PassDue>;
 
 }  // namespace graft::scheduler

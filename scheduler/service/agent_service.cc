@@ -227,22 +227,25 @@ void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
   };
   auto state = std::make_shared<State>(std::move(responder));
   const NodeSynced synced = ToSynced(node, request);
-  context_.control.Submit({.work =
-                               [synced, finals = FinalProgressOf(request)](Turn& turn) {
-                                 const absl::Status status = turn.Step(synced);
-                                 if (!status.ok()) return status;
-                                 for (const FinalProgress& last : finals) KeepProgress(turn, last);
-                                 return status;
-                               },
-                           .done =
-                               [this, state, synced](absl::Status status, int64_t) {
-                                 if (!status.ok())
-                                   return state->responder.Answer(Stale(status, synced.epoch));
-                                 context_.control.Inspect([this, state, synced](const Core& core) {
-                                   AnswerOrHold(synced.node, std::move(state->responder),
-                                                synced.desired_revision, core);
-                                 });
-                               }});
+  context_.control.Submit(
+      {.work =
+           [synced, finals = FinalProgressOf(request), touched = MarkUsed(request)](Turn& turn) {
+             const absl::Status status = turn.Step(synced);
+             if (!status.ok()) return status;
+             for (const AttemptTouched& event : touched) {
+               if (absl::Status s = turn.Step(event); !s.ok()) return s;
+             }
+             for (const FinalProgress& last : finals) KeepProgress(turn, last);
+             return status;
+           },
+       .done =
+           [this, state, synced](absl::Status status, int64_t) {
+             if (!status.ok()) return state->responder.Answer(Stale(status, synced.epoch));
+             context_.control.Inspect([this, state, synced](const Core& core) {
+               AnswerOrHold(synced.node, std::move(state->responder), synced.desired_revision,
+                            core);
+             });
+           }});
 }
 
 void AgentService::AnswerOrHold(const std::string& node, rpc::Responder<Response> responder,
@@ -372,6 +375,42 @@ void AgentService::FillAttempt(const DesiredPart& part, const Core& core,
   if (!part.validation) FillGrants(part, job, *body, out);
 }
 
+std::vector<AgentService::Grant> AgentService::ForgetSuperseded(std::vector<Grant>& grants,
+                                                                const Job& job) {
+  const auto latest = std::find_if(grants.begin(), grants.end(), [&job](const Grant& grant) {
+    return !job.checkpoint.session.empty() && grant.session == job.checkpoint.session;
+  });
+  if (latest != grants.end()) {
+    // Checkpoints that were filled before the latest published one serve nobody.
+    grants.erase(std::remove_if(grants.begin(), latest,
+                                [](const Grant& grant) {
+                                  return grant.used && grant.kind == agent::Upload::KIND_CHECKPOINT;
+                                }),
+                 latest);
+  }
+  return grants;
+}
+
+std::vector<AttemptTouched> AgentService::MarkUsed(const agent::SynchronizeRequest& request) {
+  std::vector<AttemptTouched> touched;
+  MutexLock lock(mu_);
+  for (const agent::ActualAttempt& actual : request.attempts()) {
+    const auto it = grants_.find(ParseAttemptName(actual.attempt()));
+    if (it == grants_.end()) continue;
+    bool newly = false;
+    for (Grant& grant : it->second.grants) {
+      for (const agent::Upload& upload : actual.uploads()) {
+        if (grant.used || grant.session != upload.session()) continue;
+        grant.used = newly = true;
+      }
+    }
+    // Also where the core makes nothing of it (a checkpoint of a step that it has), the agent must
+    // be told of the grant that takes its place.
+    if (newly) touched.push_back({it->first.first, it->first.second});
+  }
+  return touched;
+}
+
 // There is always one unused grant for checkpoints, and one for the output.
 void AgentService::FillGrants(const DesiredPart& part, const Job& job, const v1::Job& body,
                               agent::DesiredAttempt& out) {
@@ -386,13 +425,13 @@ void AgentService::FillGrants(const DesiredPart& part, const Job& job, const v1:
          it != grants_.end() && it->first.first == part.job && it->first.second < part.attempt;) {
       it = grants_.erase(it);
     }
-    grants = grants_[{part.job, part.attempt}].grants;
+    grants = ForgetSuperseded(grants_[{part.job, part.attempt}].grants, job);
   }
   bool checkpoint = false;
   bool result = false;
   for (const Grant& grant : grants) {
-    const bool used =
-        grant.session == job.checkpoint.session || grant.session == job.publishing_session;
+    const bool used = grant.used || grant.session == job.checkpoint.session ||
+                      grant.session == job.publishing_session;
     agent::UploadGrant& granted = *out.add_upload_grants();
     granted.set_session(grant.session);
     granted.set_kind(grant.kind);
@@ -443,7 +482,7 @@ void AgentService::OpenGrant(const JobKey& job, int attempt, agent::Upload::Kind
     {
       MutexLock lock(mu_);
       AttemptGrants& grants = grants_[{job, attempt}];
-      grants.grants.push_back({*session, kind});
+      grants.grants.push_back({.session = *session, .kind = kind});
       grants.opening.erase(kind);
     }
     context_.control.Submit({.work = [job, attempt](Turn& turn) {

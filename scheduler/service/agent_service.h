@@ -50,6 +50,7 @@ class AgentService {
   struct Grant {
     std::string session;
     graft::agent::v1::Upload::Kind kind;
+    bool used = false;  // the agent has filled it
   };
   struct AttemptGrants {
     std::vector<Grant> grants;
@@ -75,6 +76,10 @@ class AgentService {
   Response BuildResponse(const std::string& node, const Core& core);
   void FillAttempt(const DesiredPart& part, const Core& core,
                    graft::agent::v1::DesiredAttempt& out);
+  // Drops what no longer serves anybody from `grants` and returns the rest.
+  static std::vector<Grant> ForgetSuperseded(std::vector<Grant>& grants, const Job& job);
+  // Notes the sessions that were filled; the attempts for which any is news.
+  std::vector<AttemptTouched> MarkUsed(const graft::agent::v1::SynchronizeRequest& request);
   void FillGrants(const DesiredPart& part, const Job& job, const graft::v1::Job& body,
                   graft::agent::v1::DesiredAttempt& out);
   void OpenGrant(const JobKey& job, int attempt, graft::agent::v1::Upload::Kind kind,

@@ -242,7 +242,8 @@ absl::Status RocksStore::Backup(const std::string& folder) const {
   if (!status.ok()) return rocks::FromRocks(status, "a backup");
   // The copy gets a watermark of its own with its first commit; until then it lacks one.
   GRAFT_ASSIGN_OR_RETURN(const auto copy, Open({.folder = folder, .accept_loss = true}));
-  return copy->Commit({.writes = {{Family::kRecords, "meta/backup", absl::StrCat(revision_.load())}}})
+  return copy
+      ->Commit({.writes = {{Family::kRecords, "meta/backup", absl::StrCat(revision_.load())}}})
       .status();
 }
 

@@ -275,7 +275,7 @@ void Agent::OnSynchronized(uint64_t call, absl::Time sent,
 
 void Agent::Apply(const v1::SynchronizeResponse& response) {
   if (!response.access_token().empty()) scheduler_.SetAccessToken(response.access_token());
-  if (response.revision() < revision_) return;
+  // Only the newest call's answer comes here; a scheduler that started again may count from less.
   revision_ = response.revision();
   std::vector<std::string> gone;
   for (const auto& [name, runner] : runners_) {

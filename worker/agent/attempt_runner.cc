@@ -456,6 +456,9 @@ void AttemptRunner::MaybeEnd() {
 void AttemptRunner::QueueUpload(PendingUpload upload) {
   // A checkpoint that nobody has fetched yet is superseded by the newer one.
   if (upload.kind == v1::Upload::KIND_CHECKPOINT) {
+    // The one written at the end may be of the very step that an interval had just kept.
+    if (upload.step == last_checkpoint_step_ && !upload.best) return;
+    last_checkpoint_step_ = upload.step;
     pending_uploads_.erase(std::remove_if(pending_uploads_.begin(), pending_uploads_.end(),
                                           [](const PendingUpload& pending) {
                                             return pending.kind == v1::Upload::KIND_CHECKPOINT &&
@@ -493,7 +496,13 @@ void AttemptRunner::StartNextUpload() {
         });
     return;
   }
-  if (ranks_ended_ && !pending_uploads_.empty()) SetState(v1::ActualAttempt::STATE_UPLOADING);
+  if (!ranks_ended_ || pending_uploads_.empty()) return;
+  LOG_INFO("an upload waits for a session",
+           {{"attempt", desired_.attempt()},
+            {"kind", v1::Upload::Kind_Name(pending_uploads_[0].kind)},
+            {"sessions", desired_.upload_grants_size()},
+            {"used", used_sessions_.size()}});
+  SetState(v1::ActualAttempt::STATE_UPLOADING);
 }
 
 void AttemptRunner::OnUploaded(const PendingUpload& what, const v1::UploadGrant& grant,

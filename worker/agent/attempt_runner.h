@@ -122,6 +122,7 @@ class AttemptRunner {
   std::vector<PendingUpload> pending_uploads_;
   std::vector<std::string> used_sessions_;
   int64_t sent_checkpoint_request_ = 0;
+  int64_t last_checkpoint_step_ = -1;
   bool stop_sent_ = false;
   bool finish_sent_ = false;
   bool ranks_ended_ = false;
