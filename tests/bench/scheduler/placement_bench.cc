@@ -328,8 +328,7 @@ void Trace(Report& report) {
   }
   const double offered = demand / last_submit / (1024 * 8) * 100;
   report.Add({"trace_load_pct", offered, "%", -1, -1, true});
-  // To one decimal, as the figure to reach was published.
-  const double allocated = std::round(quality.busy / quality.idle_span / (1024 * 8) * 1000) / 10;
+  const double allocated = quality.busy / quality.idle_span / (1024 * 8) * 100;
   report.Add({"trace_allocated_pct", allocated, "%", 94.0, 94, true});
   report.Add({"trace_spread", quality.switches / quality.multi, "x", 1.65, 1.65, false});
   report.Add(
