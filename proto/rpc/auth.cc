@@ -104,7 +104,7 @@ absl::Status CheckAccess(const AccessRule& rule, const Identity& identity,
   if (rule.scope == Scope::kPublic) return absl::OkStatus();
   if (identity.kind == IdentityKind::kAnonymous) {
     return ErrorBuilder(absl::StatusCode::kUnauthenticated,
-                        "this call needs a token; log in with `graft login`")
+                        "this call needs a token; `graft context list` shows which one is used")
         .Reason("CREDENTIALS_MISSING")
         .Build();
   }

@@ -126,7 +126,8 @@ absl::StatusOr<v1::ExchangeResponse> AuthService::Exchange(const rpc::Call&,
         .Build();
   }
   if (request.token().empty()) {
-    return BadToken("CREDENTIALS_MISSING", "no token was sent; log in with `graft login`");
+    return BadToken("CREDENTIALS_MISSING",
+                    "no token was sent; `graft context list` shows which one is used");
   }
   const absl::StatusOr<Record> way = context_.store.Get(
       Family::kRecords, absl::StrCat("token.hash/", Sha256::HexOf(request.token())));

@@ -129,6 +129,7 @@ absl::StatusOr<v1::Node> ClusterService::GetNode(const rpc::Call& call,
 
 absl::StatusOr<v1::ListNodesResponse> ClusterService::ListNodes(
     const rpc::Call& call, const v1::ListNodesRequest& request) {
+  GRAFT_RETURN_IF_ERROR(NoFilters(request.filter(), request.order_by()));
   GRAFT_ASSIGN_OR_RETURN(
       const Page page,
       ReadPage(context_.store,
@@ -237,6 +238,7 @@ absl::StatusOr<v1::Queue> ClusterService::GetQueue(const rpc::Call&,
 
 absl::StatusOr<v1::ListQueuesResponse> ClusterService::ListQueues(
     const rpc::Call&, const v1::ListQueuesRequest& request) {
+  GRAFT_RETURN_IF_ERROR(NoFilters(request.filter(), ""));
   GRAFT_ASSIGN_OR_RETURN(const Page page, ReadPage(context_.store,
                                                    {.prefix = "queue/",
                                                     .page_size = request.page_size(),
@@ -358,6 +360,7 @@ absl::StatusOr<v1::Workspace> ClusterService::GetWorkspace(const rpc::Call&,
 
 absl::StatusOr<v1::ListWorkspacesResponse> ClusterService::ListWorkspaces(
     const rpc::Call& call, const v1::ListWorkspacesRequest& request) {
+  GRAFT_RETURN_IF_ERROR(NoFilters(request.filter(), request.order_by()));
   GRAFT_ASSIGN_OR_RETURN(
       const Page page,
       ReadPage(

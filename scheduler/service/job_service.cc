@@ -26,15 +26,6 @@ bool IsOver(v1::JobState state) {
          state == v1::JOB_STATE_CANCELLED;
 }
 
-absl::Status NoFilters(absl::string_view filter, absl::string_view order_by) {
-  if (filter.empty() && order_by.empty()) return absl::OkStatus();
-  return rpc::ErrorBuilder(absl::StatusCode::kUnimplemented,
-                           "this build lists jobs newest first and without filter")
-      .Reason("FEATURE_UNAVAILABLE")
-      .Metadata("feature", "jobs.filter")
-      .Build();
-}
-
 void LeaveOutBulk(v1::Job& job) {
   job.clear_resolved_spec();
   job.clear_estimate();

@@ -215,6 +215,7 @@ absl::StatusOr<v1::Model> ModelService::GetModel(const rpc::Call&,
 
 absl::StatusOr<v1::ListModelsResponse> ModelService::ListModels(
     const rpc::Call& call, const v1::ListModelsRequest& request) {
+  GRAFT_RETURN_IF_ERROR(NoFilters(request.filter(), request.order_by()));
   GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(request.parent(), "workspaces/*", true));
   const bool all = ids[0] == "-";
   GRAFT_ASSIGN_OR_RETURN(
@@ -275,6 +276,7 @@ absl::StatusOr<v1::Adapter> ModelService::GetAdapter(const rpc::Call&,
 
 absl::StatusOr<v1::ListAdaptersResponse> ModelService::ListAdapters(
     const rpc::Call& call, const v1::ListAdaptersRequest& request) {
+  GRAFT_RETURN_IF_ERROR(NoFilters(request.filter(), request.order_by()));
   GRAFT_ASSIGN_OR_RETURN(const auto ids,
                          ParseName(request.parent(), "workspaces/*/models/*", true));
   std::string prefix = "adapter/";

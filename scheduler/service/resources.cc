@@ -172,4 +172,13 @@ absl::StatusOr<Page> ReadPage(const Store& store, const PageRequest& request,
   }
 }
 
+absl::Status NoFilters(absl::string_view filter, absl::string_view order_by) {
+  if (filter.empty() && order_by.empty()) return absl::OkStatus();
+  return rpc::ErrorBuilder(absl::StatusCode::kUnimplemented,
+                           "this build lists in one order and without filter")
+      .Reason("FEATURE_UNAVAILABLE")
+      .Metadata("feature", "list.filter")
+      .Build();
+}
+
 }  // namespace graft::scheduler

@@ -86,4 +86,7 @@ struct Page {
 absl::StatusOr<Page> ReadPage(const Store& store, const PageRequest& request,
                               const std::function<bool(const Record&)>& keep);
 
+// UNIMPLEMENTED where a list is asked for with a filter or an order: none is ever ignored.
+absl::Status NoFilters(absl::string_view filter, absl::string_view order_by);
+
 }  // namespace graft::scheduler
