@@ -58,6 +58,7 @@ struct DesiredPart {
   JobKey job;
   int attempt = 0;
   int64_t epoch = 0;
+  GangKind kind = GangKind::kTrain;
   bool validation = false;
   AttemptMode mode = AttemptMode::kRun;
   // The ranks on this node and their devices, by rank.
@@ -144,6 +145,7 @@ class Core {
   void Tell(Job& job, AttemptMode mode);
   void FinishAttempt(Job& job);
   void Settle(Job& job, const Attempt& over);
+  void SettleSession(Job& job, const Attempt& over);
   void Requeue(Job& job, const Attempt& over);
   void Publish(Job& job, const std::string& session, bool result, int64_t step);
   absl::Status Cancel(Job& job, absl::string_view why);

@@ -115,6 +115,10 @@ absl::Status Core::Cancel(Job& job, absl::string_view why) {
 }
 
 absl::Status Core::Pause(Job& job, absl::string_view why) {
+  if (job.request.kind == GangKind::kGenerate) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(job.request.key, " is a session; it can be ended, not paused"));
+  }
   switch (job.state) {
     case JobState::kPausing:
     case JobState::kPaused:
@@ -253,6 +257,7 @@ void Core::Settle(Job& job, const Attempt& over) {
   if (job.state == JobState::kCancelling) {
     return Move(job, JobState::kCancelled, "CANCELLED", std::string(job.reason));
   }
+  if (job.request.kind == GangKind::kGenerate) return SettleSession(job, over);
   if (over.validation && over.end == AttemptEnd::kSucceeded) {
     return Move(job, JobState::kQueued, "QUEUED", "its inputs are sound; waits for devices");
   }
@@ -278,6 +283,17 @@ void Core::Settle(Job& job, const Attempt& over) {
                 absl::StrCat(job.reason, "; goes on from step ", job.checkpoint.step));
   }
   Requeue(job, over);
+}
+
+// Nobody told it to end, or a drain or a job of higher priority did: whoever asks next gets
+// another.
+void Core::SettleSession(Job& job, const Attempt& over) {
+  if (job.state == JobState::kPreempting) {
+    return Move(job, JobState::kFailed, std::string(job.reason_code), std::string(job.reason));
+  }
+  const bool lost = over.end == AttemptEnd::kLost;
+  Move(job, JobState::kFailed, lost ? "WORKER_LOST" : "FAILED",
+       over.end_message.empty() ? "its process left" : over.end_message);
 }
 
 void Core::Requeue(Job& job, const Attempt& over) {

@@ -127,9 +127,10 @@ void Core::DrainNode(NodeState& node) {
     if (job.attempt.validation) {
       Tell(job, AttemptMode::kStop);
     } else if (job.state == JobState::kStarting || job.state == JobState::kRunning) {
+      const bool session = job.request.kind == GangKind::kGenerate;
       Move(job, JobState::kPreempting, "DRAINING",
-           absl::StrCat("node ", node.name,
-                        " is being drained; the job takes a checkpoint and moves"));
+           absl::StrCat("node ", node.name, " is being drained; ",
+                        session ? "the session ends" : "the job takes a checkpoint and moves"));
       Tell(job, AttemptMode::kCheckpointAndStop);
     }
   }
@@ -161,6 +162,7 @@ std::vector<DesiredPart> Core::Desired(absl::string_view node) const {
     DesiredPart part{.job = key,
                      .attempt = attempt.number,
                      .epoch = attempt.parts.find(node)->second.epoch,
+                     .kind = job.request.kind,
                      .validation = attempt.validation,
                      .mode = attempt.mode,
                      .rendezvous = attempt.rendezvous,

@@ -226,6 +226,38 @@ TEST_F(CoreTest, ARestoredCoreGoesOnWhereTheOldOneWas) {
   EXPECT_EQ(next.FindJob("w/a")->state, JobState::kRunning);
 }
 
+TEST_F(CoreTest, ASessionHasOneLifeAndIsNeverPausedOrMoved) {
+  AddNode("n0", 1);
+  JobRequest session{.key = "w/inferenceSessions/s",
+                     .workspace = "w",
+                     .queue = "default",
+                     .kind = GangKind::kGenerate,
+                     .max_restarts = 3};
+  ASSERT_THAT(Step(JobSubmitted{session}).status, IsOk());
+  EXPECT_EQ(core_.Desired("n0")[0].kind, GangKind::kGenerate);
+  ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+  EXPECT_THAT(Step(JobCommanded{session.key, JobVerb::kPause, ""}).status,
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("session")));
+  now_ += absl::Seconds(16);
+  Step(Ticked{});
+  EXPECT_EQ(core_.FindJob(session.key)->state, JobState::kFailed);
+  EXPECT_EQ(core_.FindJob(session.key)->reason_code, "WORKER_LOST");
+}
+
+TEST_F(CoreTest, ADrainedSessionEndsAndSaysWhy) {
+  AddNode("n0", 1);
+  JobRequest session{.key = "w/inferenceSessions/s",
+                     .workspace = "w",
+                     .queue = "default",
+                     .kind = GangKind::kGenerate};
+  ASSERT_THAT(Step(JobSubmitted{session}).status, IsOk());
+  ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+  ASSERT_THAT(Step(NodeCommanded{"n0", NodeVerb::kDrain, "new driver"}).status, IsOk());
+  ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kSucceeded), IsOk());
+  EXPECT_EQ(core_.FindJob(session.key)->state, JobState::kFailed);
+  EXPECT_EQ(core_.FindJob(session.key)->reason_code, "DRAINING");
+}
+
 TEST(JobStateTest, NothingLeavesATerminalState) {
   for (const JobTransition& way : JobTransitions()) EXPECT_FALSE(IsTerminal(way.from));
 }

@@ -91,6 +91,10 @@ void InvariantChecker::CheckJob(const Core& core, const Job& job) {
     }
     CheckDomains(core, job);
   }
+  if (job.request.kind == GangKind::kGenerate &&
+      (job.attempts > 1 || job.state == JobState::kPaused || !job.checkpoint.version.empty())) {
+    broken_.push_back(absl::StrCat("I5: the session ", key, " began a second time"));
+  }
   if (job.state == JobState::kQueued && job.reason_code.empty()) {
     broken_.push_back(absl::StrCat("I10: ", key, " waits without a reason"));
   }

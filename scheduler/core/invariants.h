@@ -4,7 +4,8 @@
 //   I1  no device in two live attempts        I6  quotas hold when an attempt starts
 //   I2  a gang is whole or absent             I7  a terminal state is final
 //   I4  revisions of desired states only grow I9  TP groups stay in their NVLink domain
-//   I5  one live attempt for a job at most    I10 each waiting job has a reason
+//   I5  one live attempt for a job at most,   I10 each waiting job has a reason
+//       one in all for a session
 //   I12 free + used = capacity, as the attempts say
 //
 // I3, I8 and I11 (acknowledged writes, one effect for a request, audit) are the store's and are

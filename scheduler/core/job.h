@@ -15,12 +15,21 @@ namespace graft::scheduler {
 // "workspace/id".
 using JobKey = std::string;
 
+// What a gang is for. Stored as numbers.
+enum class GangKind {
+  kTrain = 0,
+  // An inference session: it answers questions until it is told to stop. It has nothing to go on
+  // from, so it is never paused, moved or started again: when its attempt is over, it is.
+  kGenerate = 1,
+};
+
 // What a submission says of itself. Constant after creation.
 struct JobRequest {
   JobKey key;
   std::string workspace;
   std::string queue;
   int priority = 0;  // greater goes first
+  GangKind kind = GangKind::kTrain;
   GangRequest gang;
   int max_restarts = 0;
   // A worker reads the inputs through before any device is taken.

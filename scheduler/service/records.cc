@@ -96,7 +96,7 @@ Json RequestJson(const JobRequest& request) {
   json.Set("key", request.key).Set("workspace", request.workspace).Set("queue", request.queue);
   json.Set("priority", request.priority).Set("gang", GangJson(request.gang));
   json.Set("max_restarts", request.max_restarts).Set("validate", request.needs_validation);
-  json.Set("preemptible", request.preemptible);
+  json.Set("preemptible", request.preemptible).Set("kind", static_cast<int>(request.kind));
   json.Set("time_limit_us", absl::ToInt64Microseconds(request.time_limit));
   json.Set("pause_at_limit", request.pause_at_time_limit).Set("hold", request.hold);
   return json;
@@ -111,6 +111,7 @@ JobRequest RequestOf(const Json& json) {
   request.max_restarts = static_cast<int>(json.GetInt("max_restarts"));
   request.needs_validation = json.GetBool("validate");
   request.preemptible = json.GetBool("preemptible", true);
+  request.kind = static_cast<GangKind>(json.GetInt("kind"));
   request.time_limit = absl::Microseconds(json.GetInt("time_limit_us"));
   request.pause_at_time_limit = json.GetBool("pause_at_limit", true);
   request.hold = json.GetBool("hold");

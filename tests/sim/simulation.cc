@@ -261,6 +261,7 @@ void Simulation::WorkerAnswered(Worker& worker, absl::Time sent, int64_t revisio
     part.report.steps_total = 40;
     part.report.step_seconds = 1;
     part.mode = item.mode;
+    part.kind = item.kind;
     part.ranks = item.ranks;
     part.rendezvous = item.rendezvous;
     part.next_checkpoint = item.resume_from.step + 10;
@@ -349,6 +350,12 @@ void Simulation::StepPart(Worker& worker, Part& part) {
       EndPart(worker, part, Chance(0.02) ? AttemptEnd::kHopeless : AttemptEnd::kSucceeded);
     return;
   }
+  if (part.kind == GangKind::kGenerate) {  // answers until it is told to stop
+    if (part.mode != AttemptMode::kRun) return EndPart(worker, part, AttemptEnd::kStopped);
+    report.state = PartState::kRunning;
+    if (chaos() && Chance(0.004)) EndPart(worker, part, AttemptEnd::kHopeless);
+    return;
+  }
   const auto checkpoint = [&] {
     report.checkpoint_session =
         absl::StrCat("c/", report.job, "/", report.attempt, "/", report.step);
@@ -387,19 +394,27 @@ void Simulation::EndPart(Worker& worker, Part& part, AttemptEnd end) {
 
 // --- Clients and faults ---
 
+void Simulation::Describe(int number, JobRequest& request) {
+  request.workspace = absl::StrCat("w", number % 2);
+  request.queue = "default";
+  request.priority = static_cast<int>(random_.Uniform(3));
+  if (number % 6 == 5) {
+    request.kind = GangKind::kGenerate;
+    return;
+  }
+  const int sizes[] = {1, 1, 2, 4};
+  request.gang.layout.tp = sizes[random_.Uniform(4)];
+  request.gang.layout.dp = 1 + static_cast<int>(random_.Uniform(3));
+  request.max_restarts = 3;
+  request.needs_validation = Chance(0.3);
+}
+
 void Simulation::ClientSubmit(int number) {
   const JobKey key = absl::StrCat("w", number % 2, "/j", number);
   JobRequest& request = requests_[key];
   if (request.key.empty()) {
     request.key = key;
-    request.workspace = absl::StrCat("w", number % 2);
-    request.queue = "default";
-    request.priority = static_cast<int>(random_.Uniform(3));
-    const int sizes[] = {1, 1, 2, 4};
-    request.gang.layout.tp = sizes[random_.Uniform(4)];
-    request.gang.layout.dp = 1 + static_cast<int>(random_.Uniform(3));
-    request.max_restarts = 3;
-    request.needs_validation = Chance(0.3);
+    Describe(number, request);
   }
   Network([this, request, key] {
     Submit({.work = [request](Turn& turn) { return turn.Step(JobSubmitted{request}); },
@@ -428,6 +443,20 @@ void Simulation::ClientCommand() {
   Trace(absl::StrCat("command ", static_cast<int>(command.verb), " ", command.job));
   Network(
       [this, command] { Submit({.work = [command](Turn& turn) { return turn.Step(command); }}); });
+}
+
+// When all is mended the last askers leave.
+void Simulation::EndSessions() {
+  At(absl::Seconds(10), [this] { EndSessions(); });
+  for (const auto& [key, request] : requests_) {
+    if (request.kind != GangKind::kGenerate || !acknowledged_.contains(key)) continue;
+    const JobCommanded command{key, JobVerb::kCancel, "idle"};
+    Submit({.work = [command](Turn& turn) {
+      const Job* session = turn.core().FindJob(command.job);
+      return session == nullptr || IsTerminal(session->state) ? absl::OkStatus()
+                                                              : turn.Step(command);
+    }});
+  }
 }
 
 void Simulation::Fault() {
@@ -523,6 +552,7 @@ SimulationResult Simulation::Run() {
       Submit({.work = [command](Turn& turn) { return turn.Step(command); }});
     }
     Submit({.work = [](Turn& turn) { return turn.Step(QuotaPut{"w0", -1}); }});
+    EndSessions();
   });
   while (!events_.empty() && result_.broken.empty()) {
     absl::Time next = events_.begin()->first.first;

@@ -61,6 +61,7 @@ class Simulation final : public EngineOutput {
   struct Part {  // of an attempt, as it really runs on a worker
     PartReport report;
     AttemptMode mode = AttemptMode::kRun;
+    GangKind kind = GangKind::kTrain;
     std::vector<std::pair<int, int>> ranks;
     std::string rendezvous;  // as the scheduler says
     int64_t next_checkpoint = 10;
@@ -106,8 +107,10 @@ class Simulation final : public EngineOutput {
   void CheckOneAttempt(const JobKey& job);
 
   // Clients.
+  void Describe(int number, JobRequest& request);
   void ClientSubmit(int number);
   void ClientCommand();
+  void EndSessions();
   void Fault();
   void CheckLiveness();
   bool AllAtRest() const;
