@@ -58,6 +58,42 @@ double ChunkLossOnAten(const Head& head, at::Tensor& logits, const at::Tensor& t
   return loss;
 }
 
+// The same where each rank has the logits of its part of the vocabulary: the largest logit, the sum
+// of exponentials and the target's logit go over all ranks. Every rank gets the whole loss.
+double ChunkLossDivided(const Head& head, at::Tensor& logits, const at::Tensor& targets,
+                        double grad_scale) {
+  at::Tensor z = logits.to(at::kFloat);
+  if (head.logit_scale != 1) z.mul_(head.logit_scale);
+  at::Tensor tanh;
+  if (head.logit_softcap > 0) {
+    tanh = at::tanh(z / head.logit_softcap);
+    z = tanh * head.logit_softcap;
+  }
+  at::Tensor largest = z.amax(1);
+  head.exchange->Max(largest, "largest logits");
+  z.sub_(largest.unsqueeze(1));
+  const at::Tensor local = targets - head.vocab_begin;
+  const at::Tensor here = local.ge(0).logical_and(local.lt(z.size(1)));
+  const at::Tensor index = local.clamp(0, z.size(1) - 1).unsqueeze(1);
+  const at::Tensor mask = here.to(at::kFloat);
+  const at::Tensor own = z.gather(1, index).squeeze(1) * mask;
+  z.exp_();
+  at::Tensor sums = at::stack({z.sum(1), own});
+  head.exchange->Sum(sums, "sums of exponentials");
+  const double loss = (sums[0].log() - sums[1]).to(at::kDouble).sum().item<double>();
+  if (grad_scale != 0) {
+    z.div_(sums[0].unsqueeze(1));
+    z.scatter_add_(1, index, -mask.unsqueeze(1));
+    if (tanh.defined()) z.mul_(1 - tanh.square());
+    logits.copy_(z.mul_(grad_scale * head.logit_scale));
+  }
+  return loss;
+}
+
+at::Tensor TargetsOf(const LossTargets& t, int64_t begin, int64_t count, at::Device device) {
+  return at::tensor(at::ArrayRef<int64_t>(t.targets.data() + begin, count), at::kLong).to(device);
+}
+
 struct ChunkedLoss {
   double loss = 0;
   at::Tensor d_xn;  // [N, H]; undefined without gradients
@@ -78,14 +114,15 @@ ChunkedLoss LossOfRows(const Head& head, const at::Tensor& xn, const LossTargets
     at::Tensor logits = buffer.narrow(0, 0, count);
     const at::Tensor x = xn.narrow(0, begin, count);
     at::mm_out(logits, x, weight.t());
-    if (OnKernels(logits) && head.logit_softcap <= 0 && head.logit_scale > 0) {
+    if (head.exchange != nullptr) {
+      result.loss +=
+          ChunkLossDivided(head, logits, TargetsOf(t, begin, count, xn.device()), grad_scale);
+    } else if (OnKernels(logits) && head.logit_softcap <= 0 && head.logit_scale > 0) {
       result.loss += ChunkLossOnKernels(head, logits, t.targets.data() + begin,
                                         static_cast<float>(grad_scale));
     } else {
-      const at::Tensor targets =
-          at::tensor(at::ArrayRef<int64_t>(t.targets.data() + begin, count), at::kLong)
-              .to(xn.device());
-      result.loss += ChunkLossOnAten(head, logits, targets, grad_scale);
+      result.loss +=
+          ChunkLossOnAten(head, logits, TargetsOf(t, begin, count, xn.device()), grad_scale);
     }
     if (!grads) continue;
     at::Tensor dx = result.d_xn.narrow(0, begin, count);
@@ -97,31 +134,56 @@ ChunkedLoss LossOfRows(const Head& head, const at::Tensor& xn, const LossTargets
   return result;
 }
 
+// The supervised rows: of x, or of the normalised tokens of all ranks.
+struct PickedRows {
+  at::Tensor xn;      // [N, H], what the logits are made of
+  at::Tensor before;  // what the norm saw
+  NormStats stats;
+};
+
+PickedRows Pick(const Head& head, const at::Tensor& x, const at::Tensor& rows) {
+  PickedRows picked;
+  picked.before = head.exchange == nullptr ? x.index_select(0, rows) : x;
+  picked.xn =
+      head.norm.present ? NormForward(head.norm, picked.before, &picked.stats) : picked.before;
+  if (head.exchange == nullptr) return picked;
+  picked.xn = head.exchange->GatherRows(picked.xn, "tp gather for the head").index_select(0, rows);
+  return picked;
+}
+
+// From the gradient of `xn` to that of x.
+at::Tensor UnPick(const Head& head, const PickedRows& picked, at::Tensor d, const at::Tensor& rows,
+                  int64_t tokens) {
+  const bool divided = head.exchange != nullptr;
+  const auto spread = [&](const at::Tensor& from, int64_t total) {
+    at::Tensor all = at::zeros({total, from.size(1)}, from.options());
+    all.index_copy_(0, rows, from);
+    return all;
+  };
+  if (divided) {
+    d = head.exchange->SumScatterRows(spread(d, tokens * head.exchange->size()),
+                                      "tp sum for the head");
+  }
+  if (head.norm.present) d = NormBackward(head.norm, d, picked.before, picked.stats);
+  return divided ? d : spread(d, tokens);
+}
+
 struct HeadFunction : torch::autograd::Function<HeadFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const Head* head,
                             const LossTargets* t, double* loss) {
     const bool grads = x.requires_grad();
     const at::Tensor rows = at::tensor(at::ArrayRef<int64_t>(t->rows), at::kLong).to(x.device());
-    const at::Tensor picked = x.index_select(0, rows);
-    NormStats stats;
-    const at::Tensor xn = head->norm.present ? NormForward(head->norm, picked, &stats) : picked;
-    ChunkedLoss result = LossOfRows(*head, xn, *t, grads);
+    const PickedRows picked = Pick(*head, x, rows);
+    const ChunkedLoss result = LossOfRows(*head, picked.xn, *t, grads);
     *loss = result.loss / t->denominator;
     if (grads) {
-      at::Tensor dx =
-          head->norm.present ? NormBackward(head->norm, result.d_xn, picked, stats) : result.d_xn;
-      ctx->save_for_backward({dx, rows});
-      ctx->saved_data["tokens"] = x.size(0);
+      ctx->save_for_backward({UnPick(*head, picked, result.d_xn, rows, x.size(0))});
     }
     return at::full({}, *loss, x.options().dtype(at::kFloat));
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const auto saved = ctx->get_saved_variables();
-    at::Tensor dx =
-        at::zeros({ctx->saved_data["tokens"].toInt(), saved[0].size(1)}, saved[0].options());
-    dx.index_copy_(0, saved[1], saved[0]);
-    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+    return {ctx->get_saved_variables()[0], at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 

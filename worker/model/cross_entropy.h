@@ -10,6 +10,7 @@
 
 #include <vector>
 
+#include "worker/model/division.h"
 #include "worker/model/norm.h"
 #include "worker/model/parameter_store.h"
 
@@ -21,6 +22,10 @@ struct Head {
   Trained* weight_grad = nullptr;
   double logit_scale = 1;
   double logit_softcap = 0;
+  // Tensor parallelism: `weight` holds the vocabulary's rows from `vocab_begin`, and x is cut by
+  // tokens.
+  Exchange* exchange = nullptr;
+  int64_t vocab_begin = 0;
 };
 
 struct LossTargets {
@@ -29,8 +34,9 @@ struct LossTargets {
   double denominator = 1;        // of the whole optimizer step
 };
 
-// Sum of cross entropies over `rows` / denominator, as a scalar of fp64 in `loss`; the return value
-// is a scalar tensor whose backward() starts the backward pass (its gradient must be 1).
+// Sum of cross entropies over `rows` (of all tokens, also where x is cut) / denominator, as a
+// scalar of fp64 in `loss`; the return value is a scalar tensor whose backward() starts the
+// backward pass (its gradient must be 1).
 at::Tensor HeadLoss(const Head& head, const at::Tensor& x_TH, const LossTargets& targets,
                     double* loss);
 

@@ -29,6 +29,42 @@ struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
   }
 };
 
+// The same where each rank has a part of the rows, from `first` on: other ranks' rows count 0, and
+// the sum over the ranks comes back cut by tokens.
+struct DividedRows {
+  at::Tensor index;
+  at::Tensor here;  // [T, 1]
+};
+
+DividedRows OwnRows(const at::Tensor& tokens, int64_t first, int64_t count) {
+  const at::Tensor local = tokens - first;
+  return {local.clamp(0, count - 1),
+          local.ge(0).logical_and(local.lt(count)).to(at::kFloat).unsqueeze(1)};
+}
+
+struct DividedEmbedFunction : torch::autograd::Function<DividedEmbedFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& anchor, const at::Tensor& table,
+                            const at::Tensor& tokens, int64_t first, Trained* grad,
+                            Exchange* exchange) {
+    const DividedRows rows = OwnRows(tokens, first, table.size(0));
+    ctx->save_for_backward({rows.index, rows.here});
+    ctx->saved_data["grad"] = reinterpret_cast<int64_t>(grad);
+    ctx->saved_data["exchange"] = reinterpret_cast<int64_t>(exchange);
+    return exchange->SumScatterRows(
+        table.index_select(0, rows.index).to(at::kFloat).mul_(rows.here), "tp embedding");
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    auto* exchange = reinterpret_cast<Exchange*>(ctx->saved_data["exchange"].toInt());
+    if (auto* grad = reinterpret_cast<Trained*>(ctx->saved_data["grad"].toInt())) {
+      const auto saved = ctx->get_saved_variables();
+      const at::Tensor all =
+          exchange->GatherRows(grads[0].to(at::kFloat).contiguous(), "tp embedding gradients");
+      grad->grad.index_add_(0, saved[0], all * saved[1]);
+    }
+    return variable_list(6);
+  }
+};
+
 at::Tensor Lookup(const at::Tensor& table, const at::Tensor& rows, Trained* grad) {
   if (grad == nullptr || !at::GradMode::is_enabled()) {
     return table.index_select(0, rows).to(at::kFloat);
@@ -61,9 +97,25 @@ struct RecomputeFunction : torch::autograd::Function<RecomputeFunction> {
   }
 };
 
+// Tells the observer when the backward comes by.
+struct PassedFunction : torch::autograd::Function<PassedFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, LayerObserver* observer,
+                            int64_t layer) {
+    ctx->saved_data["observer"] = reinterpret_cast<int64_t>(observer);
+    ctx->saved_data["layer"] = layer;
+    return x.view_as(x);
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    reinterpret_cast<LayerObserver*>(ctx->saved_data["observer"].toInt())
+        ->BackwardPassed(ctx->saved_data["layer"].toInt());
+    return {grads[0], at::Tensor(), at::Tensor()};
+  }
+};
+
 }  // namespace
 
-Decoder::Decoder(spec::DecoderSpec spec) : spec_(std::move(spec)) {}
+Decoder::Decoder(spec::DecoderSpec spec, Division division)
+    : spec_(std::move(spec)), division_(std::move(division)) {}
 
 std::vector<RopeTable> Decoder::RopeTables(const at::Tensor& positions, int64_t longest) const {
   std::vector<RopeTable> tables;
@@ -79,9 +131,20 @@ std::vector<RopeTable> Decoder::RopeTables(const at::Tensor& positions, int64_t 
 }
 
 at::Tensor Decoder::Embed(const at::Tensor& tokens, const at::Tensor& at_positions) const {
-  at::Tensor x = Lookup(embed, tokens, embed_grad);
+  at::Tensor x;
+  at::Tensor rows = at_positions;
+  if (Exchange* exchange = division_.tensor; exchange != nullptr) {
+    const int64_t first = CutOf(spec_, division_, "embed.weight", {spec_.vocab}).begin;
+    const bool learns = embed_grad != nullptr && at::GradMode::is_enabled();
+    x = DividedEmbedFunction::apply(at::zeros({1}).set_requires_grad(learns), embed, tokens, first,
+                                    embed_grad, exchange);
+    const int64_t own = tokens.size(0) / exchange->size();
+    rows = at_positions.narrow(0, exchange->rank() * own, own);
+  } else {
+    x = Lookup(embed, tokens, embed_grad);
+  }
   if (spec_.embedding_scale != 1) x = x * spec_.embedding_scale;
-  if (positions.defined()) x = x + Lookup(positions, at_positions, positions_grad);
+  if (positions.defined()) x = x + Lookup(positions, rows, positions_grad);
   return x;
 }
 
@@ -115,21 +178,26 @@ at::Tensor Decoder::Layer(const DecoderLayer& layer, const at::Tensor& x,
   });
 }
 
-at::Tensor Decoder::Hidden(const Batch& batch) const {
+at::Tensor Decoder::Through(const Batch& batch, int64_t begin, int64_t end, at::Tensor x) const {
   int64_t longest = 0;
   for (size_t i = 0; i + 1 < batch.starts.size(); ++i) {
     longest = std::max(longest, batch.starts[i + 1] - batch.starts[i]);
   }
   const std::vector<RopeTable> ropes = RopeTables(batch.positions, longest);
-  at::Tensor x = Embed(batch.tokens, batch.positions);
-  const bool recompute = recompute_ == Recompute::kLayers && at::GradMode::is_enabled();
-  for (const auto& layer : layers_) {
+  if (!x.defined()) x = Embed(batch.tokens, batch.positions);
+  const bool grads = at::GradMode::is_enabled();
+  const bool recompute = recompute_ == Recompute::kLayers && grads;
+  for (int64_t i = begin; i < end; ++i) {
+    const DecoderLayer& layer = *layers_[static_cast<size_t>(i)];
+    if (observer_ != nullptr) {
+      observer_->Entered(layer.index);
+      if (grads && x.requires_grad()) x = PassedFunction::apply(x, observer_, layer.index);
+    }
     if (!recompute) {
-      x = Layer(*layer, x, ropes, batch, nullptr, 0);
+      x = Layer(layer, x, ropes, batch, nullptr, 0);
       continue;
     }
-    const RecomputeFunction::Body body = [this, &layer = *layer, ropes,
-                                          batch](const at::Tensor& in) {
+    const RecomputeFunction::Body body = [this, &layer, ropes, batch](const at::Tensor& in) {
       return Layer(layer, in, ropes, batch, nullptr, 0);
     };
     x = RecomputeFunction::apply(x, at::zeros({1}).set_requires_grad(true), &body);
@@ -148,6 +216,7 @@ KvCache Decoder::MakeCache(int64_t capacity) const {
 }
 
 at::Tensor Decoder::Extend(const std::vector<int32_t>& tokens, KvCache& cache) const {
+  GRAFT_CHECK(division_.whole()) << "a divided model does not generate";
   const at::NoGradGuard no_grad;
   const int64_t count = static_cast<int64_t>(tokens.size());
   GRAFT_CHECK(count > 0 && cache.length + count <= cache.capacity)

@@ -6,6 +6,9 @@
 //   double loss;
 //   HeadLoss(decoder.head(), x, targets, &loss).backward();
 //
+// Where the model is divided (division.h) it holds this rank's layers alone, and with tensor
+// parallelism the residual stream is this rank's tokens.
+//
 // Life cycle: built once; the numbers change by training alone. Graphs keep pointers into it, so it
 // neither moves nor dies before them. One thread drives it.
 //
@@ -22,6 +25,7 @@
 
 #include "worker/model/attention.h"
 #include "worker/model/cross_entropy.h"
+#include "worker/model/division.h"
 #include "worker/model/linear.h"
 #include "worker/model/mlp.h"
 #include "worker/model/parameter_store.h"
@@ -40,7 +44,8 @@ struct Batch {
 };
 
 struct DecoderLayer {
-  LinearGroup qkv;  // with attn_norm in front where the norm stands before
+  int64_t index = 0;  // in the model
+  LinearGroup qkv;    // with attn_norm in front where the norm stands before
   Attention attention;
   LinearGroup o;
   Norm attn_post;
@@ -59,16 +64,19 @@ struct KvCache {
 
 class Decoder {
  public:
-  explicit Decoder(spec::DecoderSpec spec);
+  explicit Decoder(spec::DecoderSpec spec, Division division = {});
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
   const spec::DecoderSpec& spec() const { return spec_; }
+  const Division& division() const { return division_; }
   ParameterStore& store() { return store_; }
   std::vector<std::unique_ptr<DecoderLayer>>& layers() { return layers_; }
   Head& head() { return head_; }
   const Head& head() const { return head_; }
   void set_recompute(Recompute recompute) { recompute_ = recompute; }
+  // Must outlive every pass; nullptr: nobody.
+  void set_observer(LayerObserver* observer) { observer_ = observer; }
 
   // Embedding: rows times the scale, plus learned positions.
   at::Tensor embed;      // [V, H]
@@ -81,7 +89,12 @@ class Decoder {
   std::map<std::string, at::Tensor> parameters;
 
   // The residual stream behind the last layer, before the final norm (which is the head's).
-  at::Tensor Hidden(const Batch& batch) const;
+  at::Tensor Hidden(const Batch& batch) const {
+    return Through(batch, 0, static_cast<int64_t>(layers_.size()), at::Tensor());
+  }
+  // The residual stream behind the layers [begin, end) of `layers()`, from `x` in front of them;
+  // from the embedding where `x` is undefined.
+  at::Tensor Through(const Batch& batch, int64_t begin, int64_t end, at::Tensor x) const;
 
   // For generation, without gradients.
   KvCache MakeCache(int64_t capacity) const;
@@ -98,10 +111,12 @@ class Decoder {
                    int64_t cached) const;
 
   const spec::DecoderSpec spec_;
+  const Division division_;
   ParameterStore store_;
   std::vector<std::unique_ptr<DecoderLayer>> layers_;
   Head head_;
   Recompute recompute_ = Recompute::kNone;
+  LayerObserver* observer_ = nullptr;
 };
 
 }  // namespace graft::model

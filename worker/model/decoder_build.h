@@ -40,6 +40,8 @@ struct BuildOptions {
   // What frozen matrices are kept in. The computation is fp32 all the same: others are widened for
   // each use.
   at::ScalarType frozen_type = at::kFloat;
+  // Of several ranks: what this one holds. No other bytes of the files are read.
+  Division division;
 };
 
 // INVALID_ARGUMENT: target modules that match nothing (with the known names), a weight that is not

@@ -63,8 +63,10 @@ at::Tensor MagnitudeOverNorm(const LinearGroup& group, const Adapter& adapter, a
   for (const Adapter::Rows& r : adapter.rows) {
     const at::Tensor sum = group.weight.narrow(0, r.group_begin, r.count).to(at::kFloat) +
                            delta.narrow(0, r.b_begin, r.count);
-    rows.narrow(0, r.b_begin, r.count).copy_(sum.norm(2, 1));
+    rows.narrow(0, r.b_begin, r.count).copy_(sum.square().sum(1));
   }
+  if (group.scatter != nullptr) group.scatter->Sum(rows, "DoRA norms");  // rows are cut by columns
+  rows.sqrt_();
   *norm = rows;
   return adapter.magnitude->value / rows;
 }
@@ -96,8 +98,7 @@ at::Tensor Unscaled(const LinearGroup& group, const at::Tensor& xn, const at::Te
   return y;
 }
 
-at::Tensor DoraForward(const LinearGroup& group, const at::Tensor& xn, const at::Tensor& inner,
-                       const at::Tensor& residual) {
+at::Tensor DoraForward(const LinearGroup& group, const at::Tensor& xn, const at::Tensor& inner) {
   at::Tensor y = Unscaled(group, xn, inner);
   for (const Adapter& adapter : group.adapters) {
     if (adapter.magnitude == nullptr) continue;
@@ -107,8 +108,6 @@ at::Tensor DoraForward(const LinearGroup& group, const at::Tensor& xn, const at:
       y.narrow(1, r.group_begin, r.count).mul_(factor.narrow(0, r.b_begin, r.count));
     }
   }
-  if (group.bias.defined()) y.add_(group.bias);
-  if (residual.defined()) y.add_(residual);
   return y;
 }
 
@@ -244,24 +243,20 @@ at::Tensor GemvForward(const LinearGroup& group, const at::Tensor& xn) {
   return y;
 }
 
-}  // namespace
-
-at::Tensor WideWeight(const LinearGroup& group, at::ScalarType type) {
-  return group.weight.scalar_type() == type ? group.weight : group.weight.to(type);
-}
-
-at::Tensor LinearForward(const LinearGroup& group, const at::Tensor& xn, const at::Tensor& residual,
-                         const PassState& pass, at::Tensor* kept) {
+// x W^T with the adapters', DoRA's factor among them; `bias` and `residual` may be undefined, and
+// are so with DoRA.
+at::Tensor Product(const LinearGroup& group, const at::Tensor& xn, const at::Tensor& bias,
+                   const at::Tensor& residual, const PassState& pass, at::Tensor* kept) {
   at::Tensor inner;
   if (!group.adapters.empty()) {
     inner = InnerRows(group, xn, pass);
     *kept = inner;
-    if (HasDora(group)) return DoraForward(group, xn, inner, residual);
+    if (HasDora(group)) return DoraForward(group, xn, inner);
   }
   at::Tensor y;
   if (OnGemv(group, xn)) {
     y = GemvForward(group, xn);
-    if (group.bias.defined()) y.add_(group.bias);
+    if (bias.defined()) y.add_(bias);
     if (residual.defined()) y.add_(residual);
     if (inner.defined()) AddAdapters(group, inner, y);
     return y;
@@ -269,9 +264,9 @@ at::Tensor LinearForward(const LinearGroup& group, const at::Tensor& xn, const a
   const at::Tensor w = WideWeight(group, xn.scalar_type()).t();
   if (residual.defined()) {
     y = at::addmm(residual, xn, w);
-    if (group.bias.defined()) y.add_(group.bias);
-  } else if (group.bias.defined()) {
-    y = at::addmm(group.bias.to(xn.scalar_type()), xn, w);
+    if (bias.defined()) y.add_(bias);
+  } else if (bias.defined()) {
+    y = at::addmm(bias.to(xn.scalar_type()), xn, w);
   } else {
     y = at::mm(xn, w);
   }
@@ -279,10 +274,35 @@ at::Tensor LinearForward(const LinearGroup& group, const at::Tensor& xn, const a
   return y;
 }
 
-at::Tensor LinearBackward(const LinearGroup& group, const at::Tensor& dy_in, const at::Tensor& xn,
+}  // namespace
+
+at::Tensor WideWeight(const LinearGroup& group, at::ScalarType type) {
+  return group.weight.scalar_type() == type ? group.weight : group.weight.to(type);
+}
+
+at::Tensor LinearForward(const LinearGroup& group, const at::Tensor& x, const at::Tensor& residual,
+                         const PassState& pass, at::Tensor* kept) {
+  const at::Tensor xn = group.gather != nullptr ? group.gather->GatherRows(x, "tp gather") : x;
+  // What the product itself may add; the rest follows when it is summed or scaled.
+  const bool scattered = group.scatter != nullptr;
+  const bool late = scattered || HasDora(group);
+  const at::Tensor bias = late ? at::Tensor() : group.bias;
+  at::Tensor y = Product(group, xn, bias, late ? at::Tensor() : residual, pass, kept);
+  if (scattered) y = group.scatter->SumScatterRows(y, "tp sum");
+  if (late && group.bias.defined()) y.add_(group.bias);
+  if (late && residual.defined()) y.add_(residual);
+  return y;
+}
+
+at::Tensor LinearBackward(const LinearGroup& group, const at::Tensor& dy_in, const at::Tensor& x,
                           const at::Tensor& inner, const PassState& pass, bool need_dx) {
   if (group.bias_grad != nullptr) group.bias_grad->grad.add_(dy_in.to(at::kFloat).sum(0));
-  const at::Tensor dy = HasDora(group) ? DoraBackward(group, dy_in, xn, inner) : dy_in;
+  const at::Tensor dy_all =
+      group.scatter != nullptr ? group.scatter->GatherRows(dy_in, "tp gather of gradients") : dy_in;
+  const bool uses_x = !group.adapters.empty() || group.weight_grad != nullptr;
+  const at::Tensor xn =
+      group.gather != nullptr && uses_x ? group.gather->GatherRows(x, "tp gather again") : x;
+  const at::Tensor dy = HasDora(group) ? DoraBackward(group, dy_all, xn, inner) : dy_all;
   if (group.weight_grad != nullptr) {
     group.weight_grad->grad.addmm_(dy.t().to(at::kFloat), xn.to(at::kFloat));
   }
@@ -291,6 +311,9 @@ at::Tensor LinearBackward(const LinearGroup& group, const at::Tensor& dy_in, con
   if (!group.adapters.empty()) {
     const at::Tensor d_inner = InnerBackward(group, dy, inner);
     AdaptersBackward(group, d_inner, xn, pass, dxn);
+  }
+  if (group.gather != nullptr && need_dx) {
+    dxn = group.gather->SumScatterRows(dxn, "tp sum of gradients");
   }
   return dxn;
 }

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "worker/model/division.h"
 #include "worker/model/norm.h"
 #include "worker/model/parameter_store.h"
 
@@ -61,6 +62,12 @@ struct LinearGroup {
   at::Tensor joined_a_grad;
   double dropout = 0;  // of the adapters' input
   uint64_t layer = 0;  // makes the dropout of two groups differ
+  // Tensor parallelism. `gather`: the input comes cut by tokens and is gathered behind the norm.
+  // `scatter`: the product is a partial sum; the ranks' sum is handed back cut by tokens, and bias
+  // and residual are added to that. `whole_in` is the width of the input over all ranks.
+  Exchange* gather = nullptr;
+  Exchange* scatter = nullptr;
+  int64_t whole_in = 0;
   // All of it, when the group is trained in full: `weight` is then a view of the store.
   Trained* weight_grad = nullptr;
   Trained* bias_grad = nullptr;

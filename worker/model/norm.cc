@@ -14,7 +14,15 @@ float Offset(const Norm& norm) { return norm.spec.plus_one ? 1.0f : 0.0f; }
 
 bool OnRmsKernel(const Norm& norm, const at::Tensor& x) {
   return norm.spec.kind == spec::NormKind::kRms && OnKernels(x) && norm.weight.defined() &&
-         norm.weight.dim() == 1;
+         norm.weight.dim() == 1 && norm.across == nullptr;
+}
+
+// The mean over the normalised dimension, which may be cut over ranks.
+at::Tensor MeanOf(const Norm& norm, const at::Tensor& x) {
+  if (norm.across == nullptr) return x.mean(-1, true);
+  at::Tensor sum = x.sum(-1, true);
+  norm.across->Sum(sum, "tp norm");
+  return sum / static_cast<double>(norm.whole_columns * norm.copies);
 }
 
 // The factor of every column in fp32.
@@ -72,7 +80,7 @@ at::Tensor NormForward(const Norm& norm, const at::Tensor& x, NormStats* stats) 
   }
   const at::Tensor x32 = x.to(at::kFloat);
   if (norm.spec.kind == spec::NormKind::kRms) {
-    stats->rstd = (x32.square().mean(-1, true) + norm.spec.eps).rsqrt();
+    stats->rstd = (MeanOf(norm, x32.square()) + norm.spec.eps).rsqrt();
   } else {
     stats->mean = x32.mean(-1, true);
     stats->rstd = ((x32 - stats->mean).square().mean(-1, true) + norm.spec.eps).rsqrt();
@@ -121,7 +129,7 @@ at::Tensor NormBackward(const Norm& norm, const at::Tensor& dy, const at::Tensor
   at::Tensor d_hat = dy.to(at::kFloat);
   if (norm.weight.defined()) d_hat = d_hat * Factor(norm);
   const at::Tensor hat = Normalised(norm, x, stats);
-  at::Tensor inner = d_hat - hat * (d_hat * hat).mean(-1, true);
+  at::Tensor inner = d_hat - hat * MeanOf(norm, d_hat * hat);
   if (norm.spec.kind == spec::NormKind::kLayerNorm) inner = inner - d_hat.mean(-1, true);
   return (inner * stats.rstd).to(x.scalar_type());
 }

@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 
+#include "worker/model/division.h"
 #include "worker/model/parameter_store.h"
 #include "worker/spec/decoder_spec.h"
 
@@ -18,6 +19,11 @@ struct Norm {
   at::Tensor bias;
   Trained* weight_grad = nullptr;  // nullptr: frozen
   Trained* bias_grad = nullptr;
+  // Set where the normalised dimension is cut over tensor-parallel ranks (RMS alone): its width
+  // over all of them, and how many ranks hold the same columns.
+  Exchange* across = nullptr;
+  int64_t whole_columns = 0;
+  int64_t copies = 1;
 };
 
 // What the backward needs beside the input. `mean` only for LayerNorm.

@@ -11,12 +11,16 @@ constexpr int64_t kAlignElements = 16;  // 64 bytes of fp32: GEMM operands keep 
 
 }  // namespace
 
-Trained* ParameterStore::Declare(std::string name, std::vector<int64_t> shape, bool decay) {
+Trained* ParameterStore::Declare(std::string name, std::vector<int64_t> shape, bool decay,
+                                 int64_t layer, int64_t copies) {
   GRAFT_CHECK(!values_.defined()) << name << " is declared after Allocate";
   Trained& entry = trained_.emplace_back();
   entry.name = std::move(name);
   entry.shape = std::move(shape);
   entry.decay = decay;
+  entry.whole = entry.shape;
+  entry.pieces = {{0, 0, entry.shape.empty() ? 1 : entry.shape[0], copies}};
+  entry.layer = layer;
   entry.offset = size_;
   size_ += (entry.elements() + kAlignElements - 1) / kAlignElements * kAlignElements;
   return &entry;

@@ -18,7 +18,19 @@ namespace graft::model {
 struct Trained {
   std::string name;
   std::vector<int64_t> shape;
-  bool decay = true;   // weight decay applies: neither a bias nor the weight of a norm
+  bool decay = true;  // weight decay applies: neither a bias nor the weight of a norm
+  // Where the model is divided over ranks: the shape of the whole tensor, and the pieces of it that
+  // stand here, along `axis`. One rank has one piece, which is all.
+  struct Piece {
+    int64_t begin = 0;        // here
+    int64_t whole_begin = 0;  // in the whole tensor
+    int64_t count = 0;
+    int64_t copies = 1;  // neighbouring tensor-parallel ranks that hold the same
+  };
+  std::vector<int64_t> whole;
+  int axis = 0;
+  std::vector<Piece> pieces;
+  int64_t layer = 0;   // that uses it; -1: the embedding, the number of layers: the head
   int64_t offset = 0;  // into the flat buffers, in numbers
   at::Tensor value;    // fp32, a view
   at::Tensor grad;     // fp32, a view
@@ -32,8 +44,10 @@ struct Trained {
 
 class ParameterStore {
  public:
-  // GRAFT_CHECKs that Allocate has not been called.
-  Trained* Declare(std::string name, std::vector<int64_t> shape, bool decay);
+  // A whole tensor of layer `layer`, which `copies` tensor-parallel ranks hold. The caller may
+  // replace its pieces. GRAFT_CHECKs that Allocate has not been called.
+  Trained* Declare(std::string name, std::vector<int64_t> shape, bool decay, int64_t layer = 0,
+                   int64_t copies = 1);
   // Makes both buffers, zeroed, each tensor at a multiple of 64 bytes.
   void Allocate(at::Device device);
   void ZeroGradients() { grads_.zero_(); }
