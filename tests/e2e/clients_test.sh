@@ -38,13 +38,17 @@ g++ -std=c++20 "$source/tests/e2e/clients/create_and_watch.cc" -o "$work/pc" \
   $(PKG_CONFIG_PATH=$(dirname "$(find "$work/prefix" -name graft.pc)") pkg-config --cflags --libs graft)
 trains "C++ (pkg-config)" "$work/pc"
 
-if python3 -c 'import grpc, google.protobuf' 2>/dev/null; then
+python=""
+for candidate in python3 /usr/bin/python3; do
+  "$candidate" -c 'import grpc, google.protobuf' 2>/dev/null && { python=$candidate; break; }
+done
+if [ -n "$python" ]; then
   # What pip would bring as googleapis-common-protos is generated from the same files.
   googleapis=$(sed -n 's/^GRAFT_DEPS_DIR:PATH=//p' "$build/CMakeCache.txt")/googleapis
   mkdir "$work/python"
   unzip -q "$work"/packages/*.whl -d "$work/python"
   protoc -I "$googleapis" --python_out="$work/python" "$googleapis"/google/api/{field_behavior,resource}.proto
-  PYTHONPATH="$work/python" trains Python python3 "$source/tests/e2e/clients/create_and_watch.py"
+  PYTHONPATH="$work/python" trains Python "$python" "$source/tests/e2e/clients/create_and_watch.py"
 else
   echo "Python: skipped, grpcio is missing (apt-get install python3-grpcio)"
 fi
@@ -56,5 +60,6 @@ if command -v go >/dev/null && [ -d /usr/share/gocode/src/google.golang.org/grpc
     go build -o "$work/go" create_and_watch.go)
   trains Go "$work/go"
 else
-  echo "Go: skipped, its compiler or gRPC is missing (apt-get install golang-go golang-google-grpc-dev)"
+  echo "Go: skipped, its compiler or gRPC is missing (apt-get install golang-go golang-google-grpc-dev" \
+    "golang-google-genproto-dev golang-github-golang-protobuf-1-5-dev)"
 fi
