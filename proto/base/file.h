@@ -72,6 +72,8 @@ class MappedFile {
   absl::string_view bytes() const {
     return absl::string_view(static_cast<const char*>(data_), size_);
   }
+  // The pages of these bytes no longer count as this process' memory until they are touched again.
+  void LetGo(size_t offset, size_t count) const;
 
  private:
   void* data_ = nullptr;

@@ -29,11 +29,17 @@ class MappedSource final : public ByteSource {
   explicit MappedSource(MappedFile file) : file_(std::move(file)) {}
   int64_t size() const override { return static_cast<int64_t>(file_.bytes().size()); }
   absl::Status ReadAt(int64_t offset, int64_t count, char* out) const override {
-    return CopyOut(file_.bytes(), offset, count, out);
+    absl::Status status = CopyOut(file_.bytes(), offset, count, out);
+    // What was copied in bulk is not wanted twice: a model would else stand in memory twice over.
+    if (status.ok() && count >= kBulkBytes) {
+      file_.LetGo(static_cast<size_t>(offset), static_cast<size_t>(count));
+    }
+    return status;
   }
   absl::string_view mapped() const override { return file_.bytes(); }
 
  private:
+  static constexpr int64_t kBulkBytes = 128 << 10;
   const MappedFile file_;
 };
 
