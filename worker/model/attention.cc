@@ -6,6 +6,7 @@
 
 #include <limits>
 
+#include "worker/model/attention_kernel.h"
 #include "worker/model/kernels.h"
 #include "worker/model/rows.h"
 
@@ -19,13 +20,17 @@ enum class Part { kQ, kK, kV };
 
 int64_t PartHeads(const Attention& a, Part part) { return part == Part::kQ ? a.heads : a.kv_heads; }
 
+int64_t PartDim(const Attention& a, Part part) {
+  return part == Part::kV ? a.value_dim : a.head_dim;
+}
+
 int64_t PartBegin(const Attention& a, Part part) {
   if (part == Part::kQ) return 0;
   return (part == Part::kK ? a.heads : a.heads + a.kv_heads) * a.head_dim;
 }
 
 at::Tensor Slice(const Attention& a, const at::Tensor& qkv, Part part) {
-  return qkv.narrow(1, PartBegin(a, part), PartHeads(a, part) * a.head_dim);
+  return qkv.narrow(1, PartBegin(a, part), PartHeads(a, part) * PartDim(a, part));
 }
 
 // q and k of qkv turned in place; sign -1 turns them back.
@@ -110,19 +115,19 @@ at::Tensor HeadsOf(const Attention& a, const at::Tensor& qkv, Part part, int64_t
                    int64_t length) {
   const int64_t group = a.heads / a.kv_heads;
   const int64_t row = qkv.stride(0);
+  const int64_t dim = PartDim(a, part);
   const int64_t offset = qkv.storage_offset() + begin * row + PartBegin(a, part);
   if (part == Part::kQ) {
-    return qkv.as_strided({a.kv_heads, group, length, a.head_dim},
-                          {group * a.head_dim, a.head_dim, row, 1}, offset);
+    return qkv.as_strided({a.kv_heads, group, length, dim}, {group * dim, dim, row, 1}, offset);
   }
-  return qkv.as_strided({a.kv_heads, group, length, a.head_dim}, {a.head_dim, 0, row, 1}, offset);
+  return qkv.as_strided({a.kv_heads, group, length, dim}, {dim, 0, row, 1}, offset);
 }
 
-// The heads' outputs of one segment, [K, G, L, D], as a view of o_T(HD).
+// The heads' outputs of one segment, [K, G, L, E], as a view of o_T(HE).
 at::Tensor OutputOf(const Attention& a, const at::Tensor& o, int64_t begin, int64_t length) {
   const int64_t group = a.heads / a.kv_heads;
-  return o.as_strided({a.kv_heads, group, length, a.head_dim},
-                      {group * a.head_dim, a.head_dim, o.stride(0), 1},
+  return o.as_strided({a.kv_heads, group, length, a.value_dim},
+                      {group * a.value_dim, a.value_dim, o.stride(0), 1},
                       o.storage_offset() + begin * o.stride(0));
 }
 
@@ -135,14 +140,6 @@ at::Tensor Mask(int64_t queries, int64_t keys, int64_t window, const at::TensorO
   }
   return at::zeros({queries, keys}, options)
       .masked_fill(hidden, -std::numeric_limits<double>::infinity());
-}
-
-bool NeedsScores(const Attention& a) { return a.softcap > 0 || a.sinks.defined(); }
-
-std::optional<at::Tensor> WindowMask(const Attention& a, int64_t length,
-                                     const at::TensorOptions& options) {
-  if (a.window <= 0 || length <= a.window) return std::nullopt;
-  return Mask(length, length, a.window, options);
 }
 
 // softmax(softcap(q k^T scale) + mask, beside the sinks) v, in ATen's own operations.
@@ -162,83 +159,113 @@ at::Tensor ThroughScores(const Attention& a, const at::Tensor& q, const at::Tens
   return at::matmul(p.to(v.scalar_type()), v);
 }
 
-struct SegmentResult {
-  at::Tensor out;  // [K, G, L, D]
-  at::Tensor lse;  // undefined on the path through scores
-};
-
-SegmentResult SegmentForward(const Attention& a, const at::Tensor& qkv, int64_t begin,
-                             int64_t length) {
-  const at::Tensor q = HeadsOf(a, qkv, Part::kQ, begin, length);
-  const at::Tensor k = HeadsOf(a, qkv, Part::kK, begin, length);
-  const at::Tensor v = HeadsOf(a, qkv, Part::kV, begin, length);
-  if (NeedsScores(a) || !qkv.device().is_cpu()) {
-    return {ThroughScores(a, q, k, v, a.sinks), at::Tensor()};
+// Adds the segment's gradients into d_TW, by autograd over ThroughScores.
+void SegmentBackward(const Attention& a, const at::Tensor& qkv, const at::Tensor& d_o,
+                     int64_t begin, int64_t length, at::Tensor& d) {
+  at::AutoGradMode enable(true);
+  variable_list inputs;
+  for (Part part : {Part::kQ, Part::kK, Part::kV}) {
+    inputs.push_back(HeadsOf(a, qkv, part, begin, length).detach().requires_grad_(true));
   }
-  const auto mask = WindowMask(a, length, qkv.options());
-  auto [out, lse] = at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, !mask.has_value(),
-                                                                    mask, a.scale);
-  return {out, lse};
+  at::Tensor sinks;
+  if (a.sinks.defined()) {
+    sinks = a.sinks.detach().requires_grad_(true);
+    inputs.push_back(sinks);
+  }
+  const variable_list grads =
+      torch::autograd::grad({ThroughScores(a, inputs[0], inputs[1], inputs[2], sinks)}, inputs,
+                            {OutputOf(a, d_o, begin, length)});
+  HeadsOf(a, d, Part::kQ, begin, length).copy_(grads[0]);
+  HeadsOf(a, d, Part::kK, begin, length).select(1, 0).copy_(grads[1].sum(1));
+  HeadsOf(a, d, Part::kV, begin, length).select(1, 0).copy_(grads[2].sum(1));
+  if (a.sinks_grad != nullptr) a.sinks_grad->grad.add_(grads[3].to(at::kFloat));
 }
 
-// Adds the segment's gradients into d_TW.
-void SegmentBackward(const Attention& a, const at::Tensor& qkv, const at::Tensor& o,
-                     const at::Tensor& d_o, const at::Tensor& lse, int64_t begin, int64_t length,
-                     at::Tensor& d) {
-  at::Tensor q = HeadsOf(a, qkv, Part::kQ, begin, length);
-  at::Tensor k = HeadsOf(a, qkv, Part::kK, begin, length);
-  at::Tensor v = HeadsOf(a, qkv, Part::kV, begin, length);
-  const at::Tensor d_out = OutputOf(a, d_o, begin, length);
-  at::Tensor dq, dk, dv;
-  if (lse.defined()) {
-    const auto mask = WindowMask(a, length, qkv.options());
-    std::tie(dq, dk, dv) = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-        d_out, q, k, v, OutputOf(a, o, begin, length), lse, 0.0, !mask.has_value(), mask, a.scale);
-  } else {
-    at::AutoGradMode enable(true);
-    q = q.detach().requires_grad_(true);
-    k = k.detach().requires_grad_(true);
-    v = v.detach().requires_grad_(true);
-    at::Tensor sinks;
-    variable_list inputs = {q, k, v};
-    if (a.sinks.defined()) {
-      sinks = a.sinks.detach().requires_grad_(true);
-      inputs.push_back(sinks);
-    }
-    const variable_list grads =
-        torch::autograd::grad({ThroughScores(a, q, k, v, sinks)}, inputs, {d_out});
-    dq = grads[0];
-    dk = grads[1];
-    dv = grads[2];
-    if (a.sinks_grad != nullptr) a.sinks_grad->grad.add_(grads[3].to(at::kFloat));
+AttentionShape ShapeOf(const Attention& a) {
+  return {.heads = a.heads,
+          .kv_heads = a.kv_heads,
+          .head_dim = a.head_dim,
+          .value_dim = a.value_dim,
+          .scale = static_cast<float>(a.scale),
+          .softcap = static_cast<float>(a.softcap),
+          .window = a.window,
+          .sinks = a.sinks.defined() ? a.sinks.const_data_ptr<float>() : nullptr};
+}
+
+template <typename Float>
+HeadRows<Float> PartRows(const Attention& a, Float* qkv, Part part) {
+  return {qkv + PartBegin(a, part), a.width()};
+}
+
+AttentionInputs InputsOf(const Attention& a, const at::Tensor& qkv) {
+  const auto* data = qkv.const_data_ptr<float>();
+  return {PartRows(a, data, Part::kQ), PartRows(a, data, Part::kK), PartRows(a, data, Part::kV)};
+}
+
+std::vector<AttentionSegment> SegmentsOf(const SegmentStarts& starts) {
+  std::vector<AttentionSegment> segments;
+  for (size_t i = 0; i + 1 < starts.size(); ++i) {
+    const int64_t length = starts[i + 1] - starts[i];
+    segments.push_back({starts[i], length, starts[i], length});
   }
-  HeadsOf(a, d, Part::kQ, begin, length).copy_(dq);
-  HeadsOf(a, d, Part::kK, begin, length).select(1, 0).copy_(dk.sum(1));
-  HeadsOf(a, d, Part::kV, begin, length).select(1, 0).copy_(dv.sum(1));
+  return segments;
+}
+
+// o, and the sums' logarithms [H, T] where the kernel made them.
+at::Tensor Attend(const Attention& a, const at::Tensor& qkv, const SegmentStarts& starts,
+                  at::Tensor* lse) {
+  const int64_t tokens = qkv.size(0);
+  at::Tensor o = at::empty({tokens, a.out_width()}, qkv.options());
+  if (OnKernels(qkv)) {
+    *lse = at::empty({a.heads, tokens}, qkv.options());
+    AttentionForward(ShapeOf(a), SegmentsOf(starts), InputsOf(a, qkv),
+                     {o.mutable_data_ptr<float>(), a.out_width()}, lse->mutable_data_ptr<float>(),
+                     tokens);
+    return o;
+  }
+  for (size_t i = 0; i + 1 < starts.size(); ++i) {
+    const int64_t begin = starts[i], length = starts[i + 1] - starts[i];
+    const auto heads = [&](Part part) { return HeadsOf(a, qkv, part, begin, length); };
+    OutputOf(a, o, begin, length)
+        .copy_(ThroughScores(a, heads(Part::kQ), heads(Part::kK), heads(Part::kV), a.sinks));
+  }
+  return o;
+}
+
+at::Tensor AttendBackward(const Attention& a, const at::Tensor& qkv, const at::Tensor& o,
+                          const at::Tensor& lse, const at::Tensor& d_o,
+                          const SegmentStarts& starts) {
+  at::Tensor d = at::empty_like(qkv);
+  if (!lse.defined()) {
+    for (size_t i = 0; i + 1 < starts.size(); ++i) {
+      SegmentBackward(a, qkv, d_o, starts[i], starts[i + 1] - starts[i], d);
+    }
+    return d;
+  }
+  std::vector<double> d_sinks(a.sinks_grad != nullptr ? a.heads : 0);
+  auto* to = d.mutable_data_ptr<float>();
+  AttentionBackward(
+      ShapeOf(a), SegmentsOf(starts), InputsOf(a, qkv), {o.const_data_ptr<float>(), a.out_width()},
+      {d_o.const_data_ptr<float>(), a.out_width()}, lse.const_data_ptr<float>(), qkv.size(0),
+      {PartRows(a, to, Part::kQ), PartRows(a, to, Part::kK), PartRows(a, to, Part::kV),
+       d_sinks.empty() ? nullptr : d_sinks.data()});
+  if (a.sinks_grad != nullptr) {
+    a.sinks_grad->grad.add_(at::tensor(at::ArrayRef<double>(d_sinks), at::kFloat));
+  }
+  return d;
 }
 
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const Attention* a,
                             const RopeTable* rope, const SegmentStarts* starts) {
-    const bool keep = ChangesBeforeRotation(*a);
-    const at::Tensor prepared = Prepare(*a, qkv, rope, keep);
-    at::Tensor o = at::empty({qkv.size(0), a->heads * a->head_dim}, qkv.options());
-    variable_list saved = {qkv, o};
-    if (rope != nullptr) {
-      saved.push_back(rope->cos);
-      saved.push_back(rope->sin);
-    }
-    for (size_t i = 0; i + 1 < starts->size(); ++i) {
-      const int64_t begin = (*starts)[i];
-      const int64_t length = (*starts)[i + 1] - begin;
-      SegmentResult result = SegmentForward(*a, prepared, begin, length);
-      OutputOf(*a, o, begin, length).copy_(result.out);
-      saved.push_back(result.lse);
-    }
-    ctx->save_for_backward(std::move(saved));
+    const at::Tensor prepared = Prepare(*a, qkv, rope, /*keep=*/ChangesBeforeRotation(*a));
+    at::Tensor lse;
+    at::Tensor o = Attend(*a, prepared, *starts, &lse);
+    const at::Tensor none;
+    ctx->save_for_backward(
+        {qkv, o, lse, rope == nullptr ? none : rope->cos, rope == nullptr ? none : rope->sin});
     ctx->saved_data["attention"] = reinterpret_cast<int64_t>(a);
     ctx->saved_data["starts"] = *starts;
-    ctx->saved_data["rope"] = rope != nullptr;
     return o;
   }
 
@@ -246,20 +273,12 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     const auto saved = ctx->get_saved_variables();
     const auto& a = *reinterpret_cast<const Attention*>(ctx->saved_data["attention"].toInt());
     const std::vector<int64_t> starts = ctx->saved_data["starts"].toIntVector();
-    const bool rotated = ctx->saved_data["rope"].toBool();
-    RopeTable table;
-    if (rotated) table = {saved[2], saved[3]};
-    const RopeTable* rope = rotated ? &table : nullptr;
-    const size_t first_lse = rotated ? 4 : 2;
+    const RopeTable table = {saved[3], saved[4]};
+    const RopeTable* rope = table.cos.defined() ? &table : nullptr;
     const at::Tensor& qkv = saved[0];
     const at::Tensor prepared =
         ChangesBeforeRotation(a) ? Prepare(a, qkv, rope, /*keep=*/true) : qkv;
-    const at::Tensor d_o = grads[0].contiguous();
-    at::Tensor d = at::empty_like(qkv);
-    for (size_t i = 0; i + 1 < starts.size(); ++i) {
-      SegmentBackward(a, prepared, saved[1], d_o, saved[first_lse + i], starts[i],
-                      starts[i + 1] - starts[i], d);
-    }
+    at::Tensor d = AttendBackward(a, prepared, saved[1], saved[2], grads[0].contiguous(), starts);
     PrepareBackward(a, qkv, rope, d);
     return {d, at::Tensor(), at::Tensor(), at::Tensor()};
   }
@@ -279,18 +298,22 @@ at::Tensor AttendCached(const Attention& a, at::Tensor qkv, const RopeTable* rop
   const at::Tensor prepared = Prepare(a, std::move(qkv), rope, false);
   cache.k.narrow(0, length, tokens).copy_(Slice(a, prepared, Part::kK));
   cache.v.narrow(0, length, tokens).copy_(Slice(a, prepared, Part::kV));
-  const auto heads = [&](const at::Tensor& x) {
-    return x.narrow(0, 0, total).view({total, a.kv_heads, 1, a.head_dim}).permute({1, 2, 0, 3});
+  at::Tensor o = at::empty({tokens, a.out_width()}, prepared.options());
+  if (OnKernels(prepared) && OnKernels(cache.k)) {
+    const AttentionInputs in = {PartRows(a, prepared.const_data_ptr<float>(), Part::kQ),
+                                {cache.k.const_data_ptr<float>(), a.kv_heads * a.head_dim},
+                                {cache.v.const_data_ptr<float>(), a.kv_heads * a.value_dim}};
+    std::vector<float> lse(static_cast<size_t>(a.heads * tokens));
+    AttentionForward(ShapeOf(a), {{0, tokens, 0, total}}, in,
+                     {o.mutable_data_ptr<float>(), a.out_width()}, lse.data(), tokens);
+    return o;
+  }
+  const auto heads = [&](const at::Tensor& x, int64_t dim) {
+    return x.narrow(0, 0, total).view({total, a.kv_heads, 1, dim}).permute({1, 2, 0, 3});
   };
   const at::Tensor q = HeadsOf(a, prepared, Part::kQ, 0, tokens);
-  at::Tensor out;
-  if (length == 0 && !NeedsScores(a) && prepared.device().is_cpu()) {
-    out = SegmentForward(a, prepared, 0, tokens).out;
-  } else {
-    out = ThroughScores(a, q, heads(cache.k), heads(cache.v), a.sinks);
-  }
-  at::Tensor o = at::empty({tokens, a.heads * a.head_dim}, prepared.options());
-  OutputOf(a, o, 0, tokens).copy_(out);
+  OutputOf(a, o, 0, tokens)
+      .copy_(ThroughScores(a, q, heads(cache.k, a.head_dim), heads(cache.v, a.value_dim), a.sinks));
   return o;
 }
 

@@ -2,11 +2,10 @@
 // padding-free batches need. From the fused projection of q, k and v to the heads' outputs, with
 // the norms of q and k and the rotation inside, so that one tensor is kept for the backward.
 //
-// CPU: the flash kernel once per segment, grouped heads by strides (k and v are never repeated).
-// Softcaps and sinks, which that kernel lacks, take a path that makes scores a segment at a time.
+// fp32 on CPUs: attention_kernel.h. Else ATen's operations, the scores of one segment at a time.
 //
 // Legend: T tokens, L tokens of a segment, H heads, K heads of k and v, G = H / K, D head_dim,
-// W = (H + 2K) D.
+// E value_dim, W = (H + K) D + K E.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -23,6 +22,7 @@ struct Attention {
   int64_t heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
+  int64_t value_dim = 0;  // of v and of the outputs
   double scale = 0;
   double softcap = 0;
   double clip_qkv = 0;
@@ -36,7 +36,8 @@ struct Attention {
   at::Tensor sinks;  // [H], or undefined
   Trained* sinks_grad = nullptr;
 
-  int64_t width() const { return (heads + 2 * kv_heads) * head_dim; }
+  int64_t width() const { return (heads + kv_heads) * head_dim + kv_heads * value_dim; }
+  int64_t out_width() const { return heads * value_dim; }
 };
 
 // cos and sin of every token of a batch, [T, half], with the attention factor applied.
@@ -49,14 +50,14 @@ struct RopeTable {
 // Offsets of the segments, the last one T.
 using SegmentStarts = std::vector<int64_t>;
 
-// o_T(HD) from qkv_TW. Takes qkv for its own: the caller must not use it again. `rope` may be null.
+// o_T(HE) from qkv_TW. Takes qkv for its own: the caller must not use it again. `rope` may be null.
 at::Tensor ApplyAttention(const Attention& attention, at::Tensor qkv_TW, const RopeTable* rope,
                           const SegmentStarts& starts);
 
 // What has been seen of one sequence by one layer.
 struct LayerCache {
   at::Tensor k;  // [capacity, K D], rotated
-  at::Tensor v;
+  at::Tensor v;  // [capacity, K E]
 };
 
 // The same for tokens that go on from `length` cached ones; theirs are added to the cache. No

@@ -114,6 +114,26 @@ struct PassedFunction : torch::autograd::Function<PassedFunction> {
 
 }  // namespace
 
+std::vector<LinearGroup*> DecoderLayer::Groups() {
+  std::vector<LinearGroup*> groups = {&qkv};
+  if (latent != nullptr) {
+    if (!latent->q_b.parts.empty()) groups.push_back(&latent->q_b);
+    groups.push_back(&latent->kv_b);
+  }
+  groups.push_back(&o);
+  if (moe == nullptr) {
+    groups.insert(groups.end(), {&gate_up, &down});
+    return groups;
+  }
+  groups.push_back(&moe->router);
+  for (size_t e = 0; e < moe->gate_up.size(); ++e) {
+    groups.insert(groups.end(), {&moe->gate_up[e], &moe->down[e]});
+  }
+  if (moe->has_shared) groups.insert(groups.end(), {&moe->shared_gate_up, &moe->shared_down});
+  if (!moe->shared_gate.parts.empty()) groups.push_back(&moe->shared_gate);
+  return groups;
+}
+
 Decoder::Decoder(spec::DecoderSpec spec, Division division)
     : spec_(std::move(spec)), division_(std::move(division)) {}
 
@@ -165,6 +185,7 @@ at::Tensor Decoder::Layer(const DecoderLayer& layer, const at::Tensor& x,
   };
 
   at::Tensor qkv = ApplyLinear(layer.qkv, x, none, pass);
+  if (layer.latent != nullptr) qkv = LatentQkv(*layer.latent, qkv, pass);
   const at::Tensor heads =
       cache == nullptr ? ApplyAttention(layer.attention, std::move(qkv), rope, batch.starts)
                        : AttendCached(layer.attention, std::move(qkv), rope, *cache, cached);
@@ -172,6 +193,12 @@ at::Tensor Decoder::Layer(const DecoderLayer& layer, const at::Tensor& x,
     return ApplyLinear(layer.o, heads, residual, pass);
   });
   const at::Tensor& mlp_in = spec_.parallel_block ? x : after;
+  if (layer.moe != nullptr) {
+    return join(layer.mlp_post, after, [&](const at::Tensor& residual) {
+      const at::Tensor y = ApplyMoe(*layer.moe, mlp_in, pass);
+      return residual.defined() ? residual + y : y;
+    });
+  }
   const at::Tensor inner = ApplyLinear(layer.gate_up, mlp_in, none, pass);
   return join(layer.mlp_post, after, [&](const at::Tensor& residual) {
     return ApplyDown(*layer.mlp, layer.down, inner, residual, pass);
@@ -198,7 +225,10 @@ at::Tensor Decoder::Through(const Batch& batch, int64_t begin, int64_t end, at::
       continue;
     }
     const RecomputeFunction::Body body = [this, &layer, ropes, batch](const at::Tensor& in) {
-      return Layer(layer, in, ropes, batch, nullptr, 0);
+      Batch once = batch;
+      // The forward runs without gradients, its repetition with them.
+      once.pass.count_balance = !at::GradMode::is_enabled();
+      return Layer(layer, in, ropes, once, nullptr, 0);
     };
     x = RecomputeFunction::apply(x, at::zeros({1}).set_requires_grad(true), &body);
   }
@@ -208,9 +238,10 @@ at::Tensor Decoder::Through(const Batch& batch, int64_t begin, int64_t end, at::
 KvCache Decoder::MakeCache(int64_t capacity) const {
   KvCache cache;
   cache.capacity = capacity;
-  const int64_t width = spec_.attention.kv_heads * layers_.front()->attention.head_dim;
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    cache.layers.push_back({at::empty({capacity, width}), at::empty({capacity, width})});
+  for (const auto& layer : layers_) {
+    const Attention& a = layer->attention;
+    cache.layers.push_back({at::empty({capacity, a.kv_heads * a.head_dim}),
+                            at::empty({capacity, a.kv_heads * a.value_dim})});
   }
   return cache;
 }

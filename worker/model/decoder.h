@@ -26,8 +26,10 @@
 #include "worker/model/attention.h"
 #include "worker/model/cross_entropy.h"
 #include "worker/model/division.h"
+#include "worker/model/latent_attention.h"
 #include "worker/model/linear.h"
 #include "worker/model/mlp.h"
+#include "worker/model/moe.h"
 #include "worker/model/parameter_store.h"
 #include "worker/spec/decoder_spec.h"
 
@@ -44,15 +46,20 @@ struct Batch {
 };
 
 struct DecoderLayer {
-  int64_t index = 0;  // in the model
-  LinearGroup qkv;    // with attn_norm in front where the norm stands before
+  int64_t index = 0;                        // in the model
+  LinearGroup qkv;                          // with attn_norm in front where the norm stands before
+  std::unique_ptr<LatentAttention> latent;  // between qkv and attention, or none
   Attention attention;
   LinearGroup o;
   Norm attn_post;
-  LinearGroup gate_up;  // with mlp_norm in front
+  LinearGroup gate_up;  // with mlp_norm in front; it and `down` are empty where there are experts
   LinearGroup down;
+  std::unique_ptr<MoeBlock> moe;
   Norm mlp_post;
   const spec::MlpSpec* mlp = nullptr;
+
+  // Every linear that it has, in the order of computation.
+  std::vector<LinearGroup*> Groups();
 };
 
 // The keys and values of one sequence.

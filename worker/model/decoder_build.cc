@@ -55,13 +55,14 @@ class Builder {
   bool Trains() const { return options_.train == Train::kAllWeights; }
 
   absl::Status CheckImplemented() const {
+    if (division().tp == 1) return absl::OkStatus();
     std::string what;
     if (spec_.is_moe()) what = "mixture-of-experts layers";
     if (spec_.attention.mla) what = "multi-head latent attention";
     if (what.empty()) return absl::OkStatus();
     return absl::UnimplementedError(
         absl::StrCat("model family ", spec_.model_type, ": ", what,
-                     " cannot be trained by this build; choose a dense model"));
+                     " are not divided among tensor-parallel ranks; use tp 1"));
   }
 
   const Division& division() const { return options_.division; }
@@ -125,6 +126,18 @@ class Builder {
     trained->whole = std::move(whole);
     trained->axis = axis;
     trained->pieces = std::move(pieces);
+  }
+
+  // A tensor that no optimizer changes, whatever is trained.
+  void PlaceFrozen(const spec::Parameter* parameter, at::ScalarType type,
+                   std::function<void(at::Tensor)> place) {
+    fills_.push_back([this, parameter, type, place]() -> absl::Status {
+      at::Tensor tensor = at::empty(parameter->shape, at::dtype(type));
+      GRAFT_RETURN_IF_ERROR(Read(*parameter, tensor));
+      decoder_->parameters[parameter->name] = tensor;
+      place(tensor);
+      return absl::OkStatus();
+    });
   }
 
   void DescribeNorm(const std::string& name, const spec::NormSpec& spec, Norm& norm) {
@@ -206,8 +219,9 @@ class Builder {
     const std::string prefix = absl::StrCat("layers.", index, ".attn.");
     const int64_t tp = division().tp;
     attention.heads = from.heads / tp;
-    attention.kv_heads = std::max<int64_t>(1, from.kv_heads / tp);
+    attention.kv_heads = std::max<int64_t>(1, (from.mla ? from.heads : from.kv_heads) / tp);
     attention.head_dim = from.head_dim;
+    attention.value_dim = from.value_dim;
     attention.scale =
         from.scale / (from.scale_by_inverse_layer ? static_cast<double>(index + 1) : 1.0);
     attention.softcap = from.softcap;
@@ -217,6 +231,7 @@ class Builder {
     if (attention.rope >= 0) {
       attention.rope_interleaved = spec_.ropes[attention.rope].interleaved;
     }
+    attention.rope_offset = from.mla ? from.qk_nope_dim : 0;
     attention.qk_norm = from.qk_norm;
     if (from.qk_norm != spec::QkNorm::kNone) {
       DescribeNorm(prefix + "q_norm", from.qk_norm_spec, attention.q_norm);
@@ -247,21 +262,170 @@ class Builder {
           layer->gate_up.norm = layer->qkv.norm;
           return absl::OkStatus();
         });
+      } else if (spec_.layers[index].moe) {
+        layer->moe = std::make_unique<MoeBlock>();
+        DescribeNorm(prefix + "mlp_norm", spec_.norm, layer->moe->norm);
       } else {
         DescribeNorm(prefix + "mlp_norm", spec_.norm, layer->gate_up.norm);
       }
     }
     DescribeNorm(prefix + "attn_post_norm", spec_.norm, layer->attn_post);
     DescribeNorm(prefix + "mlp_post_norm", spec_.norm, layer->mlp_post);
-    DescribeGroup({prefix + "attn.q", prefix + "attn.k", prefix + "attn.v"}, layer->qkv);
+    if (spec_.attention.mla) {
+      DescribeLatent(prefix + "attn.", *layer);
+    } else {
+      DescribeGroup({prefix + "attn.q", prefix + "attn.k", prefix + "attn.v"}, layer->qkv);
+    }
     DescribeAttention(index, layer->attention);
     DescribeGroup({prefix + "attn.o"}, layer->o);
-    std::vector<std::string> inner = {prefix + "mlp.up"};
-    if (spec_.mlp.gated) inner.insert(inner.begin(), prefix + "mlp.gate");
-    DescribeGroup(inner, layer->gate_up);
-    DescribeGroup({prefix + "mlp.down"}, layer->down);
+    if (spec_.layers[index].moe) {
+      if (layer->moe == nullptr) layer->moe = std::make_unique<MoeBlock>();
+      DescribeMoe(prefix + "moe.", *layer->moe);
+    } else {
+      DescribeGroup(InnerNames(prefix + "mlp."), layer->gate_up);
+      DescribeGroup({prefix + "mlp.down"}, layer->down);
+    }
     layer->mlp = &decoder_->spec().mlp;
     decoder_->layers().push_back(std::move(layer));
+  }
+
+  std::vector<std::string> InnerNames(const std::string& prefix) const {
+    std::vector<std::string> inner = {prefix + "up"};
+    if (spec_.mlp.gated) inner.insert(inner.begin(), prefix + "gate");
+    return inner;
+  }
+
+  void DescribeLatent(const std::string& prefix, DecoderLayer& layer) {
+    const spec::AttentionSpec& from = spec_.attention;
+    layer.latent = std::make_unique<LatentAttention>();
+    LatentAttention& latent = *layer.latent;
+    latent.heads = from.heads;
+    latent.nope_dim = from.qk_nope_dim;
+    latent.rope_dim = from.qk_rope_dim;
+    latent.value_dim = from.value_dim;
+    latent.kv_width = from.kv_lora_rank;
+    latent.q_width = from.q_lora_rank > 0 ? from.q_lora_rank : spec_.q_width();
+    const std::string q = from.q_lora_rank > 0 ? "q_a" : "q";
+    DescribeGroup({prefix + q, prefix + "kv_a"}, layer.qkv);
+    if (from.q_lora_rank > 0) {
+      DescribeNorm(prefix + "q_a_norm", from.latent_norm, latent.q_b.norm);
+      DescribeGroup({prefix + "q_b"}, latent.q_b);
+    }
+    DescribeNorm(prefix + "kv_a_norm", from.latent_norm, latent.kv_b.norm);
+    DescribeGroup({prefix + "kv_b"}, latent.kv_b);
+  }
+
+  void DescribeMoe(const std::string& prefix, MoeBlock& moe) {
+    moe.spec = &decoder_->spec().moe;
+    DescribeGroup({prefix + "router"}, moe.router);
+    if (const spec::Parameter* p = Find(prefix + "router.correction_bias"); p != nullptr) {
+      PlaceFrozen(p, at::kFloat, [&moe](at::Tensor t) { moe.correction_bias = std::move(t); });
+    }
+    DescribeExperts(prefix + "experts.", moe);
+    if (moe.spec->shared_ffn == 0) return;
+    moe.has_shared = true;
+    DescribeGroup(InnerNames(prefix + "shared."), moe.shared_gate_up);
+    DescribeGroup({prefix + "shared.down"}, moe.shared_down);
+    if (moe.spec->shared_gate) DescribeGroup({prefix + "shared_gate"}, moe.shared_gate);
+  }
+
+  // One stacked tensor of all experts for [gate, up] and one for down; each expert's groups are
+  // views of them.
+  void DescribeExperts(const std::string& prefix, MoeBlock& moe) {
+    const std::vector<std::string> inner = InnerNames(prefix);
+    const int64_t experts = moe.spec->experts, ffn = moe.spec->expert_ffn;
+    const int64_t inside = ffn * static_cast<int64_t>(inner.size());
+    moe.gate_up.resize(static_cast<size_t>(experts));
+    moe.down.resize(static_cast<size_t>(experts));
+    for (size_t e = 0; e < moe.gate_up.size(); ++e) {
+      for (size_t i = 0; i < inner.size(); ++i) {
+        moe.gate_up[e].parts.push_back({inner[i], static_cast<int64_t>(i) * ffn, ffn});
+      }
+      moe.down[e].parts.push_back({prefix + "down", 0, spec_.hidden});
+      moe.gate_up[e].in = moe.gate_up[e].whole_in = moe.down[e].out = spec_.hidden;
+      moe.gate_up[e].out = inside;
+      moe.down[e].in = moe.down[e].whole_in = ffn;
+      const uint64_t number = static_cast<uint64_t>(layer_) * kGroupsOfLayer + next_group_;
+      moe.gate_up[e].layer = number + ((e + 1) << 32);
+      moe.down[e].layer = moe.gate_up[e].layer + 1;
+    }
+    next_group_ += 2;
+    const auto stack = [&](const std::vector<std::string>& names, const char* suffix,
+                           std::vector<int64_t> shape, at::Tensor& into) {
+      return PlaceStacked(names, suffix, std::move(shape), into);
+    };
+    Trained* w1 = stack(inner, ".weight", {experts, inside, spec_.hidden}, moe.gate_up_weight);
+    Trained* b1 = stack(inner, ".bias", {experts, inside}, moe.gate_up_bias);
+    Trained* w2 =
+        stack({prefix + "down"}, ".weight", {experts, spec_.hidden, ffn}, moe.down_weight);
+    moe.down_bias_grad = stack({prefix + "down"}, ".bias", {experts, spec_.hidden}, moe.down_bias);
+    fills_.push_back([&moe, w1, b1, w2] {
+      for (size_t e = 0; e < moe.gate_up.size(); ++e) {
+        const auto at = static_cast<int64_t>(e);
+        LinearGroup& up = moe.gate_up[e];
+        LinearGroup& down = moe.down[e];
+        up.weight = moe.gate_up_weight.select(0, at);
+        down.weight = moe.down_weight.select(0, at);
+        if (moe.gate_up_bias.defined()) up.bias = moe.gate_up_bias.select(0, at);
+        up.weight_grad = ViewOf(moe, w1, at);
+        up.bias_grad = ViewOf(moe, b1, at);
+        down.weight_grad = ViewOf(moe, w2, at);
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  // One expert's part of a trained stack; nullptr of nullptr.
+  static Trained* ViewOf(MoeBlock& moe, const Trained* stack, int64_t expert) {
+    if (stack == nullptr) return nullptr;
+    Trained& view = moe.views.emplace_back();
+    view.name = absl::StrCat(stack->name, "[", expert, "]");
+    view.shape.assign(stack->shape.begin() + 1, stack->shape.end());
+    view.decay = stack->decay;
+    view.offset = stack->offset + expert * view.elements();
+    view.value = stack->value.select(0, expert);
+    view.grad = stack->grad.select(0, expert);
+    return &view;
+  }
+
+  // The parameters `names`, each [experts, rows...], one behind the other within each expert's part
+  // of a tensor of `shape`. nullptr where nothing of it is trained; `into` stays undefined where
+  // the model has none of them.
+  Trained* PlaceStacked(const std::vector<std::string>& names, const std::string& suffix,
+                        std::vector<int64_t> shape, at::Tensor& into) {
+    if (Find(names.front() + suffix) == nullptr) return nullptr;
+    Trained* trained = nullptr;
+    if (Trains()) {
+      trained = decoder_->store().Declare(absl::StrJoin(names, "+") + suffix, shape,
+                                          suffix == ".weight", layer_, 1);
+      SetPieces(trained, shape, 0, {{0, 0, shape[0], 1}});
+    }
+    fills_.push_back([this, names, suffix, shape, trained, &into]() -> absl::Status {
+      // Biases are added in the computation's type.
+      const at::ScalarType kept = suffix == ".bias" ? at::kFloat : options_.frozen_type;
+      into = trained != nullptr ? trained->value : at::empty(shape, at::dtype(kept));
+      const int64_t rows = shape[1] / static_cast<int64_t>(names.size());
+      for (size_t i = 0; i < names.size(); ++i) {
+        const spec::Parameter* p = Find(names[i] + suffix);
+        at::Tensor part = into.narrow(1, static_cast<int64_t>(i) * rows, rows);
+        for (int64_t e = 0; e < shape[0]; ++e) {
+          GRAFT_RETURN_IF_ERROR(ReadExpert(*p, e, part.select(0, e)));
+        }
+        decoder_->parameters[p->name] = part;
+      }
+      return absl::OkStatus();
+    });
+    return trained;
+  }
+
+  absl::Status ReadExpert(const spec::Parameter& parameter, int64_t expert, at::Tensor into) const {
+    GRAFT_CHECK(into.is_contiguous()) << parameter.name;
+    spec::ParameterBlock block{.expert = expert};
+    if (parameter.shape.size() == 2) {  // a bias: a matrix with a row for each expert
+      block = {.row_begin = expert, .row_end = expert + 1};
+    }
+    return reader_.Read(parameter, block, FileType(into.scalar_type()),
+                        static_cast<char*>(into.mutable_data_ptr()));
   }
 
   void DescribeEnds() {
@@ -351,11 +515,16 @@ class Builder {
     GRAFT_ASSIGN_OR_RETURN(const auto targets, Targets(linears_));
     std::vector<std::pair<LinearGroup*, std::vector<const spec::HubLinear*>>> by_group;
     for (const spec::HubLinear* linear : targets) {
-      const auto found = group_of_.find(linear->parts.front().name);
-      if (found == group_of_.end()) continue;  // another rank's layer
-      LinearGroup* group = found->second;
-      if (by_group.empty() || by_group.back().first != group) by_group.push_back({group, {}});
-      by_group.back().second.push_back(linear);
+      const auto own = group_of_.find(linear->parts.front().name);
+      if (own == group_of_.end()) continue;  // another rank's layer
+      LinearGroup* group = own->second;
+      const auto found = std::find_if(by_group.begin(), by_group.end(),
+                                      [&](const auto& entry) { return entry.first == group; });
+      if (found == by_group.end()) {
+        by_group.push_back({group, {linear}});
+      } else {
+        found->second.push_back(linear);
+      }
     }
     for (auto& [group, linears] : by_group) AttachTo(*group, linears);
     return absl::OkStatus();
@@ -480,7 +649,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> BuildDecoder(const spec::ModelDescripti
 std::vector<const Adapter*> Adapters(Decoder& decoder) {
   std::vector<const Adapter*> all;
   for (const auto& layer : decoder.layers()) {
-    for (const LinearGroup* group : {&layer->qkv, &layer->o, &layer->gate_up, &layer->down}) {
+    for (const LinearGroup* group : layer->Groups()) {
       for (const Adapter& adapter : group->adapters) all.push_back(&adapter);
     }
   }

@@ -172,6 +172,42 @@ GRAFT_SIMD void GatedBackward(Gate kind, const float* gate_up, const float* dy, 
   }
 }
 
+GRAFT_SIMD float AttentionRow(float* scores, int64_t count, float softcap, const float* sink) {
+  if (softcap > 0) {
+    for (int64_t i = 0; i < count; ++i) scores[i] = softcap * Tanh(scores[i] / softcap);
+  }
+  float most = MaxOf(scores, count);
+  if (sink != nullptr) most = std::max(most, *sink);
+  for (int64_t i = 0; i < count; ++i) scores[i] = Exp(scores[i] - most);
+  float sum = SumOver(count, [&](int64_t i) { return scores[i]; });
+  if (sink != nullptr) sum += std::exp(*sink - most);
+  const float scale = 1.0f / sum;
+  for (int64_t i = 0; i < count; ++i) scores[i] *= scale;
+  return most + std::log(sum);
+}
+
+GRAFT_SIMD void AttentionRowBackward(float* scores, float* d, int64_t count, float softcap,
+                                     float lse, float pull) {
+  if (softcap > 0) {
+    for (int64_t i = 0; i < count; ++i) {
+      const float t = Tanh(scores[i] / softcap);
+      const float p = Exp(softcap * t - lse);
+      scores[i] = p;
+      d[i] = p * (d[i] - pull) * (1.0f - t * t);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const float p = Exp(scores[i] - lse);
+    scores[i] = p;
+    d[i] = p * (d[i] - pull);
+  }
+}
+
+GRAFT_SIMD float Dot(const float* a, const float* b, int64_t count) {
+  return SumOver(count, [&](int64_t i) { return a[i] * b[i]; });
+}
+
 GRAFT_SIMD double CrossEntropyRow(float* logits, int64_t vocab, int64_t target, float logit_scale,
                                   float grad_scale) {
   const float target_logit = logits[target] * logit_scale;

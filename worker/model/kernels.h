@@ -38,6 +38,15 @@ void Gated(Gate kind, const float* gate_up, int64_t rows, int64_t columns, float
 void GatedBackward(Gate kind, const float* gate_up, const float* dy, int64_t rows, int64_t columns,
                    float* d_gate_up);
 
+// Scores of one query become probabilities; returns the logarithm of their sum. `softcap` 0: none.
+// `sink` joins the sum, where there is one.
+float AttentionRow(float* scores, int64_t count, float softcap, const float* sink);
+// scores -> probabilities, d (of the probabilities) -> gradients of the scores. `lse` is what
+// AttentionRow returned, `pull` the sum of output times its gradient.
+void AttentionRowBackward(float* scores, float* d, int64_t count, float softcap, float lse,
+                          float pull);
+float Dot(const float* a, const float* b, int64_t count);
+
 // Cross entropy of one row of logits, times `logit_scale` (> 0), against `target`. Returns
 // logsumexp - logit[target]; with `grad_scale` != 0 the row becomes
 // (softmax - onehot(target)) * grad_scale * logit_scale.

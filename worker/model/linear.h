@@ -73,10 +73,14 @@ struct LinearGroup {
   Trained* bias_grad = nullptr;
 };
 
+struct RouterBalance;  // moe.h
+
 // What differs from one pass to the next.
 struct PassState {
   bool training = false;      // dropout applies
   uint64_t dropout_seed = 0;  // of this micro-batch; masks are made from it again in the backward
+  RouterBalance* balance = nullptr;  // where the routers' load-balancing loss is wanted
+  bool count_balance = true;         // false where a forward runs for the second time
 };
 
 // The weight in the type of the computation: itself, or widened for this one use.

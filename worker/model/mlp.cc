@@ -1,5 +1,7 @@
 #include "worker/model/mlp.h"
 
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "worker/model/kernels.h"
@@ -110,14 +112,26 @@ at::Tensor Activate(const spec::MlpSpec& mlp, const at::Tensor& inner) {
   return Act(mlp.activation, gate) * up;
 }
 
+at::Tensor MlpProduct(const spec::MlpSpec& mlp, const at::Tensor& inner) {
+  return OnGateKernel(mlp, inner) ? Product(mlp, inner) : Activate(mlp, inner);
+}
+
+at::Tensor MlpProductBackward(const spec::MlpSpec& mlp, const at::Tensor& inner,
+                              const at::Tensor& dy) {
+  if (OnGateKernel(mlp, inner) && OnKernels(dy)) return ProductBackward(mlp, inner, dy);
+  at::AutoGradMode enable(true);
+  const at::Tensor leaf = inner.detach().requires_grad_(true);
+  return torch::autograd::grad({Activate(mlp, leaf)}, {leaf}, {dy})[0];
+}
+
 at::Tensor ApplyDown(const spec::MlpSpec& mlp, const LinearGroup& down, const at::Tensor& inner,
                      const at::Tensor& residual, const PassState& pass) {
   if (OnGateKernel(mlp, inner) && inner.requires_grad()) {
     const auto given = residual.defined() ? std::optional<at::Tensor>(residual) : std::nullopt;
     return DownFunction::apply(inner, given, &mlp, &down, pass);
   }
-  const at::Tensor product = OnGateKernel(mlp, inner) ? Product(mlp, inner) : Activate(mlp, inner);
-  return ApplyLinear(down, product, residual, pass);
+  return ApplyLinear(down, inner.requires_grad() ? Activate(mlp, inner) : MlpProduct(mlp, inner),
+                     residual, pass);
 }
 
 }  // namespace graft::model

@@ -14,6 +14,11 @@ namespace graft::model {
 // act(gate) * up of [T, 2F], or act of [T, F], by ATen's own operations (with autograd).
 at::Tensor Activate(const spec::MlpSpec& mlp, const at::Tensor& inner);
 
+// The halves of that product without autograd; dy is of the product.
+at::Tensor MlpProduct(const spec::MlpSpec& mlp, const at::Tensor& inner);
+at::Tensor MlpProductBackward(const spec::MlpSpec& mlp, const at::Tensor& inner,
+                              const at::Tensor& dy);
+
 // `inner` is [T, 2F] with the gate first, or [T, F] where the MLP is not gated. `residual` may be
 // undefined.
 at::Tensor ApplyDown(const spec::MlpSpec& mlp, const LinearGroup& down, const at::Tensor& inner,

@@ -18,10 +18,15 @@ double StepFlops(const spec::DecoderSpec& spec, model::Decoder& decoder,
                  const data::StepBatch& batch) {
   double per_token = 0;
   for (const auto& layer : decoder.layers()) {
-    for (const model::LinearGroup* group :
-         {&layer->qkv, &layer->o, &layer->gate_up, &layer->down}) {
-      per_token += LinearFlops(*group);
+    for (const model::LinearGroup* group : layer->Groups()) per_token += LinearFlops(*group);
+    if (layer->moe == nullptr) continue;
+    // A token passes a few of the experts.
+    double experts = 0;
+    for (const auto* list : {&layer->moe->gate_up, &layer->moe->down}) {
+      for (const model::LinearGroup& group : *list) experts += LinearFlops(group);
     }
+    per_token -= experts * (1 - static_cast<double>(spec.moe.experts_per_token) /
+                                    static_cast<double>(spec.moe.experts));
   }
   double total = 0;
   const double head = (decoder.head().weight_grad != nullptr ? 6.0 : 4.0) *

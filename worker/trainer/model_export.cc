@@ -54,8 +54,7 @@ class Weights {
  public:
   explicit Weights(model::Decoder& decoder) : decoder_(decoder) {
     for (const auto& layer : decoder.layers()) {
-      for (const model::LinearGroup* group :
-           {&layer->qkv, &layer->o, &layer->gate_up, &layer->down}) {
+      for (const model::LinearGroup* group : layer->Groups()) {
         for (const auto& part : group->parts) {
           parts_[part.name + ".weight"] = {group, &part};
         }

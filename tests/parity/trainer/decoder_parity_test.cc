@@ -1,6 +1,7 @@
 // The decoder against transformers: tiny random models of every family it computes, made by
 // make_goldens.py.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -48,6 +49,7 @@ struct Golden {
 };
 
 absl::StatusOr<std::unique_ptr<Golden>> Open(const std::string& family, model::Train train) {
+  at::set_num_threads(1);  // the models are tiny, and other tests run beside this one
   auto golden = std::make_unique<Golden>();
   const std::string folder = JoinPath(GoldensFolder(), family);
   golden->path = JoinPath(folder, "golden.safetensors");

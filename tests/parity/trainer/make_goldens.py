@@ -6,12 +6,14 @@ transformers, their logits, loss, gradients and the losses of 20 AdamW steps.
 A case is a folder: config.json and model.safetensors as save_pretrained leaves them, and
 golden.safetensors with tokens [2, 16], logits, loss, grad.<name>, trajectory [20].
 """
+import copy
 import json
 import os
 import sys
+import tempfile
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
@@ -40,8 +42,39 @@ FAMILIES = {
     "cohere2": dict(logit_scale=0.25, sliding_window=5,
                     layer_types=["sliding_attention", "full_attention"], head_dim=8),
     "glm4": dict(head_dim=8, partial_rotary_factor=0.5),
+    "mixtral": dict(num_local_experts=4, num_experts_per_tok=2),
+    "qwen2_moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24,
+                      shared_expert_intermediate_size=40, decoder_sparse_step=1),
+    "qwen3_moe": dict(num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24, head_dim=12,
+                      norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[1]),
+    "gpt_oss": dict(num_local_experts=4, num_experts_per_tok=2, head_dim=8, sliding_window=5,
+                    layer_types=["sliding_attention", "full_attention"],
+                    rope_parameters=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0,
+                                         beta_fast=32.0, beta_slow=1.0, truncate=False,
+                                         original_max_position_embeddings=16)),
+    "olmoe": dict(num_experts=4, num_experts_per_tok=2),
+    "granitemoe": dict(num_local_experts=4, num_experts_per_tok=2, embedding_multiplier=3.0,
+                       attention_multiplier=0.2, residual_multiplier=0.5, logits_scaling=4.0),
+    "deepseek_v3": dict(num_key_value_heads=4, q_lora_rank=20, kv_lora_rank=16,
+                        qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6,
+                        n_routed_experts=8, num_experts_per_tok=3, n_group=4, topk_group=2,
+                        moe_intermediate_size=24, n_shared_experts=1, first_k_dense_replace=1),
     "gpt2": dict(n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=48),
 }
+
+
+def gradients_as_stored(model):
+    """Gradients under the names and in the shapes in which save_pretrained stores the parameters
+    (experts, which transformers fuses in memory, are stored one by one)."""
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for p, original in zip(twin.parameters(), model.parameters()):
+            p.copy_(original.grad)
+    with tempfile.TemporaryDirectory() as folder:
+        twin.save_pretrained(folder)
+        stored = load_file(os.path.join(folder, "model.safetensors"))
+    buffers = tuple(name for name, _ in twin.named_buffers())
+    return {"grad." + name: t for name, t in stored.items() if not name.endswith(buffers or "?")}
 
 
 def make(family, out):
@@ -56,6 +89,9 @@ def make(family, out):
     with torch.no_grad():
         for p in model.parameters():  # norms and biases too, so that each one shows
             p.add_(torch.randn_like(p) * 0.1)
+        for name, b in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                b.add_(torch.randn_like(b) * 0.1)
     model.eval()
     folder = os.path.join(out, family)
     model.save_pretrained(folder)
@@ -64,9 +100,7 @@ def make(family, out):
     result.loss.backward()
     golden = {"tokens": tokens.to(torch.int32).to(torch.float32), "logits": result.logits.detach(),
               "loss": result.loss.detach().reshape(1)}
-    for name, p in model.named_parameters():
-        if p.grad is not None:
-            golden["grad." + name] = p.grad.clone()
+    golden.update(gradients_as_stored(model))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     losses = []
     for _ in range(20):
