@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "fileservice/cas/chunk_store.h"
 #include "fileservice/catalog/catalog.h"
+#include "fileservice/commands.h"
 #include "fileservice/service/credentials.h"
 #include "fileservice/service/data_service.h"
 #include "fileservice/service/fileset_service.h"
@@ -29,18 +30,23 @@ constexpr absl::Duration kDrainTime = absl::Seconds(30);
 
 constexpr absl::string_view kUsage =
     R"(usage: graft-fileservice [--config FILE] [--data DIR] [--listen HOST:PORT]
-                         [--insecure] [--no-auth] [--port-file FILE]
+                         [--insecure] [--no-auth] [--port-file FILE] [--accept-loss]
+       graft-fileservice COMMAND ...
 
 Serves filesets. Settings come from FILE (JSON); options stand above it.
   --data DIR          where packs and index lie
   --listen HOST:PORT  port 0 takes a free one, which --port-file tells
   --insecure          plaintext; loopback addresses only
   --no-auth           no tokens, everyone may do everything; with --insecure only
+  --accept-loss       go on with an index that is known to have lost acknowledged writes
+
+Commands:
 )";
 
 struct Arguments {
   Settings settings;
   std::string port_file;
+  bool accept_loss = false;
 };
 
 absl::StatusOr<Arguments> ParseArguments(const std::vector<std::string>& args) {
@@ -56,6 +62,8 @@ absl::StatusOr<Arguments> ParseArguments(const std::vector<std::string>& args) {
       result.settings.insecure = true;
     } else if (arg == "--no-auth") {
       result.settings.no_auth = true;
+    } else if (arg == "--accept-loss") {
+      result.accept_loss = true;
     } else if (arg == "--config" && has_value) {
       ++i;
     } else if (arg == "--data" && has_value) {
@@ -88,9 +96,11 @@ absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
   RealClock clock;
   SecureRandom random;
   GRAFT_RETURN_IF_ERROR(MakeDirectories(settings.data_dir, 0750));
-  GRAFT_ASSIGN_OR_RETURN(const auto db, Database::Open(JoinPath(settings.data_dir, "index"), {}));
+  GRAFT_ASSIGN_OR_RETURN(
+      const auto db, Database::Open(settings.index_dir(), {.watermark_dir = settings.watermark(),
+                                                           .accept_loss = arguments.accept_loss}));
   ChunkStore::Options store_options;
-  store_options.directory = JoinPath(settings.data_dir, "packs");
+  store_options.directory = settings.pack_dir();
   store_options.pack_bytes = settings.pack_bytes;
   store_options.reserve_bytes = settings.reserve_bytes;
   GRAFT_ASSIGN_OR_RETURN(const auto store,
@@ -118,6 +128,7 @@ absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
   options.address = settings.address;
   options.bulk_data = true;
   options.metrics_address = settings.metrics_address;
+  options.health = [&db] { return db->health(); };
   GRAFT_RETURN_IF_ERROR(credentials->Apply(options));
   GRAFT_ASSIGN_OR_RETURN(const auto server, rpc::Server::Start(options, [&] {
                            std::vector<rpc::Service> services;
@@ -154,8 +165,11 @@ int main(int argc, char** argv) {
 
   const std::vector<std::string> args(argv + 1, argv + argc);
   if (args.size() == 1 && args[0] == "--help") {
-    std::cout << graft::fileservice::kUsage;
+    std::cout << graft::fileservice::kUsage << graft::fileservice::CommandUsage();
     return 0;
+  }
+  if (!args.empty() && graft::fileservice::IsCommand(args[0])) {
+    return graft::fileservice::RunCommand(args[0], {args.begin() + 1, args.end()});
   }
   const auto arguments = ParseArguments(args);
   if (!arguments.ok()) {

@@ -22,6 +22,40 @@ install(PROGRAMS ${CMAKE_SOURCE_DIR}/deploy/deps.sh ${CMAKE_SOURCE_DIR}/deploy/f
   DESTINATION lib/graft/deploy COMPONENT graft-worker)
 install(FILES ${CMAKE_SOURCE_DIR}/deploy/packages.txt DESTINATION lib/graft/deploy COMPONENT graft-worker)
 
+# The C++ client library, for find_package(Graft) and pkg-config: `cmake --install build/release
+# --component graft-dev --prefix ...`.
+if(TARGET graft_client)
+  set(_client graft_client graft_context graft_fileservice_transfer graft_fileservice_wire
+    graft_fileservice_chunking graft_rpc graft_api_proto graft_googleapis graft_base)
+  set(_include ${CMAKE_INSTALL_INCLUDEDIR}/graft)
+  install(TARGETS ${_client} EXPORT GraftTargets COMPONENT graft-dev
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} INCLUDES DESTINATION ${_include})
+  install(EXPORT GraftTargets NAMESPACE Graft:: COMPONENT graft-dev
+    DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/Graft)
+  foreach(folder IN ITEMS client/graft fileservice/transfer)
+    install(DIRECTORY ${CMAKE_SOURCE_DIR}/${folder}/ DESTINATION ${_include}/${folder} COMPONENT graft-dev
+      FILES_MATCHING PATTERN "*.h")
+  endforeach()
+  foreach(folder IN ITEMS base rpc)
+    install(DIRECTORY ${CMAKE_SOURCE_DIR}/proto/${folder} DESTINATION ${_include} COMPONENT graft-dev
+      FILES_MATCHING PATTERN "*.h" PATTERN testing EXCLUDE)
+  endforeach()
+  foreach(folder IN ITEMS graft/v1 google)
+    install(DIRECTORY ${GRAFT_GEN_DIR}/${folder}/ DESTINATION ${_include}/${folder} COMPONENT graft-dev
+      FILES_MATCHING PATTERN "*.pb.h")
+  endforeach()
+  include(CMakePackageConfigHelpers)
+  configure_file(${CMAKE_SOURCE_DIR}/deploy/clients/GraftConfig.cmake.in ${CMAKE_BINARY_DIR}/GraftConfig.cmake @ONLY)
+  write_basic_package_version_file(${CMAKE_BINARY_DIR}/GraftConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+  install(FILES ${CMAKE_BINARY_DIR}/GraftConfig.cmake ${CMAKE_BINARY_DIR}/GraftConfigVersion.cmake
+    DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/Graft COMPONENT graft-dev)
+  list(TRANSFORM _client REPLACE "(.+)" "-l\\1" OUTPUT_VARIABLE _flags)
+  list(JOIN _flags " " GRAFT_PC_LIBS)
+  file(RELATIVE_PATH GRAFT_PC_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+  configure_file(${CMAKE_SOURCE_DIR}/deploy/clients/graft.pc.in ${CMAKE_BINARY_DIR}/graft.pc @ONLY)
+  install(FILES ${CMAKE_BINARY_DIR}/graft.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT graft-dev)
+endif()
+
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME graft)
 set(CPACK_PACKAGE_VENDOR "Graft")

@@ -40,6 +40,15 @@ absl::Status ChunkStore::Recover() {
         return true;
       }));
   GRAFT_RETURN_IF_ERROR(malformed);
+  // A crash leaves one pack at most that no row knows.
+  if (rows.empty() && std::count_if(names.begin(), names.end(), [](const std::string& name) {
+                        return PackFromFileName(name).ok();
+                      }) > 1) {
+    return absl::DataLossError(
+        absl::StrCat("the index is empty, but ", options_.directory,
+                     " holds packs; `graft-fileservice fsck --rebuild-index` makes the index from "
+                     "them"));
+  }
   uint32_t highest = rows.empty() ? 0 : rows.rbegin()->first;
   for (const std::string& name : names) {
     const absl::StatusOr<uint32_t> pack = PackFromFileName(name);
@@ -62,20 +71,13 @@ absl::Status ChunkStore::RecoverPack(uint32_t pack, PackRow row) {
   int64_t sound_end = std::max<int64_t>(row.committed_bytes, 0);
   int64_t found = 0;
   const auto visit = [&](const ScannedRecord& record) -> absl::Status {
-    ChunkRow chunk;
-    chunk.pack = pack;
-    chunk.offset = record.payload_offset;
-    chunk.stored_bytes = record.header.stored_bytes;
-    chunk.raw_bytes = record.header.raw_bytes;
-    chunk.crc = record.header.payload_crc;
-    chunk.encoding = record.header.encoding;
-    chunk.kind = record.header.kind;
+    const ChunkRow chunk = RowOf(record);
     GRAFT_ASSIGN_OR_RETURN(const bool known,
                            db_.Contains(Column::kChunk, BytesOf(record.header.id)));
     // A delta proves itself only with its base; the chunk that it was to replace is still there.
     if (known || chunk.encoding == ChunkEncoding::kXorPlanesZstd) return absl::OkStatus();
     std::string raw(chunk.raw_bytes, '\0');
-    const absl::Status read = ReadRow(chunk, raw.data());
+    const absl::Status read = reader_.ReadRow(chunk, raw.data());
     if (!read.ok() || Sha256::Of(raw) != record.header.id) return absl::AbortedError("torn");
     batch.Put(Column::kChunk, BytesOf(record.header.id), chunk.Encode());
     sound_end = record.end;
@@ -87,7 +89,7 @@ absl::Status ChunkStore::RecoverPack(uint32_t pack, PackRow row) {
     // A pack of a crash may lack its first block; one with committed records may not.
     if (row.committed_bytes > 0 || absl::IsUnimplemented(end.status())) return end.status();
   }
-  cache_.Forget(pack);
+  reader_.Forget(pack);
   if (found == 0 && row.committed_bytes == 0) {
     LOG_INFO("removed a pack without a sound record", {{"pack", PackFileName(pack)}});
     return files_.Remove(PackPath(pack));

@@ -35,6 +35,18 @@ absl::StatusOr<ChunkRow> ChunkRow::Decode(absl::string_view value) {
   return row;
 }
 
+ChunkRow RowOf(const ScannedRecord& record) {
+  ChunkRow row;
+  row.pack = record.header.pack;
+  row.offset = record.payload_offset;
+  row.stored_bytes = record.header.stored_bytes;
+  row.raw_bytes = record.header.raw_bytes;
+  row.crc = record.header.payload_crc;
+  row.encoding = record.header.encoding;
+  row.kind = record.header.kind;
+  return row;
+}
+
 std::string PackRow::Encode() const {
   Encoder out;
   out.Byte(kRowVersion).Byte(sealed ? 1 : 0).Varint(static_cast<uint64_t>(committed_bytes));

@@ -24,6 +24,9 @@ struct ChunkRow {
   static absl::StatusOr<ChunkRow> Decode(absl::string_view value);
 };
 
+// The row of a record as its header tells it; a delta's base stands in its payload.
+ChunkRow RowOf(const ScannedRecord& record);
+
 // What the index knows of a pack.
 struct PackRow {
   // Once sealed a pack never grows.

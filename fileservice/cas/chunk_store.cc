@@ -34,7 +34,7 @@ ChunkStore::ChunkStore(Database& db, Files& files, Clock& clock, Options options
       files_(files),
       clock_(clock),
       options_(std::move(options)),
-      cache_(files, options_.directory, options_.max_open_packs) {}
+      reader_(db, files, options_.directory, options_.max_open_packs) {}
 
 absl::StatusOr<ChunkStore::PutResult> ChunkStore::Put(const PutRequest& request) {
   if (request.raw.size() > kMaxRawBytes) {
@@ -63,7 +63,8 @@ absl::StatusOr<ChunkStore::PutResult> ChunkStore::Put(const PutRequest& request)
   PutResult result{open_->ticket, 0};
   const bool was_empty = open_->empty();
   if (!known) {
-    GRAFT_RETURN_IF_ERROR(CheckReserve());
+    // What the reserve is kept for: deletions, which leave a fileset's new state behind.
+    if (request.kind != RecordKind::kFileset) GRAFT_RETURN_IF_ERROR(CheckReserve());
     RecordHeader header;
     header.kind = request.kind;
     header.id = request.id;
@@ -203,65 +204,6 @@ absl::StatusOr<std::vector<uint32_t>> ChunkStore::FindMissing(absl::string_view 
   return missing;
 }
 
-absl::StatusOr<ChunkRow> ChunkStore::Find(const ChunkId& id) const {
-  const absl::StatusOr<std::string> value = db_.Get(Column::kChunk, BytesOf(id));
-  if (absl::IsNotFound(value.status())) {
-    return absl::NotFoundError(absl::StrCat("chunk ", ToHex(id), " is not in the store"));
-  }
-  GRAFT_RETURN_IF_ERROR(value.status());
-  return ChunkRow::Decode(*value);
-}
-
-absl::StatusOr<std::shared_ptr<const ReadableFile>> ChunkStore::OpenPack(uint32_t pack) const {
-  return cache_.Open(pack);
-}
-
-absl::Status ChunkStore::ReadRow(const ChunkRow& row, char* out) const {
-  GRAFT_ASSIGN_OR_RETURN(const std::shared_ptr<const ReadableFile> file, cache_.Open(row.pack));
-  const bool raw = row.encoding == ChunkEncoding::kRaw;
-  std::string buffer;
-  char* stored = out;
-  if (!raw) {
-    buffer.resize(row.stored_bytes);
-    stored = buffer.data();
-  }
-  GRAFT_RETURN_IF_ERROR(file->ReadAt(row.offset, row.stored_bytes, stored));
-  if (Crc32c(0, absl::string_view(stored, row.stored_bytes)) != row.crc) {
-    return absl::DataLossError(absl::StrCat("a chunk at ", row.offset, " of ",
-                                            PackFileName(row.pack),
-                                            " is damaged; run `graft-fileservice scrub`"));
-  }
-  if (raw) return absl::OkStatus();
-  if (row.encoding == ChunkEncoding::kZstd) return Decompress(buffer, row.raw_bytes, out);
-  if (buffer.size() < row.base.size()) return absl::DataLossError("a delta chunk is too short");
-  GRAFT_ASSIGN_OR_RETURN(const ChunkRow base_row, Find(row.base));
-  if (base_row.encoding == ChunkEncoding::kXorPlanesZstd) {
-    return absl::DataLossError(absl::StrCat("the base of a delta is a delta: ", ToHex(row.base)));
-  }
-  std::string base(base_row.raw_bytes, '\0');
-  GRAFT_RETURN_IF_ERROR(ReadRow(base_row, base.data()));
-  return DecodeXorPlanes(absl::string_view(buffer).substr(row.base.size()), base, row.raw_bytes,
-                         out);
-}
-
-absl::StatusOr<std::string> ChunkStore::Read(const ChunkId& id) const {
-  // Once more when a compaction moved it between the look-up and the read.
-  for (int attempt = 0;; ++attempt) {
-    GRAFT_ASSIGN_OR_RETURN(const ChunkRow row, Find(id));
-    std::string out(row.raw_bytes, '\0');
-    const absl::Status status = ReadRow(row, out.data());
-    if (status.ok()) return out;
-    if (!absl::IsNotFound(status) || attempt > 0) return status;
-  }
-}
-
-absl::Status ChunkStore::Verify(const ChunkId& id) const {
-  GRAFT_ASSIGN_OR_RETURN(const std::string raw, Read(id));
-  if (Sha256::Of(raw) == id) return absl::OkStatus();
-  return absl::DataLossError(
-      absl::StrCat("chunk ", ToHex(id), " has another SHA-256 than its name"));
-}
-
 absl::Status ChunkStore::WithSweepLock(
     const std::function<absl::Status(const std::function<bool(const ChunkId&)>& is_pending)>&
         sweep) {
@@ -273,7 +215,7 @@ absl::Status ChunkStore::WithSweepLock(
 }
 
 absl::Status ChunkStore::RemovePack(uint32_t pack) {
-  cache_.Forget(pack);
+  reader_.Forget(pack);
   return files_.Remove(PackPath(pack));
 }
 

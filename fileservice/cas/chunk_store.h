@@ -29,10 +29,10 @@
 #include "absl/types/span.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "fileservice/cas/chunk_reader.h"
 #include "fileservice/cas/chunk_row.h"
 #include "fileservice/cas/database.h"
 #include "fileservice/cas/files.h"
-#include "fileservice/cas/pack_cache.h"
 
 namespace graft::fileservice {
 
@@ -96,18 +96,17 @@ class ChunkStore {
                                                     absl::string_view session,
                                                     absl::Span<const ChunkId> ids);
 
-  // NOT_FOUND when it is not durable (yet).
-  absl::StatusOr<ChunkRow> Find(const ChunkId& id) const;
-  absl::StatusOr<std::string> Read(const ChunkId& id) const;
-  // Reads the raw bytes of a chunk that was found. DATA_LOSS when they are damaged; NOT_FOUND when
-  // a compaction has moved them (Find again).
-  absl::Status ReadRow(const ChunkRow& row, char* out) const;
-  // The same with SHA-256 besides CRC32C.
-  absl::Status Verify(const ChunkId& id) const;
-  // The pack's file for reads of stored bytes.
-  absl::StatusOr<std::shared_ptr<const ReadableFile>> OpenPack(uint32_t pack) const;
+  const ChunkReader& reader() const { return reader_; }
+  // The reader's.
+  absl::StatusOr<ChunkRow> Find(const ChunkId& id) const { return reader_.Find(id); }
+  absl::StatusOr<std::string> Read(const ChunkId& id) const { return reader_.Read(id); }
+  absl::Status ReadRow(const ChunkRow& row, char* out) const { return reader_.ReadRow(row, out); }
+  absl::Status Verify(const ChunkId& id) const { return reader_.Verify(id); }
+  absl::StatusOr<std::shared_ptr<const ReadableFile>> OpenPack(uint32_t pack) const {
+    return reader_.OpenPack(pack);
+  }
 
-  // For garbage collection: see gc.h. ------------------------------------------------------------
+  // For garbage collection. ----------------------------------------------------------------------
   // Calls `sweep` while no chunk can become held; `is_pending` says whether a chunk is being put.
   absl::Status WithSweepLock(
       const std::function<absl::Status(const std::function<bool(const ChunkId&)>& is_pending)>&
@@ -156,7 +155,7 @@ class ChunkStore {
   Files& files_;
   Clock& clock_;
   const Options options_;
-  mutable PackCache cache_;
+  ChunkReader reader_;
 
   // Taken before mu_; held by FindMissing and sweeps, a slice at a time.
   Mutex sweep_mu_;

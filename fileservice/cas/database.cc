@@ -7,54 +7,59 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/status_macros.h"
+#include "rocks/status.h"
 #include "rocksdb/filter_policy.h"
 #include "rocksdb/table.h"
 
 namespace graft::fileservice {
 namespace {
 
-constexpr const char* kColumnNames[] = {"chunk",   "pack",    "lease", "reach", "trash", "file",
-                                        "fileset", "version", "entry", "ref",   "pin",   "session",
-                                        "staged",  "request", "usage", "meta"};
+constexpr const char* kColumnNames[] = {"chunk",   "pack",    "lease",   "reach", "trash", "lost",
+                                        "file",    "fileset", "version", "entry", "ref",   "pin",
+                                        "session", "staged",  "request", "usage", "meta"};
 static_assert(std::size(kColumnNames) == static_cast<size_t>(Column::kCount));
 
 constexpr size_t kBlockCacheBytes = 64 << 20;
 constexpr size_t kWriteBufferBytes = 16 << 20;
-constexpr size_t kAllWriteBuffersBytes = 64 << 20;
+constexpr int64_t kAllWriteBuffersBytes = 64 << 20;
+constexpr int kMaxOpenFiles = 512;
 
 rocksdb::Slice ToSlice(absl::string_view bytes) { return {bytes.data(), bytes.size()}; }
 absl::string_view ToView(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
 
-absl::Status FromRocks(const rocksdb::Status& status, absl::string_view what) {
-  if (status.ok()) return absl::OkStatus();
-  const std::string message = absl::StrCat("the index cannot ", what, ": ", status.ToString());
-  if (status.IsNotFound()) return absl::NotFoundError(message);
-  if (status.IsCorruption()) {
-    return absl::DataLossError(
-        absl::StrCat(message, "; run `graft-fileservice fsck --rebuild-index`"));
-  }
-  if (status.IsNoSpace()) return absl::ResourceExhaustedError(message);
-  if (status.IsBusy() || status.IsTimedOut()) return absl::UnavailableError(message);
-  return absl::InternalError(message);
+absl::Status Hinted(const absl::Status& status) {
+  if (!absl::IsDataLoss(status)) return status;
+  return absl::DataLossError(
+      absl::StrCat(status.message(),
+                   "; `graft-fileservice fsck --rebuild-index` makes the index from the packs"));
 }
 
-rocksdb::DBOptions DatabaseOptions(const Database::Options& options) {
-  rocksdb::DBOptions result;
-  result.create_if_missing = !options.read_only;
-  result.create_missing_column_families = !options.read_only;
-  // A record that was acknowledged must never be dropped in silence: see the design's section on
-  // opening RocksDB safely.
-  result.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
-  result.recycle_log_file_num = 0;
-  result.paranoid_checks = true;
-  result.track_and_verify_wals_in_manifest = true;
-  result.max_open_files = 512;
-  result.db_write_buffer_size = kAllWriteBuffersBytes;
-  result.max_background_jobs = 2;
-  result.keep_log_file_num = 4;
-  if (options.env != nullptr) result.env = options.env;
-  return result;
+absl::Status FromRocks(const rocksdb::Status& status, absl::string_view what) {
+  return Hinted(rocks::FromRocks(status, absl::StrCat("the index cannot ", what)));
 }
+
+// Repeats the changes of a batch in another one.
+class Repeat final : public rocksdb::WriteBatch::Handler {
+ public:
+  Repeat(rocksdb::WriteBatch& to,
+         const std::function<rocksdb::ColumnFamilyHandle*(uint32_t)>& handle)
+      : to_(to), handle_(handle) {}
+  rocksdb::Status PutCF(uint32_t family, const rocksdb::Slice& key,
+                        const rocksdb::Slice& value) override {
+    return to_.Put(handle_(family), key, value);
+  }
+  rocksdb::Status DeleteCF(uint32_t family, const rocksdb::Slice& key) override {
+    return to_.Delete(handle_(family), key);
+  }
+  rocksdb::Status DeleteRangeCF(uint32_t family, const rocksdb::Slice& begin,
+                                const rocksdb::Slice& end) override {
+    return to_.DeleteRange(handle_(family), begin, end);
+  }
+
+ private:
+  rocksdb::WriteBatch& to_;
+  const std::function<rocksdb::ColumnFamilyHandle*(uint32_t)>& handle_;
+};
 
 rocksdb::ColumnFamilyOptions ColumnOptions(const std::shared_ptr<rocksdb::Cache>& cache) {
   rocksdb::BlockBasedTableOptions table;
@@ -72,33 +77,76 @@ rocksdb::ColumnFamilyOptions ColumnOptions(const std::shared_ptr<rocksdb::Cache>
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path, Options options) {
-  if (options.env == nullptr && !options.read_only) {
-    GRAFT_RETURN_IF_ERROR(MakeDirectories(path, 0750));
+// A batch that waits to be written, with its thread.
+struct Database::Commitment {
+  rocksdb::WriteBatch* batch;
+  bool done = false;
+  absl::Status status;
+};
+
+absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path,
+                                                         const Options& options) {
+  auto database = std::unique_ptr<Database>(new Database());
+  if (options.read_only) {
+    GRAFT_RETURN_IF_ERROR(database->OpenReadOnly(path));
+    return database;
   }
+  rocks::DurableOptions durable;
+  durable.path = path;
+  durable.watermark_dir = options.watermark_dir;
+  durable.accept_loss = options.accept_loss;
+  durable.env = options.env;
+  durable.all_write_buffers_bytes = kAllWriteBuffersBytes;
+  durable.max_open_files = kMaxOpenFiles;
+  const auto cache = rocksdb::NewLRUCache(kBlockCacheBytes);
+  for (const char* name : kColumnNames) {
+    durable.column_families.push_back(
+        {name, [&cache](rocksdb::ColumnFamilyOptions& family) { family = ColumnOptions(cache); }});
+  }
+  absl::StatusOr<std::unique_ptr<rocks::DurableDb>> opened = rocks::OpenDurable(durable);
+  GRAFT_RETURN_IF_ERROR(Hinted(opened.status()));
+  database->durable_ = *std::move(opened);
+  database->db_ = &database->durable_->db();
+  for (size_t i = 0; i < database->handles_.size(); ++i) {
+    database->handles_[i] = database->durable_->family(kColumnNames[i]);
+  }
+  return database;
+}
+
+absl::Status Database::OpenReadOnly(const std::string& path) {
+  rocksdb::DBOptions options;
+  options.max_open_files = kMaxOpenFiles;
   const auto cache = rocksdb::NewLRUCache(kBlockCacheBytes);
   std::vector<rocksdb::ColumnFamilyDescriptor> columns;
   columns.emplace_back(rocksdb::kDefaultColumnFamilyName, ColumnOptions(cache));
   for (const char* name : kColumnNames) columns.emplace_back(name, ColumnOptions(cache));
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
-  const rocksdb::DBOptions db_options = DatabaseOptions(options);
-  const rocksdb::Status status =
-      options.read_only ? rocksdb::DB::OpenForReadOnly(db_options, path, columns, &handles, &db)
-                        : rocksdb::DB::Open(db_options, path, columns, &handles, &db);
-  GRAFT_RETURN_IF_ERROR(FromRocks(status, absl::StrCat("be opened at ", path)));
+  GRAFT_RETURN_IF_ERROR(
+      FromRocks(rocksdb::DB::OpenForReadOnly(options, path, columns, &handles, &db),
+                absl::StrCat("be opened at ", path)));
+  view_.reset(db);
+  db_ = db;
+  db_->DestroyColumnFamilyHandle(handles[0]);
+  for (size_t i = 1; i < handles.size(); ++i) handles_[i - 1] = handles[i];
+  return absl::OkStatus();
+}
 
-  auto database = std::unique_ptr<Database>(new Database());
-  database->db_.reset(db);
-  database->db_->DestroyColumnFamilyHandle(handles[0]);
-  for (size_t i = 1; i < handles.size(); ++i) database->handles_[i - 1] = handles[i];
-  return database;
+absl::Status Database::CheckUnused(const std::string& path) {
+  if (!FileExists(path)) return absl::OkStatus();
+  rocksdb::Env* const env = rocksdb::Env::Default();
+  rocksdb::FileLock* lock = nullptr;
+  const rocksdb::Status locked = env->LockFile(JoinPath(path, "LOCK"), &lock);
+  if (!locked.ok()) {
+    return absl::UnavailableError(absl::StrCat(
+        "the index ", path, " is in use: stop the daemon first (", locked.ToString(), ")"));
+  }
+  return FromRocks(env->UnlockFile(lock), "be let go");
 }
 
 Database::~Database() {
-  for (rocksdb::ColumnFamilyHandle* handle : handles_) {
-    if (handle != nullptr) db_->DestroyColumnFamilyHandle(handle);
-  }
+  if (view_ == nullptr) return;
+  for (rocksdb::ColumnFamilyHandle* handle : handles_) view_->DestroyColumnFamilyHandle(handle);
 }
 
 void Database::Batch::Put(Column column, absl::string_view key, absl::string_view value) {
@@ -117,13 +165,70 @@ void Database::Batch::DeletePrefix(Column column, absl::string_view prefix) {
 
 absl::Status Database::Commit(Batch& batch, Durability durability) {
   if (batch.empty()) return absl::OkStatus();
-  rocksdb::WriteOptions options;
-  options.sync = durability == Durability::kSynced;
-  return FromRocks(db_->Write(options, &batch.batch_), "be written");
+  GRAFT_CHECK(durable_ != nullptr) << "a read-only index is written";
+  if (durability == Durability::kEventual) return durable_->WriteUnsynced(batch.batch_);
+  Commitment mine{&batch.batch_};
+  std::vector<Commitment*> group;
+  {
+    MutexLock lock(mu_);
+    waiting_.push_back(&mine);
+    while (committing_ && !mine.done) turn_.Wait(mu_);
+    if (mine.done) return mine.status;
+    committing_ = true;
+    group.swap(waiting_);
+  }
+  const absl::Status status = CommitGroup(group);
+  MutexLock lock(mu_);
+  for (Commitment* commitment : group) {
+    commitment->done = true;
+    commitment->status = status;
+  }
+  if (!status.ok() && health_.ok()) health_ = status;
+  committing_ = false;
+  turn_.SignalAll();
+  return status;
 }
 
-Database::Snapshot Database::TakeSnapshot() {
-  rocksdb::DB* db = db_.get();
+absl::Status Database::CommitGroup(const std::vector<Commitment*>& group) {
+  if (group.size() == 1) return durable_->Commit(*group[0]->batch, durable_->revision() + 1);
+  const std::function<rocksdb::ColumnFamilyHandle*(uint32_t)> handle_of = [this](uint32_t id) {
+    for (rocksdb::ColumnFamilyHandle* handle : handles_) {
+      if (handle->GetID() == id) return handle;
+    }
+    GRAFT_CHECK(false) << "a batch names the unknown column " << id;
+    return handles_[0];
+  };
+  rocksdb::WriteBatch all;
+  Repeat repeat(all, handle_of);
+  for (const Commitment* commitment : group) {
+    GRAFT_CHECK(commitment->batch->Iterate(&repeat).ok());
+  }
+  return durable_->Commit(all, durable_->revision() + 1);
+}
+
+absl::Status Database::health() const {
+  MutexLock lock(mu_);
+  return health_;
+}
+
+uint64_t Database::ApproximateRows(Column column) const {
+  uint64_t rows = 0;
+  db_->GetIntProperty(handle(column), rocksdb::DB::Properties::kEstimateNumKeys, &rows);
+  return rows;
+}
+
+uint64_t Database::ApproximateBytes() const {
+  uint64_t bytes = 0;
+  for (rocksdb::ColumnFamilyHandle* handle : handles_) {
+    uint64_t of_column = 0;
+    db_->GetIntProperty(handle, rocksdb::DB::Properties::kLiveSstFilesSize, &of_column);
+    bytes += of_column;
+  }
+  return bytes;
+}
+
+Database::Snapshot Database::TakeSnapshot() const {
+  rocksdb::DB* db = db_;
   return Snapshot(db->GetSnapshot(),
                   [db](const rocksdb::Snapshot* snapshot) { db->ReleaseSnapshot(snapshot); });
 }
@@ -159,6 +264,20 @@ absl::Status Database::ScanFrom(Column column, absl::string_view prefix, absl::s
     if (!visit(ToView(rows->key()), ToView(rows->value()))) break;
   }
   return FromRocks(rows->status(), "be scanned");
+}
+
+absl::Status Database::ScanRows(
+    Column column, const Snapshot& at,
+    const std::function<absl::Status(absl::string_view, absl::string_view)>& visit) const {
+  absl::Status status;
+  GRAFT_RETURN_IF_ERROR(Scan(
+      column, "",
+      [&](absl::string_view key, absl::string_view value) {
+        status = visit(key, value);
+        return status.ok();
+      },
+      at));
+  return status;
 }
 
 absl::StatusOr<std::pair<std::string, std::string>> Database::Last(Column column,

@@ -18,7 +18,7 @@ constexpr absl::string_view kPackMagic = "GRAFTPAK";
 constexpr uint32_t kPackVersion = 1;
 constexpr size_t kHeaderCrcOffset = kRecordHeaderBytes - 4;
 
-bool IsKnown(RecordKind kind) { return kind >= RecordKind::kChunk && kind <= RecordKind::kFile; }
+bool IsKnown(RecordKind kind) { return kind >= RecordKind::kChunk && kind <= RecordKind::kFileset; }
 bool IsKnown(ChunkEncoding encoding) { return encoding <= ChunkEncoding::kXorPlanesZstd; }
 
 int64_t NextBlock(int64_t offset) {
@@ -132,6 +132,52 @@ absl::StatusOr<int64_t> ScanPack(const ReadableFile& file, uint32_t pack, int64_
     at = sound_end = record.end;
   }
   return sound_end;
+}
+
+namespace {
+
+constexpr int64_t kSearchWindowBytes = 1 << 20;
+
+// The first place at or behind `at` where the bytes of a header's magic lie, or the file's size.
+absl::StatusOr<int64_t> FindMagic(const ReadableFile& file, int64_t at) {
+  const std::string magic = Encoder().Fixed32(kRecordMagic).Take();
+  std::string window;
+  while (at + static_cast<int64_t>(kRecordHeaderBytes) <= file.size()) {
+    window.resize(static_cast<size_t>(std::min(kSearchWindowBytes, file.size() - at)));
+    GRAFT_RETURN_IF_ERROR(file.ReadAt(at, window.size(), window.data()));
+    const size_t found = window.find(magic);
+    if (found != std::string::npos) return at + static_cast<int64_t>(found);
+    at += static_cast<int64_t>(window.size() - (magic.size() - 1));
+  }
+  return file.size();
+}
+
+}  // namespace
+
+absl::Status SalvagePack(const ReadableFile& file, uint32_t pack,
+                         const std::function<absl::StatusOr<bool>(const ScannedRecord&)>& visit) {
+  std::string bytes(kRecordHeaderBytes, '\0');
+  int64_t at = kPackHeaderBytes;
+  while (true) {
+    GRAFT_ASSIGN_OR_RETURN(at, FindMagic(file, at));
+    if (at + static_cast<int64_t>(kRecordHeaderBytes) > file.size()) return absl::OkStatus();
+    GRAFT_RETURN_IF_ERROR(file.ReadAt(at, bytes.size(), bytes.data()));
+    const absl::StatusOr<RecordHeader> header = RecordHeader::Decode(bytes, pack);
+    if (header.ok()) {
+      ScannedRecord record{*header, 0, 0};
+      record.payload_offset = at + static_cast<int64_t>(kRecordHeaderBytes + header->padding_bytes);
+      record.end = record.payload_offset + header->stored_bytes;
+      bool sound = false;
+      if (record.end <= file.size()) {
+        GRAFT_ASSIGN_OR_RETURN(sound, visit(record));
+      }
+      if (sound) {
+        at = record.end;
+        continue;
+      }
+    }
+    ++at;
+  }
 }
 
 }  // namespace graft::fileservice

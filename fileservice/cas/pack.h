@@ -23,8 +23,8 @@ using ChunkId = Sha256Digest;  // of the raw bytes
 enum class RecordKind : uint8_t {
   kChunk = 1,
   kVersion = 2,  // a published version with its file list, for fsck --rebuild-index
-  kFile = 3,     // a file's chunk list, for the same
-
+  kFile = 3,     // chunk lists of files, for the same
+  kFileset = 4,  // a fileset with its refs and which versions it has, for the same
 };
 
 // How the stored bytes become the raw ones. Written in packs: never renumber.
@@ -76,5 +76,11 @@ struct ScannedRecord {
 // version.
 absl::StatusOr<int64_t> ScanPack(const ReadableFile& file, uint32_t pack, int64_t offset,
                                  const std::function<absl::Status(const ScannedRecord&)>& visit);
+
+// The same for a pack that may be damaged anywhere: behind what is no record it looks for the next
+// header, wherever that is. `visit` gets headers alone and says whether the payload is sound:
+// behind an unsound one the search goes on inside of it.
+absl::Status SalvagePack(const ReadableFile& file, uint32_t pack,
+                         const std::function<absl::StatusOr<bool>(const ScannedRecord&)>& visit);
 
 }  // namespace graft::fileservice

@@ -23,6 +23,7 @@
 #include "base/random.h"
 #include "fileservice/cas/chunk_store.h"
 #include "fileservice/cas/database.h"
+#include "fileservice/catalog/backup.h"
 #include "fileservice/catalog/names.h"
 #include "fileservice/catalog/records.h"
 
@@ -153,10 +154,9 @@ class Catalog {
                                                  absl::string_view request_id);
 
   absl::StatusOr<UsageRecord> Usage(absl::string_view workspace) const;
-  // The epoch of the latest publish. Chunk lists up to it are in a snapshot taken now.
-  int64_t epoch();
-  // Runs `sweep` while nothing can be published or deleted.
-  absl::Status WithPublishLock(const std::function<absl::Status()>& sweep);
+  // Runs `step` while nothing can be published or deleted. `epoch` is that of the latest publish:
+  // chunk lists up to it are in a snapshot taken meanwhile.
+  absl::Status WithPublishLock(const std::function<absl::Status(int64_t epoch)>& step);
 
  private:
   // What becomes a version.
@@ -164,9 +164,11 @@ class Catalog {
     FilesetRecord fileset;
     VersionRecord version;
     absl::btree_map<std::string, Entry> entries;
-    // Chunk lists of files that are new here.
+    // Chunk lists of files that are new here, whole and in the pages of rows.
     absl::btree_map<Sha256Digest, FilePage> files;
-    std::string lease;  // the session that holds the backups
+    std::vector<FilePageBackup> pages;
+    std::optional<Ref> ref;  // that is set to it
+    std::string lease;       // the session that holds the backups; empty: none does
   };
 
   int64_t NowMs() const { return absl::ToUnixMillis(clock_.Now()); }
@@ -189,8 +191,16 @@ class Catalog {
                            absl::btree_map<std::string, Entry>& entries) const;
   absl::Status LoadStaged(const SessionRecord& session, Draft& draft) const;
   static absl::Status CheckCollisions(const absl::btree_map<std::string, Entry>& entries);
-  // Writes what fsck needs into the packs and returns once it is durable.
-  absl::Status WriteBackups(Draft& draft);
+  // The fileset as it is, with its versions and refs.
+  absl::StatusOr<FilesetState> LoadState(const FilesetRecord& fileset) const;
+  // Adds the fileset's row to the batch once what it says of the fileset is in the packs.
+  absl::Status PutState(FilesetState state, Database::Batch& batch)
+      GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The version that the ref is at, 0 without it; ABORTED unless that is `expected`.
+  absl::StatusOr<int64_t> CheckRefAt(const FilesetName& fileset, absl::string_view ref,
+                                     const std::optional<int64_t>& expected) const;
+  // Gives the writer what fsck needs to make the rows again.
+  absl::Status WriteBackups(Draft& draft, BackupWriter& writer);
   // Fills in what follows from the entries and adds the rows of the version.
   absl::Status Seal(Draft& draft, UsageRecord& usage, Database::Batch& batch)
       GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -207,6 +217,8 @@ class Catalog {
   Mutex mu_;  // for every change
   int64_t epoch_ GRAFT_GUARDED_BY(mu_) = 0;
 };
+
+std::string EncodeRef(const Ref& ref);
 
 // Errors that more than one file gives.
 absl::Status NotFoundNamed(absl::string_view resource);

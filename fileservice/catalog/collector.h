@@ -32,7 +32,6 @@ class Collector {
     double compact_below = 0.6;
     // FAILED_PRECONDITION instead of taking a larger share of all bytes at once; 1: no limit.
     double max_share = 0.3;
-    bool dry_run = false;
   };
   struct Report {
     int64_t live_chunks = 0;
@@ -44,32 +43,40 @@ class Collector {
   };
 
   Collector(Catalog& catalog, ChunkStore& store, Clock& clock, Options options)
-      : catalog_(catalog), store_(store), db_(store.db()), clock_(clock), options_(options) {}
+      : db_(store.db()), catalog_(&catalog), store_(&store), clock_(clock), options_(options) {}
 
   absl::StatusOr<Report> Run();
+  // What Run would take, of an index that may be read-only. `options.max_share` says nothing here.
+  static absl::StatusOr<Report> DryRun(Database& db, Clock& clock, const Options& options);
 
  private:
   struct Candidate {
     ChunkId id;
     ChunkRow row;
   };
+  Collector(Database& db, Clock& clock, Options options)
+      : db_(db), clock_(clock), options_(options) {}
+  // Whether what the session held is nobody's any more.
+  absl::StatusOr<bool> IsOver(const std::string& session);
   absl::Status DropEndedLeases();
   absl::Status Mark(const Database::Snapshot& at);
   absl::Status MarkFiles(const Database::Snapshot& at);
   absl::Status MarkBases(const Database::Snapshot& at);
   absl::Status FindCandidates(const Database::Snapshot& at, Report& report);
   absl::Status Trash(Report& report);
+  absl::Status DropLost();
   absl::Status DropFileRows(const Database::Snapshot& at, int64_t epoch);
   absl::Status DropReach(int64_t epoch);
   absl::Status Reclaim(Report& report);
   absl::Status Compact(uint32_t pack);
 
-  Catalog& catalog_;
-  ChunkStore& store_;
   Database& db_;
+  Catalog* const catalog_ = nullptr;  // both null in a dry run
+  ChunkStore* const store_ = nullptr;
   Clock& clock_;
   const Options options_;
 
+  absl::flat_hash_map<std::string, bool> over_;  // sessions
   absl::flat_hash_set<ChunkId> marked_;
   absl::flat_hash_set<Sha256Digest> files_;
   std::vector<Candidate> candidates_;

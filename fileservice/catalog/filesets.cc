@@ -15,22 +15,13 @@ namespace {
 
 using rpc::ErrorBuilder;
 
-constexpr absl::string_view kEpochKey = "publish_epoch";
 constexpr size_t kMaxHoldersNamed = 20;
-
-std::string RefValue(const Ref& ref) {
-  return Encoder()
-      .Byte(1)
-      .Varint(static_cast<uint64_t>(ref.version))
-      .Varint(static_cast<uint64_t>(ref.update_time_ms))
-      .String(ref.updater)
-      .Take();
-}
+constexpr uint8_t kRefVersion = 1;
 
 absl::StatusOr<Ref> DecodeRef(const FilesetName& fileset, absl::string_view name,
                               absl::string_view value) {
   Decoder in(value);
-  in.Byte();
+  if (in.Byte() != kRefVersion) return absl::DataLossError("a ref has an unknown version");
   Ref ref;
   ref.fileset = fileset;
   ref.name = std::string(name);
@@ -69,6 +60,15 @@ absl::Status RefMoved(const FilesetName& fileset, absl::string_view ref, int64_t
 
 }  // namespace
 
+std::string EncodeRef(const Ref& ref) {
+  return Encoder()
+      .Byte(kRefVersion)
+      .Varint(static_cast<uint64_t>(ref.version))
+      .Varint(static_cast<uint64_t>(ref.update_time_ms))
+      .String(ref.updater)
+      .Take();
+}
+
 absl::Status NotFoundNamed(absl::string_view resource) {
   return ErrorBuilder(
              absl::StatusCode::kNotFound,
@@ -91,14 +91,39 @@ absl::Status Catalog::Open() {
   return in.Finish("the publish epoch");
 }
 
-int64_t Catalog::epoch() {
+absl::Status Catalog::WithPublishLock(const std::function<absl::Status(int64_t)>& step) {
   MutexLock lock(mu_);
-  return epoch_;
+  return step(epoch_);
 }
 
-absl::Status Catalog::WithPublishLock(const std::function<absl::Status()>& sweep) {
-  MutexLock lock(mu_);
-  return sweep();
+absl::StatusOr<FilesetState> Catalog::LoadState(const FilesetRecord& fileset) const {
+  FilesetState state;
+  state.fileset = fileset;
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<VersionRecord> versions,
+                         ListVersions(fileset, INT64_MAX, SIZE_MAX));
+  for (const VersionRecord& version : versions) state.versions.push_back(version.number);
+  const std::string prefix = RefKey(fileset.uid, "");
+  GRAFT_RETURN_IF_ERROR(
+      db_.Scan(Column::kRef, prefix, [&](absl::string_view key, absl::string_view value) {
+        state.refs[std::string(key.substr(prefix.size()))] = std::string(value);
+        return true;
+      }));
+  return state;
+}
+
+absl::Status Catalog::PutState(FilesetState state, Database::Batch& batch) {
+  ++state.fileset.sequence;
+  BackupWriter writer(store_, random_.Id(kSessionIdBytes));
+  GRAFT_ASSIGN_OR_RETURN(const ChunkId id, writer.AddState(state));
+  GRAFT_RETURN_IF_ERROR(writer.Finish());
+  state.fileset.state = id;
+  const std::string key = FilesetKey(state.fileset.workspace, state.fileset.name);
+  if (state.deleted) {
+    batch.Delete(Column::kFileset, key);
+  } else {
+    batch.Put(Column::kFileset, key, state.fileset.Encode());
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<FilesetRecord> Catalog::LoadFileset(const FilesetName& name) const {
@@ -162,7 +187,7 @@ absl::StatusOr<FilesetRecord> Catalog::CreateFileset(FilesetRecord fileset,
   fileset.revision = 1;
   if (validate_only) return fileset;
   Database::Batch batch(db_);
-  batch.Put(Column::kFileset, key, fileset.Encode());
+  GRAFT_RETURN_IF_ERROR(PutState({.fileset = fileset}, batch));
   RememberAnswer(fileset.workspace, request_id, body, fileset.Encode(), batch);
   GRAFT_RETURN_IF_ERROR(db_.Commit(batch));
   return fileset;
@@ -200,7 +225,8 @@ absl::StatusOr<FilesetRecord> Catalog::UpdateFileset(
   fileset.update_time_ms = NowMs();
   ++fileset.revision;
   Database::Batch batch(db_);
-  batch.Put(Column::kFileset, FilesetKey(name.workspace, name.fileset), fileset.Encode());
+  GRAFT_ASSIGN_OR_RETURN(FilesetState state, LoadState(fileset));
+  GRAFT_RETURN_IF_ERROR(PutState(std::move(state), batch));
   GRAFT_RETURN_IF_ERROR(db_.Commit(batch));
   return fileset;
 }
@@ -227,7 +253,8 @@ absl::StatusOr<FilesetRecord> Catalog::RenameFileset(const FilesetName& name,
   ++fileset.revision;
   Database::Batch batch(db_);
   batch.Delete(Column::kFileset, FilesetKey(name.workspace, name.fileset));
-  batch.Put(Column::kFileset, new_key, fileset.Encode());
+  GRAFT_ASSIGN_OR_RETURN(FilesetState state, LoadState(fileset));
+  GRAFT_RETURN_IF_ERROR(PutState(std::move(state), batch));
   GRAFT_RETURN_IF_ERROR(db_.Commit(batch));
   return fileset;
 }
@@ -265,7 +292,7 @@ absl::Status Catalog::DeleteFileset(const FilesetName& name, absl::string_view e
     GRAFT_RETURN_IF_ERROR(RemoveVersion(fileset, version, usage, batch));
   }
   batch.DeletePrefix(Column::kRef, RefKey(fileset.uid, ""));
-  batch.Delete(Column::kFileset, FilesetKey(name.workspace, name.fileset));
+  GRAFT_RETURN_IF_ERROR(PutState({.fileset = fileset, .deleted = true}, batch));
   batch.Put(Column::kUsage, name.workspace, usage.Encode());
   return db_.Commit(batch);
 }
@@ -303,26 +330,36 @@ absl::StatusOr<Ref> Catalog::SetRef(const FilesetName& fileset, absl::string_vie
   MutexLock lock(mu_);
   GRAFT_ASSIGN_OR_RETURN(const FilesetRecord record, LoadFileset(fileset));
   GRAFT_RETURN_IF_ERROR(LoadVersion(record, version).status());
-  const absl::StatusOr<Ref> now = GetRef(fileset, name);
-  if (!now.ok() && !absl::IsNotFound(now.status())) return now.status();
-  const int64_t current = now.ok() ? now->version : 0;
-  if (current != expected_version) return RefMoved(fileset, name, current);
+  GRAFT_RETURN_IF_ERROR(CheckRefAt(fileset, name, expected_version).status());
   const Ref ref{fileset, std::string(name), version, NowMs(), std::string(actor)};
   Database::Batch batch(db_);
-  batch.Put(Column::kRef, RefKey(record.uid, name), RefValue(ref));
+  GRAFT_ASSIGN_OR_RETURN(FilesetState state, LoadState(record));
+  state.refs[ref.name] = EncodeRef(ref);
+  GRAFT_RETURN_IF_ERROR(PutState(std::move(state), batch));
+  batch.Put(Column::kRef, RefKey(record.uid, name), EncodeRef(ref));
   GRAFT_RETURN_IF_ERROR(db_.Commit(batch));
   return ref;
+}
+
+absl::StatusOr<int64_t> Catalog::CheckRefAt(const FilesetName& fileset, absl::string_view name,
+                                            const std::optional<int64_t>& expected) const {
+  const absl::StatusOr<Ref> ref = GetRef(fileset, name);
+  if (!ref.ok() && !absl::IsNotFound(ref.status())) return ref.status();
+  const int64_t current = ref.ok() ? ref->version : 0;
+  if (expected.value_or(current) != current) return RefMoved(fileset, name, current);
+  return current;
 }
 
 absl::Status Catalog::DeleteRef(const FilesetName& fileset, absl::string_view name,
                                 std::optional<int64_t> expected_version) {
   MutexLock lock(mu_);
   GRAFT_ASSIGN_OR_RETURN(const FilesetRecord record, LoadFileset(fileset));
-  GRAFT_ASSIGN_OR_RETURN(const Ref ref, GetRef(fileset, name));
-  if (expected_version.has_value() && *expected_version != ref.version) {
-    return RefMoved(fileset, name, ref.version);
-  }
+  GRAFT_RETURN_IF_ERROR(GetRef(fileset, name).status());
+  GRAFT_RETURN_IF_ERROR(CheckRefAt(fileset, name, expected_version).status());
   Database::Batch batch(db_);
+  GRAFT_ASSIGN_OR_RETURN(FilesetState state, LoadState(record));
+  state.refs.erase(std::string(name));
+  GRAFT_RETURN_IF_ERROR(PutState(std::move(state), batch));
   batch.Delete(Column::kRef, RefKey(record.uid, name));
   return db_.Commit(batch);
 }

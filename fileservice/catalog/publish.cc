@@ -16,8 +16,6 @@ namespace {
 
 using rpc::ErrorBuilder;
 
-// A record of a backup is ended when it has grown to this; the largest row fits beside it.
-constexpr size_t kBackupBytes = 1 << 20;
 constexpr size_t kMaxMessageBytes = 4096;
 constexpr size_t kMaxLabels = 64;
 
@@ -27,11 +25,6 @@ absl::Status Collision(absl::string_view path, absl::string_view other, absl::st
       .Reason("PATH_INVALID")
       .Metadata("path", path)
       .Build();
-}
-
-// The epoch of the latest publish, beside the rows that carry it.
-std::string EpochValue(int64_t epoch) {
-  return Encoder().BigEndian64(static_cast<uint64_t>(epoch)).Take();
 }
 
 }  // namespace
@@ -57,54 +50,30 @@ absl::Status Catalog::CheckCollisions(const absl::btree_map<std::string, Entry>&
   return absl::OkStatus();
 }
 
-absl::Status Catalog::WriteBackups(Draft& draft) {
-  ChunkStore::Ticket last = 0;
-  const auto put = [&](RecordKind kind, const std::string& bytes) -> absl::StatusOr<ChunkId> {
-    const ChunkId id = Sha256::Of(bytes);
-    GRAFT_ASSIGN_OR_RETURN(
-        const ChunkStore::PutResult put,
-        store_.Put(
-            {.id = id, .raw = bytes, .kind = kind, .verified = true, .session = draft.lease}));
-    last = std::max(last, put.ticket);
-    return id;
-  };
-  // Chunk lists, in pages as they are rows.
-  std::vector<FilePage*> waiting;
-  Encoder files;
-  const auto end_files = [&]() -> absl::Status {
-    if (waiting.empty()) return absl::OkStatus();
-    GRAFT_ASSIGN_OR_RETURN(const ChunkId id, put(RecordKind::kFile, files.Take()));
-    for (FilePage* file : waiting) file->backup = id;
-    waiting.clear();
-    files = Encoder();
-    return absl::OkStatus();
-  };
+absl::Status Catalog::WriteBackups(Draft& draft, BackupWriter& writer) {
   for (auto& [sha256, file] : draft.files) {
-    // A list that is longer than a record is not in the packs; its chunks are, and the file can be
-    // told apart by its hash alone.
-    const std::string list = file.Encode();
-    if (list.size() > kMaxRawBytes - kBackupBytes) continue;
-    files.Digest(sha256).String(list);
-    waiting.push_back(&file);
-    if (files.bytes().size() >= kBackupBytes) GRAFT_RETURN_IF_ERROR(end_files());
+    size_t at = 0;
+    do {
+      const size_t end = std::min(file.chunks.size(), at + kChunksPerPage);
+      FilePage page = file;
+      page.chunks.assign(file.chunks.begin() + static_cast<std::ptrdiff_t>(at),
+                         file.chunks.begin() + static_cast<std::ptrdiff_t>(end));
+      draft.pages.push_back({sha256, static_cast<uint32_t>(at / kChunksPerPage), std::move(page)});
+      at = end;
+    } while (at < file.chunks.size());
   }
-  GRAFT_RETURN_IF_ERROR(end_files());
-
-  Encoder entries;
-  const auto begin = [&] {
-    entries = Encoder();
-    entries.String(draft.fileset.Encode()).String(draft.version.Encode());
-  };
-  begin();
-  for (auto at = draft.entries.begin(); at != draft.entries.end();) {
-    entries.String(at->first).String(at->second.Encode());
-    ++at;
-    if (at != draft.entries.end() && entries.bytes().size() < kBackupBytes) continue;
-    GRAFT_ASSIGN_OR_RETURN(const ChunkId id, put(RecordKind::kVersion, entries.Take()));
-    draft.version.backups.push_back(id);
-    begin();
+  for (FilePageBackup& backup : draft.pages) {
+    GRAFT_RETURN_IF_ERROR(writer.AddFilePage(backup.file, backup.number, backup.page));
   }
-  return store_.WaitDurable(last);
+  const std::vector<std::pair<std::string, Entry>> entries(draft.entries.begin(),
+                                                           draft.entries.end());
+  GRAFT_RETURN_IF_ERROR(writer.AddVersion(draft.fileset, draft.version, entries));
+  if (!draft.ref.has_value()) return absl::OkStatus();
+  GRAFT_ASSIGN_OR_RETURN(FilesetState state, LoadState(draft.fileset));
+  state.versions.push_back(draft.version.number);
+  state.refs[draft.ref->name] = EncodeRef(*draft.ref);
+  GRAFT_ASSIGN_OR_RETURN(draft.fileset.state, writer.AddState(state));
+  return absl::OkStatus();
 }
 
 absl::Status Catalog::Seal(Draft& draft, UsageRecord& usage, Database::Batch& batch) {
@@ -122,17 +91,8 @@ absl::Status Catalog::Seal(Draft& draft, UsageRecord& usage, Database::Batch& ba
   version.create_time_ms = NowMs();
   version.file_count = static_cast<int64_t>(draft.entries.size());
   version.size_bytes = 0;
-  Sha256 digest;
-  for (const auto& [path, entry] : draft.entries) {
-    version.size_bytes += entry.size;
-    digest.Update(Encoder()
-                      .String(path)
-                      .Varint(static_cast<uint64_t>(entry.size))
-                      .Digest(entry.sha256)
-                      .Byte(entry.executable ? 1 : 0)
-                      .Take());
-  }
-  version.digest = digest.Finish();
+  for (const auto& [path, entry] : draft.entries) version.size_bytes += entry.size;
+  version.digest = ManifestDigest(draft.entries);
   GRAFT_RETURN_IF_ERROR(CheckQuota(fileset.workspace, usage, version.size_bytes));
   usage.logical_bytes += version.size_bytes;
   fileset.latest_version = version.number;
@@ -140,32 +100,30 @@ absl::Status Catalog::Seal(Draft& draft, UsageRecord& usage, Database::Batch& ba
   fileset.logical_bytes += version.size_bytes;
   fileset.update_time_ms = version.create_time_ms;
   ++fileset.revision;
-  GRAFT_RETURN_IF_ERROR(WriteBackups(draft));
+  ++fileset.sequence;
+  BackupWriter writer(store_, draft.lease.empty() ? random_.Id(kSessionIdBytes) : draft.lease);
+  GRAFT_RETURN_IF_ERROR(WriteBackups(draft, writer));
+  GRAFT_RETURN_IF_ERROR(writer.Finish());
 
   ++epoch_;
   for (const auto& [path, entry] : draft.entries) {
     batch.Put(Column::kEntry, EntryKey(fileset.uid, version.number, path), entry.Encode());
   }
-  for (auto& [sha256, file] : draft.files) {
-    FilePage page = file;
-    page.epoch = epoch_;
-    for (const ChunkRef& chunk : file.chunks) {
+  for (FilePageBackup& backup : draft.pages) {
+    backup.page.epoch = epoch_;
+    for (const ChunkRef& chunk : backup.page.chunks) {
       batch.Put(Column::kReach, ReachKey(fileset.workspace, chunk.id),
                 Encoder().Varint(static_cast<uint64_t>(epoch_)).Take());
     }
-    size_t at = 0;
-    for (uint32_t number = 0; number == 0 || at < file.chunks.size(); ++number) {
-      const size_t end = std::min(file.chunks.size(), at + kChunksPerPage);
-      page.chunks.assign(file.chunks.begin() + static_cast<std::ptrdiff_t>(at),
-                         file.chunks.begin() + static_cast<std::ptrdiff_t>(end));
-      batch.Put(Column::kFile, FilePageKey(sha256, number), page.Encode());
-      at = end;
-    }
+    batch.Put(Column::kFile, FilePageKey(backup.file, backup.number), backup.page.Encode());
+  }
+  if (draft.ref.has_value()) {
+    batch.Put(Column::kRef, RefKey(fileset.uid, draft.ref->name), EncodeRef(*draft.ref));
   }
   batch.Put(Column::kVersion, VersionKey(fileset.uid, version.number), version.Encode());
   batch.Put(Column::kFileset, FilesetKey(fileset.workspace, fileset.name), fileset.Encode());
   batch.Put(Column::kUsage, fileset.workspace, usage.Encode());
-  batch.Put(Column::kMeta, "publish_epoch", EpochValue(epoch_));
+  batch.Put(Column::kMeta, kEpochKey, EncodeEpoch(epoch_));
   return absl::OkStatus();
 }
 
@@ -206,32 +164,13 @@ absl::StatusOr<ResolvedVersion> Catalog::Publish(const PublishRequest& request) 
   GRAFT_ASSIGN_OR_RETURN(UsageRecord usage, Usage(session.workspace));
   usage.reserved_bytes -= session.expected_bytes;
 
-  Database::Batch batch(db_);
   if (!request.ref.empty()) {
-    const absl::StatusOr<Ref> ref = GetRef(name, request.ref);
-    if (!ref.ok() && !absl::IsNotFound(ref.status())) return ref.status();
-    const int64_t current = ref.ok() ? ref->version : 0;
-    if (request.expected_ref_version.value_or(current) != current) {
-      return ErrorBuilder(absl::StatusCode::kAborted,
-                          absl::StrCat("ref ", request.ref, " is at version ", current,
-                                       ", not where it was expected"))
-          .Reason("REF_MOVED")
-          .Metadata("ref", request.ref)
-          .Metadata("version", absl::StrCat(current))
-          .Build();
-    }
+    GRAFT_RETURN_IF_ERROR(CheckRefAt(name, request.ref, request.expected_ref_version).status());
+    draft.ref = Ref{name, request.ref, draft.fileset.latest_version + 1, NowMs(), request.actor};
   }
+  Database::Batch batch(db_);
   GRAFT_RETURN_IF_ERROR(Seal(draft, usage, batch));
   const int64_t number = draft.version.number;
-  if (!request.ref.empty()) {
-    batch.Put(Column::kRef, RefKey(draft.fileset.uid, request.ref),
-              Encoder()
-                  .Byte(1)
-                  .Varint(static_cast<uint64_t>(number))
-                  .Varint(static_cast<uint64_t>(NowMs()))
-                  .String(request.actor)
-                  .Take());
-  }
   if (!request.pin_holder.empty()) {
     batch.Put(Column::kPin, PinKey(draft.fileset.uid, number, request.pin_holder),
               Encoder().Varint(static_cast<uint64_t>(NowMs())).Take());

@@ -42,8 +42,8 @@ std::string FilesetRecord::Encode() const {
   out.Varint(Unsigned(keep_last + 1)).Varint(Unsigned(keep_for_s + 1)).String(creator);
   out.Varint(Unsigned(create_time_ms)).Varint(Unsigned(update_time_ms));
   out.Varint(Unsigned(latest_version)).Varint(Unsigned(version_count));
-  out.Varint(Unsigned(logical_bytes)).Varint(Unsigned(revision));
-  return out.Take();
+  out.Varint(Unsigned(logical_bytes)).Varint(Unsigned(revision)).Varint(Unsigned(sequence));
+  return out.Digest(state).Take();
 }
 
 absl::StatusOr<FilesetRecord> FilesetRecord::Decode(absl::string_view value) {
@@ -66,6 +66,8 @@ absl::StatusOr<FilesetRecord> FilesetRecord::Decode(absl::string_view value) {
   record.version_count = Signed(in.Varint());
   record.logical_bytes = Signed(in.Varint());
   record.revision = Signed(in.Varint());
+  record.sequence = Signed(in.Varint());
+  record.state = in.Digest();
   GRAFT_RETURN_IF_ERROR(in.Finish("a fileset's row"));
   return record;
 }
@@ -124,6 +126,17 @@ absl::StatusOr<Entry> Entry::Decode(absl::string_view value) {
   GRAFT_RETURN_IF_ERROR(in.Finish("a file's entry"));
   return entry;
 }
+
+std::string DigestedEntry(absl::string_view path, const Entry& entry) {
+  return Encoder()
+      .String(path)
+      .Varint(Unsigned(entry.size))
+      .Digest(entry.sha256)
+      .Byte(entry.executable ? 1 : 0)
+      .Take();
+}
+
+std::string EncodeEpoch(int64_t epoch) { return Encoder().BigEndian64(Unsigned(epoch)).Take(); }
 
 std::string FilePage::Encode() const {
   Encoder out;

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/digest.h"
 #include "fileservice/cas/chunker.h"
 #include "fileservice/cas/pack.h"
 
@@ -33,6 +34,8 @@ struct FilesetRecord {
   int64_t version_count = 0;
   int64_t logical_bytes = 0;
   int64_t revision = 0;  // the etag
+  int64_t sequence = 0;  // grows with every change of it, of its versions and of its refs
+  ChunkId state{};       // the copy in the packs of what it was when the last change was no publish
 
   std::string Encode() const;
   static absl::StatusOr<FilesetRecord> Decode(absl::string_view value);
@@ -67,6 +70,16 @@ struct Entry {
   static absl::StatusOr<Entry> Decode(absl::string_view value);
 };
 
+// What an entry adds to its version's digest.
+std::string DigestedEntry(absl::string_view path, const Entry& entry);
+// A version's digest: over its entries in the order of paths.
+template <typename Entries>
+Sha256Digest ManifestDigest(const Entries& entries) {
+  Sha256 digest;
+  for (const auto& [path, entry] : entries) digest.Update(DigestedEntry(path, entry));
+  return digest.Finish();
+}
+
 struct ChunkRef {
   ChunkId id;
   uint32_t size = 0;
@@ -86,10 +99,11 @@ struct FilePage {
   static absl::StatusOr<FilePage> Decode(absl::string_view value);
 };
 
+inline constexpr size_t kSessionIdBytes = 16;
 enum class SessionState : uint8_t { kOpen = 1, kPublished = 2, kClosed = 3 };
 
 struct SessionRecord {
-  std::string id;  // 16 characters
+  std::string id;  // kSessionIdBytes characters
   std::string workspace;
   std::string fileset_uid;
   std::string fileset;
@@ -117,6 +131,10 @@ struct UsageRecord {
   std::string Encode() const;
   static absl::StatusOr<UsageRecord> Decode(absl::string_view value);
 };
+
+// The epoch of the latest publish, beside the rows that carry one.
+inline constexpr absl::string_view kEpochKey = "publish_epoch";  // of Column::kMeta
+std::string EncodeEpoch(int64_t epoch);
 
 // Keys. Numbers are big-endian, so that versions come in order.
 std::string FilesetKey(absl::string_view workspace, absl::string_view fileset);

@@ -58,7 +58,7 @@ absl::StatusOr<SessionRecord> Catalog::CreateSession(SessionRecord session,
   GRAFT_ASSIGN_OR_RETURN(UsageRecord usage, Usage(session.workspace));
   GRAFT_RETURN_IF_ERROR(CheckQuota(session.workspace, usage, session.expected_bytes));
   usage.reserved_bytes += session.expected_bytes;
-  session.id = random_.Id(16);
+  session.id = random_.Id(kSessionIdBytes);
   session.fileset_uid = fileset.uid;
   session.state = SessionState::kOpen;
   session.create_time_ms = NowMs();

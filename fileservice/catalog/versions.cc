@@ -182,7 +182,9 @@ absl::Status Catalog::DeleteVersion(const FilesetName& name, int64_t number) {
   GRAFT_RETURN_IF_ERROR(RemoveVersion(fileset, version, usage, batch));
   ++fileset.revision;
   fileset.update_time_ms = NowMs();
-  batch.Put(Column::kFileset, FilesetKey(name.workspace, name.fileset), fileset.Encode());
+  GRAFT_ASSIGN_OR_RETURN(FilesetState state, LoadState(fileset));
+  std::erase(state.versions, number);
+  GRAFT_RETURN_IF_ERROR(PutState(std::move(state), batch));
   batch.Put(Column::kUsage, name.workspace, usage.Encode());
   return db_.Commit(batch);
 }

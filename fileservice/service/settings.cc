@@ -63,6 +63,7 @@ bool SetQuotas(const Json& value, Settings& settings) {
 const std::vector<Key>& Keys() {
   static const std::vector<Key>& keys = *new std::vector<Key>{
       String("data_dir", &Settings::data_dir),
+      String("watermark_dir", &Settings::watermark_dir),
       String("address", &Settings::address),
       String("metrics_address", &Settings::metrics_address),
       Bool("insecure", &Settings::insecure),

@@ -15,6 +15,9 @@ namespace graft::fileservice {
 struct Settings {
   // Holds `packs` and `index`. One daemon at a time.
   std::string data_dir;
+  // Where it is kept how much was acknowledged, so that an index that lost some of it is noticed;
+  // best on another disk. Default: `watermark` in data_dir.
+  std::string watermark_dir;
   std::string address = "127.0.0.1:7071";
   // host:port of /metrics and /healthz; empty: none.
   std::string metrics_address;
@@ -57,6 +60,12 @@ struct Settings {
 
   // Folders below which RegisterInPlace may register.
   std::vector<std::string> in_place_roots;
+
+  std::string index_dir() const { return data_dir + "/index"; }
+  std::string pack_dir() const { return data_dir + "/packs"; }
+  std::string watermark() const {
+    return watermark_dir.empty() ? data_dir + "/watermark" : watermark_dir;
+  }
 };
 
 // INVALID_ARGUMENT with the file and the key.

@@ -25,8 +25,11 @@ constexpr char kRevisionKey[] = "graft.revision";
 constexpr char kWatermarkName[] = "acked";
 constexpr double kFilterBitsPerKey = 10;
 
-rocksdb::DBOptions MakeDbOptions() {
+rocksdb::DBOptions MakeDbOptions(const DurableOptions& durable) {
   rocksdb::DBOptions options;
+  if (durable.env != nullptr) options.env = durable.env;
+  options.db_write_buffer_size = static_cast<size_t>(durable.all_write_buffers_bytes);
+  options.max_open_files = durable.max_open_files;
   options.create_if_missing = true;
   options.create_missing_column_families = true;
   // A cut tail is what a crash leaves; a damaged record before the tail is refused. The default
@@ -94,8 +97,7 @@ rocksdb::WriteOptions Synced() {
 
 }  // namespace
 
-DurableDb::DurableDb(std::unique_ptr<rocksdb::DB> db, WatermarkFile watermark)
-    : db_(std::move(db)), watermark_(std::move(watermark)) {}
+DurableDb::DurableDb(std::unique_ptr<rocksdb::DB> db) : db_(std::move(db)) {}
 
 DurableDb::~DurableDb() {
   for (const auto& [name, handle] : families_) {
@@ -127,7 +129,8 @@ absl::Status DurableDb::Commit(rocksdb::WriteBatch& batch, uint64_t revision) {
     return Fail(FromRocks(written, absl::StrCat("commit revision ", revision)));
   }
   revision_ = revision;
-  if (absl::Status status = watermark_.Write({store_id_, revision}); !status.ok()) {
+  if (!watermark_.has_value()) return absl::OkStatus();
+  if (absl::Status status = watermark_->Write({store_id_, revision}); !status.ok()) {
     return Fail(std::move(status));
   }
   return absl::OkStatus();
@@ -147,8 +150,7 @@ absl::Status DurableDb::ReadIdentity() {
 
 // Leaves a store and a watermark that know each other, or says why they must not meet.
 absl::Status DurableDb::CheckWatermark(const DurableOptions& options) {
-  GRAFT_RETURN_IF_ERROR(ReadIdentity());
-  const Watermark acked = watermark_.current();
+  const Watermark acked = watermark_->current();
   const bool new_store = store_id_ == 0;
   const bool new_watermark = acked.store_id == 0;
   std::string loss;
@@ -179,20 +181,21 @@ absl::Status DurableDb::CheckWatermark(const DurableOptions& options) {
     if (!status.ok()) return FromRocks(status, "write the store's id");
   }
   // Also after a crash between the WAL sync and the watermark, which left the latter behind.
-  return watermark_.Write({store_id_, revision_});
+  return watermark_->Write({store_id_, revision_});
 }
 
 absl::StatusOr<std::unique_ptr<DurableDb>> OpenDurable(const DurableOptions& options) {
-  if (options.path.empty() || options.watermark_dir.empty() ||
+  const bool has_watermark = !options.watermark_dir.empty() || options.env == nullptr;
+  if (options.path.empty() || (has_watermark && options.watermark_dir.empty()) ||
       options.watermark_dir == options.path ||
       absl::StartsWith(options.watermark_dir, absl::StrCat(options.path, "/"))) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the store '", options.path, "' needs a watermark directory outside of it, not '",
         options.watermark_dir, "'"));
   }
-  GRAFT_RETURN_IF_ERROR(MakeDirectories(options.path, 0700));
-  GRAFT_RETURN_IF_ERROR(MakeDirectories(options.watermark_dir, 0700));
-  const rocksdb::DBOptions db_options = MakeDbOptions();
+  if (options.env == nullptr) GRAFT_RETURN_IF_ERROR(MakeDirectories(options.path, 0700));
+  if (has_watermark) GRAFT_RETURN_IF_ERROR(MakeDirectories(options.watermark_dir, 0700));
+  const rocksdb::DBOptions db_options = MakeDbOptions(options);
   const auto families = MakeFamilies(options, db_options);
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* raw = nullptr;
@@ -201,19 +204,18 @@ absl::StatusOr<std::unique_ptr<DurableDb>> OpenDurable(const DurableOptions& opt
   if (!opened.ok()) {
     return FromRocks(opened, absl::StrCat("open the store ", options.path));
   }
-  std::unique_ptr<rocksdb::DB> owned(raw);
-  auto watermark = WatermarkFile::Open(JoinPath(options.watermark_dir, kWatermarkName));
-  if (!watermark.ok() && options.accept_loss && absl::IsDataLoss(watermark.status())) {
-    const std::string damaged = JoinPath(options.watermark_dir, kWatermarkName);
-    GRAFT_RETURN_IF_ERROR(WriteFileAtomically(damaged, ""));
-    watermark = WatermarkFile::Open(damaged);
-  }
-  if (!watermark.ok()) {
-    for (auto* handle : handles) owned->DestroyColumnFamilyHandle(handle).PermitUncheckedError();
-    return watermark.status();
-  }
-  std::unique_ptr<DurableDb> db(new DurableDb(std::move(owned), *std::move(watermark)));
+  std::unique_ptr<DurableDb> db(new DurableDb(std::unique_ptr<rocksdb::DB>(raw)));
   for (auto* handle : handles) db->families_[handle->GetName()] = handle;
+  GRAFT_RETURN_IF_ERROR(db->ReadIdentity());
+  if (!has_watermark) return db;
+  const std::string path = JoinPath(options.watermark_dir, kWatermarkName);
+  auto watermark = WatermarkFile::Open(path);
+  if (!watermark.ok() && options.accept_loss && absl::IsDataLoss(watermark.status())) {
+    GRAFT_RETURN_IF_ERROR(WriteFileAtomically(path, ""));
+    watermark = WatermarkFile::Open(path);
+  }
+  GRAFT_RETURN_IF_ERROR(watermark.status());
+  db->watermark_ = *std::move(watermark);
   GRAFT_RETURN_IF_ERROR(db->CheckWatermark(options));
   return db;
 }

@@ -16,6 +16,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,7 @@ namespace rocksdb {
 struct ColumnFamilyOptions;
 class ColumnFamilyHandle;
 class DB;
+class Env;
 class WriteBatch;
 }  // namespace rocksdb
 
@@ -41,7 +43,8 @@ struct ColumnFamily {
 
 struct DurableOptions {
   std::string path;
-  // Holds the watermark; must not be below `path`, and best stands on another disk.
+  // Holds the watermark; must not be below `path`, and best stands on another disk. May be empty
+  // (no watermark) where `env` is given, and nowhere else.
   std::string watermark_dir;
   // Besides "default", which OpenDurable keeps for itself. Those that the store has and the list
   // lacks are opened and left alone.
@@ -50,6 +53,10 @@ struct DurableOptions {
   bool accept_loss = false;
   int64_t block_cache_bytes = 64 << 20;
   int64_t write_buffer_bytes = 32 << 20;  // of each column family
+  int64_t all_write_buffers_bytes = 0;    // of all together; 0: no common limit
+  int max_open_files = -1;                // table files held open; -1: all
+  // For tests: the files of RocksDB, in memory or failing on demand. Must outlive the store.
+  rocksdb::Env* env = nullptr;
 };
 
 class DurableDb {
@@ -74,13 +81,13 @@ class DurableDb {
 
  private:
   friend absl::StatusOr<std::unique_ptr<DurableDb>> OpenDurable(const DurableOptions& options);
-  DurableDb(std::unique_ptr<rocksdb::DB> db, WatermarkFile watermark);
+  explicit DurableDb(std::unique_ptr<rocksdb::DB> db);
   absl::Status ReadIdentity();
   absl::Status CheckWatermark(const DurableOptions& options);
   absl::Status Fail(absl::Status status);
 
   std::unique_ptr<rocksdb::DB> db_;
-  WatermarkFile watermark_;
+  std::optional<WatermarkFile> watermark_;                        // none: a test's store in memory
   std::map<std::string, rocksdb::ColumnFamilyHandle*> families_;  // owned, freed before db_
   uint64_t store_id_ = 0;
   uint64_t revision_ = 0;

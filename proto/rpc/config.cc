@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/types/optional.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/status_macros.h"
@@ -285,6 +287,96 @@ absl::Status ReadConfig(const std::string& path, google::protobuf::Message& conf
     return ParseJsonConfig(text, path, config);
   }
   return ParseTextConfig(text, path, config);
+}
+
+namespace {
+
+bool IsOption(const FieldDescriptor& field) {
+  return !field.is_repeated() && field.message_type() == nullptr && field.enum_type() == nullptr;
+}
+
+// An option with its value; a switch may go without one.
+struct Option {
+  std::string name;  // "port_file"
+  absl::optional<std::string> value;
+};
+
+Option SplitOption(absl::string_view argument) {
+  const std::pair<absl::string_view, absl::string_view> parts =
+      absl::StrSplit(argument.substr(2), absl::MaxSplits('=', 1));
+  Option option{.name = absl::StrReplaceAll(parts.first, {{"-", "_"}}), .value = absl::nullopt};
+  if (absl::StrContains(argument, '=')) option.value = std::string(parts.second);
+  return option;
+}
+
+std::string Shown(absl::string_view name) {
+  return absl::StrCat("--", absl::StrReplaceAll(name, {{"_", "-"}}));
+}
+
+absl::Status UnknownOption(const std::string& name, const Descriptor& type) {
+  std::vector<std::string> known = {"config"};
+  for (int i = 0; i < type.field_count(); ++i) {
+    if (IsOption(*type.field(i))) known.push_back(type.field(i)->name());
+  }
+  const std::string nearest = NearestName(name, known);
+  for (std::string& one : known) one = Shown(one);
+  return absl::InvalidArgumentError(
+      absl::StrCat("there is no option ", Shown(name),
+                   nearest.empty() ? absl::StrCat("; known are ", absl::StrJoin(known, ", "))
+                                   : absl::StrCat("; did you mean ", Shown(nearest), "?")));
+}
+
+// Reads the value as a protobuf text would give it, so that each type has one reader.
+absl::Status SetOption(const FieldDescriptor& field, const std::string& value,
+                       google::protobuf::Message& config) {
+  if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+    config.GetReflection()->SetString(&config, &field, value);
+    return absl::OkStatus();
+  }
+  google::protobuf::TextFormat::Parser parser;
+  FirstError error;
+  parser.RecordErrorsTo(&error);
+  if (parser.ParseFieldValueFromString(value, &field, &config)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(Shown(field.name()), " cannot be '", value, "': ", error.text));
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<std::string>> ReadArguments(const std::vector<std::string>& arguments,
+                                                       google::protobuf::Message& config) {
+  const Descriptor& type = *config.GetDescriptor();
+  std::vector<std::string> words;
+  std::vector<std::pair<const FieldDescriptor*, std::string>> options;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (!absl::StartsWith(arguments[i], "--")) {
+      words.push_back(arguments[i]);
+      continue;
+    }
+    Option option = SplitOption(arguments[i]);
+    const FieldDescriptor* field = type.FindFieldByName(option.name);
+    const bool is_config = option.name == "config";
+    if (!is_config && (field == nullptr || !IsOption(*field))) {
+      return UnknownOption(option.name, type);
+    }
+    const bool is_switch = !is_config && field->cpp_type() == FieldDescriptor::CPPTYPE_BOOL;
+    if (!option.value.has_value() && is_switch) option.value = "true";
+    if (!option.value.has_value()) {
+      if (i + 1 == arguments.size()) {
+        return absl::InvalidArgumentError(absl::StrCat(Shown(option.name), " wants a value"));
+      }
+      option.value = arguments[++i];
+    }
+    if (is_config) {
+      GRAFT_RETURN_IF_ERROR(ReadConfig(*option.value, config));
+    } else {
+      options.emplace_back(field, *std::move(option.value));
+    }
+  }
+  for (const auto& [field, value] : options) {
+    GRAFT_RETURN_IF_ERROR(SetOption(*field, value, config));
+  }
+  return words;
 }
 
 }  // namespace graft::rpc

@@ -9,8 +9,10 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 namespace google::protobuf {
@@ -31,5 +33,12 @@ absl::Status ParseJsonConfig(absl::string_view text, absl::string_view source,
                              google::protobuf::Message& config);
 absl::Status ParseTextConfig(absl::string_view text, absl::string_view source,
                              google::protobuf::Message& config);
+
+// A command line over such a message: each string, number and switch at its top is an option too
+// (`--port-file F`, `--port-file=F`, `--insecure`, '-' for '_'), and `--config FILE` reads a file
+// that the options stand above. Gives the words that are no options. INVALID_ARGUMENT names the
+// nearest option.
+absl::StatusOr<std::vector<std::string>> ReadArguments(const std::vector<std::string>& arguments,
+                                                       google::protobuf::Message& config);
 
 }  // namespace graft::rpc

@@ -1,5 +1,6 @@
 #include "rpc/config.h"
 
+#include "base/file.h"
 #include "base/status_matchers.h"
 #include "gtest/gtest.h"
 #include "rpc/testing/config.pb.h"
@@ -66,6 +67,33 @@ TEST(ConfigTest, AMissingFileIsNamed) {
   TestConfig config;
   EXPECT_THAT(ReadConfig("/nonexistent/graft.json", config),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("/nonexistent/graft.json")));
+}
+
+TEST(ArgumentsTest, OptionsStandAboveTheFileWhereverTheyCome) {
+  const std::string file = ::testing::TempDir() + "/arguments.json";
+  ASSERT_THAT(WriteFileAtomically(file, R"({"listen_address": "a:1", "store": {"path": "/d"}})"),
+              IsOk());
+  TestConfig config;
+  const auto words =
+      ReadArguments({"check", "--listen-address", "b:2", "--config", file, "--insecure"}, config);
+  ASSERT_THAT(words, IsOk());
+  EXPECT_EQ(*words, std::vector<std::string>{"check"});
+  EXPECT_EQ(config.listen_address(), "b:2");
+  EXPECT_EQ(config.store().path(), "/d");
+  EXPECT_TRUE(config.insecure());
+}
+
+TEST(ArgumentsTest, WhatIsNoOptionIsNamedWithTheNearest) {
+  TestConfig config;
+  EXPECT_THAT(ReadArguments({"--listen-adress", "b:2"}, config).status(),
+              Says("--listen-adress", "did you mean --listen-address?"));
+  EXPECT_THAT(ReadArguments({"--store", "/d"}, config).status(), Says("--store", "no option"));
+  EXPECT_THAT(ReadArguments({"--listen-address"}, config).status(),
+              Says("--listen-address", "wants a value"));
+  EXPECT_THAT(ReadArguments({"--insecure=perhaps"}, config).status(),
+              Says("--insecure", "perhaps"));
+  EXPECT_THAT(ReadArguments({"--insecure=false"}, config).status(), IsOk());
+  EXPECT_FALSE(config.insecure());
 }
 
 }  // namespace

@@ -27,6 +27,7 @@
 #include "prometheus/registry.h"
 #include "rpc/auth.h"
 #include "rpc/bulk_args.h"
+#include "rpc/caller_limits.h"
 #include "rpc/metrics.h"
 #include "rpc/service.h"
 
@@ -39,6 +40,7 @@ class ServerCore {
   explicit ServerCore(const ServerOptions& options)
       : authenticator(options.authenticator),
         default_deadline(options.default_deadline),
+        limits({options.calls_per_second, options.concurrent_streams}),
         registry(std::make_shared<prometheus::Registry>()),
         metrics(*registry),
         id_prefix(SecureRandom().Id(8)),
@@ -50,6 +52,7 @@ class ServerCore {
 
   Authenticator* const authenticator;
   const absl::Duration default_deadline;
+  CallerLimits limits;
   const std::shared_ptr<prometheus::Registry> registry;  // shared with the metrics server
   CallMetrics metrics;
   const std::string id_prefix;
@@ -130,6 +133,21 @@ absl::StatusOr<std::string> WorkspaceOf(const Method& method,
   return std::string(parts[1]);
 }
 
+// Counts the call against what its user may ask for, until it ends.
+absl::Status CheckLimits(const Method& method, Call& call) {
+  if (call.identity->kind != IdentityKind::kUser) return absl::OkStatus();
+  const std::string& subject = call.identity->subject;
+  GRAFT_RETURN_IF_ERROR(method.core->limits.Admit(subject, call.start));
+  if (!method.client_streaming && !method.server_streaming) return absl::OkStatus();
+  GRAFT_RETURN_IF_ERROR(method.core->limits.OpenStream(subject));
+  call.on_finish = [&limits = method.core->limits, report = std::move(call.on_finish)](
+                       const Call& ended, absl::Status status) {
+    limits.CloseStream(ended.identity->subject);
+    report(ended, status);
+  };
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Method::Begin(grpc::CallbackServerContext& context,
@@ -165,6 +183,7 @@ absl::Status Method::Begin(grpc::CallbackServerContext& context,
   }
   if (rule.scope == Scope::kPublic) return absl::OkStatus();
   GRAFT_ASSIGN_OR_RETURN(call.identity, Identify(core->authenticator, context));
+  GRAFT_RETURN_IF_ERROR(CheckLimits(*this, call));
   if (rule.scope == Scope::kWorkspace) {
     if (call.identity->kind == IdentityKind::kAnonymous)
       return CheckAccess(rule, *call.identity, "");

@@ -45,6 +45,9 @@ struct ServerOptions {
   // Must outlive the server. Without one only public methods can be called.
   Authenticator* authenticator = nullptr;
   int max_message_bytes = 16 << 20;
+  // What each user may ask for; workers and the scheduler are not bounded. 0: no bound.
+  double calls_per_second = 0;
+  int concurrent_streams = 0;
   // For unary calls whose client gives no deadline.
   absl::Duration default_deadline = absl::Seconds(60);
   absl::Duration keepalive_interval = absl::Seconds(30);

@@ -131,7 +131,7 @@ TEST(ContractTest, EveryAdditionIsInTheSnapshot) {
 }
 
 std::string Readme() {
-  auto text = ReadFile(absl::StrCat(FromEnvironment("GRAFT_SOURCE_DIR"), "/proto/README.md"));
+  auto text = ReadFile(absl::StrCat(FromEnvironment("GRAFT_SOURCE_DIR"), "/proto/graft/README.md"));
   EXPECT_TRUE(text.ok()) << text.status();
   return text.ok() ? *text : "";
 }
