@@ -50,13 +50,12 @@ absl::Status ChunkReader::ReadRow(const ChunkRow& row, char* out) const {
   if (row.encoding == ChunkEncoding::kZstd) return Decompress(stored, row.raw_bytes, out);
   if (stored.size() < row.base.size()) return absl::DataLossError("a delta chunk is too short");
   GRAFT_ASSIGN_OR_RETURN(const ChunkRow base_row, Find(row.base));
-  if (base_row.encoding == ChunkEncoding::kXorPlanesZstd) {
+  if (base_row.encoding == ChunkEncoding::kDeltaPlanesZstd) {
     return absl::DataLossError(absl::StrCat("the base of a delta is a delta: ", ToHex(row.base)));
   }
   std::string base(base_row.raw_bytes, '\0');
   GRAFT_RETURN_IF_ERROR(ReadRow(base_row, base.data()));
-  return DecodeXorPlanes(absl::string_view(stored).substr(row.base.size()), base, row.raw_bytes,
-                         out);
+  return DecodeDelta(absl::string_view(stored).substr(row.base.size()), base, row.raw_bytes, out);
 }
 
 absl::StatusOr<std::string> ChunkReader::Read(const ChunkId& id) const {

@@ -75,7 +75,7 @@ absl::Status ChunkStore::RecoverPack(uint32_t pack, PackRow row) {
     GRAFT_ASSIGN_OR_RETURN(const bool known,
                            db_.Contains(Column::kChunk, BytesOf(record.header.id)));
     // A delta proves itself only with its base; the chunk that it was to replace is still there.
-    if (known || chunk.encoding == ChunkEncoding::kXorPlanesZstd) return absl::OkStatus();
+    if (known || chunk.encoding == ChunkEncoding::kDeltaPlanesZstd) return absl::OkStatus();
     std::string raw(chunk.raw_bytes, '\0');
     const absl::Status read = reader_.ReadRow(chunk, raw.data());
     if (!read.ok() || Sha256::Of(raw) != record.header.id) return absl::AbortedError("torn");

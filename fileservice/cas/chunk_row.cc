@@ -12,7 +12,7 @@ std::string ChunkRow::Encode() const {
   out.Byte(kRowVersion).Byte(static_cast<uint8_t>(kind)).Byte(static_cast<uint8_t>(encoding));
   out.Varint(pack).Varint(static_cast<uint64_t>(offset)).Varint(stored_bytes).Varint(raw_bytes);
   out.Fixed32(crc);
-  if (encoding == ChunkEncoding::kXorPlanesZstd) out.Digest(base);
+  if (encoding == ChunkEncoding::kDeltaPlanesZstd) out.Digest(base);
   return out.Take();
 }
 
@@ -27,7 +27,7 @@ absl::StatusOr<ChunkRow> ChunkRow::Decode(absl::string_view value) {
   row.stored_bytes = static_cast<uint32_t>(in.Varint());
   row.raw_bytes = static_cast<uint32_t>(in.Varint());
   row.crc = in.Fixed32();
-  if (row.encoding == ChunkEncoding::kXorPlanesZstd) row.base = in.Digest();
+  if (row.encoding == ChunkEncoding::kDeltaPlanesZstd) row.base = in.Digest();
   GRAFT_RETURN_IF_ERROR(in.Finish("a chunk row"));
   if (row.stored_bytes > kMaxStoredBytes || row.raw_bytes > kMaxRawBytes) {
     return absl::DataLossError("a chunk row names an impossible size");

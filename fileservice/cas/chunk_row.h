@@ -18,7 +18,7 @@ struct ChunkRow {
   uint32_t crc = 0;  // CRC32C of the stored bytes
   ChunkEncoding encoding = ChunkEncoding::kRaw;
   RecordKind kind = RecordKind::kChunk;
-  ChunkId base{};  // of kXorPlanesZstd
+  ChunkId base{};  // of kDeltaPlanesZstd
 
   std::string Encode() const;
   static absl::StatusOr<ChunkRow> Decode(absl::string_view value);

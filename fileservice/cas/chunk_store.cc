@@ -90,7 +90,7 @@ absl::StatusOr<ChunkStore::Ticket> ChunkStore::Rewrite(const ChunkId& id, absl::
   header.id = id;
   header.raw_bytes = row.raw_bytes;
   header.encoding = row.encoding;
-  const bool has_base = row.encoding == ChunkEncoding::kXorPlanesZstd;
+  const bool has_base = row.encoding == ChunkEncoding::kDeltaPlanesZstd;
   AppendRecord(header, has_base ? BytesOf(row.base) : absl::string_view(), stored);
   open_->rows.back().second.base = row.base;
   work_.Signal();

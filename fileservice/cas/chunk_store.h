@@ -116,7 +116,7 @@ class ChunkStore {
   // Removes the pack's file; nothing may point at it.
   absl::Status RemovePack(uint32_t pack);
   // Puts a copy even where the chunk is there, in this encoding, and switches the row to it. `base`
-  // is that of kXorPlanesZstd.
+  // is that of kDeltaPlanesZstd.
   absl::StatusOr<Ticket> Rewrite(const ChunkId& id, absl::string_view stored, ChunkRow row);
 
   Database& db() { return db_; }

@@ -19,7 +19,7 @@ constexpr uint32_t kPackVersion = 1;
 constexpr size_t kHeaderCrcOffset = kRecordHeaderBytes - 4;
 
 bool IsKnown(RecordKind kind) { return kind >= RecordKind::kChunk && kind <= RecordKind::kFileset; }
-bool IsKnown(ChunkEncoding encoding) { return encoding <= ChunkEncoding::kXorPlanesZstd; }
+bool IsKnown(ChunkEncoding encoding) { return encoding <= ChunkEncoding::kDeltaPlanesZstd; }
 
 int64_t NextBlock(int64_t offset) {
   return (offset + static_cast<int64_t>(kBlockBytes)) / static_cast<int64_t>(kBlockBytes) *

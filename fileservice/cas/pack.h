@@ -31,8 +31,8 @@ enum class RecordKind : uint8_t {
 enum class ChunkEncoding : uint8_t {
   kRaw = 0,
   kZstd = 1,
-  // 32 bytes of the base's id, then zstd over byte planes of (raw XOR base's raw).
-  kXorPlanesZstd = 2,
+  // 32 bytes of the base's id, then the difference to the base's raw bytes (codec.h).
+  kDeltaPlanesZstd = 2,
 };
 
 inline constexpr size_t kPackHeaderBytes = kBlockBytes;

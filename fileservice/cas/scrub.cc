@@ -92,7 +92,7 @@ absl::Status Scrubber::ScrubPack(PackPlaces& pack, Report& report) {
 
 absl::Status Scrubber::CheckChunk(const ChunkId& id, const ChunkRow& row) const {
   GRAFT_RETURN_IF_ERROR(reader_.CheckHeader(id, row));
-  if (row.encoding == ChunkEncoding::kXorPlanesZstd) {
+  if (row.encoding == ChunkEncoding::kDeltaPlanesZstd) {
     GRAFT_RETURN_IF_ERROR(reader_.ReadStored(row).status());
     // A damaged base is its own finding; once it is repaired the delta is what it was.
     const absl::StatusOr<ChunkRow> base = reader_.Find(row.base);
@@ -137,7 +137,7 @@ absl::Status Scrubber::MarkLost(const std::vector<Damage>& damages) {
       Column::kChunk, nullptr, [&](absl::string_view key, absl::string_view value) -> absl::Status {
         GRAFT_ASSIGN_OR_RETURN(const ChunkRow row, ChunkRow::Decode(value));
         const bool needs_lost =
-            row.encoding == ChunkEncoding::kXorPlanesZstd && lost.contains(row.base);
+            row.encoding == ChunkEncoding::kDeltaPlanesZstd && lost.contains(row.base);
         if (!needs_lost && !lost.contains(DigestFromBytes(key))) return absl::OkStatus();
         batch.Put(Column::kLost, key, value);
         batch.Delete(Column::kChunk, key);

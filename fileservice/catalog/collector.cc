@@ -137,7 +137,7 @@ absl::Status Collector::MarkBases(const Database::Snapshot& at) {
   return db_.ScanRows(Column::kChunk, at,
                       [&](absl::string_view key, absl::string_view value) -> absl::Status {
                         GRAFT_ASSIGN_OR_RETURN(const ChunkRow row, ChunkRow::Decode(value));
-                        if (row.encoding == ChunkEncoding::kXorPlanesZstd &&
+                        if (row.encoding == ChunkEncoding::kDeltaPlanesZstd &&
                             marked_.contains(DigestFromBytes(key))) {
                           marked_.insert(row.base);
                         }
@@ -322,7 +322,7 @@ absl::Status Collector::Compact(uint32_t pack) {
                                               " is damaged: the pack stays as it is"));
     }
     absl::string_view payload = stored;
-    if (candidate.row.encoding == ChunkEncoding::kXorPlanesZstd) payload.remove_prefix(kIdBytes);
+    if (candidate.row.encoding == ChunkEncoding::kDeltaPlanesZstd) payload.remove_prefix(kIdBytes);
     GRAFT_ASSIGN_OR_RETURN(last, store_->Rewrite(candidate.id, payload, candidate.row));
   }
   return store_->WaitDurable(last);

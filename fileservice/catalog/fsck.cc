@@ -94,7 +94,7 @@ absl::Status Check::CheckChunks() {
         const ChunkId id = DigestFromBytes(key);
         GRAFT_ASSIGN_OR_RETURN(const ChunkRow row, ChunkRow::Decode(value));
         raw_bytes_[id] = row.raw_bytes;
-        if (row.encoding == ChunkEncoding::kXorPlanesZstd) {
+        if (row.encoding == ChunkEncoding::kDeltaPlanesZstd) {
           deltas_.insert(id);
           bases.emplace_back(id, row.base);
         }

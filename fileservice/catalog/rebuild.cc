@@ -110,12 +110,12 @@ absl::Status Rebuilder::ReadPack(uint32_t pack) {
           return false;
         }
         ChunkRow row = RowOf(record);
-        if (row.encoding == ChunkEncoding::kXorPlanesZstd) {
+        if (row.encoding == ChunkEncoding::kDeltaPlanesZstd) {
           if (stored.size() < sizeof(ChunkId)) return false;
           row.base = DigestFromBytes(stored);
         }
         const auto [at, inserted] = chunks_.try_emplace(header.id, row);
-        const bool is_delta = row.encoding == ChunkEncoding::kXorPlanesZstd;
+        const bool is_delta = row.encoding == ChunkEncoding::kDeltaPlanesZstd;
         if (!inserted && (!is_delta || at->second.encoding == row.encoding)) at->second = row;
         end = record.end;
         return true;
@@ -131,9 +131,9 @@ absl::Status Rebuilder::ReadPack(uint32_t pack) {
 
 absl::Status Rebuilder::PutChunks() {
   for (const auto& [id, row] : chunks_) {
-    if (row.encoding == ChunkEncoding::kXorPlanesZstd) {
+    if (row.encoding == ChunkEncoding::kDeltaPlanesZstd) {
       const auto base = chunks_.find(row.base);
-      if (base == chunks_.end() || base->second.encoding == ChunkEncoding::kXorPlanesZstd) {
+      if (base == chunks_.end() || base->second.encoding == ChunkEncoding::kDeltaPlanesZstd) {
         Lose(absl::StrCat("chunk ", ToHex(id), ", whose base ", ToHex(row.base), " is gone"));
         continue;
       }
