@@ -21,11 +21,11 @@ using jinja::Range;
 using jinja::Value;
 
 Value ToValue(Arena& arena, const Json& json, Origin origin) {
+  if (json.is_string()) return Value::String(ViewStr(arena, json.as_string(), origin));
   if (json.is_null()) return Value::None().WithOrigin(origin);
   if (json.is_bool()) return Value::Bool(json.as_bool()).WithOrigin(origin);
   if (json.is_int()) return Value::Int(json.as_int()).WithOrigin(origin);
   if (json.is_double()) return Value::Float(json.as_double()).WithOrigin(origin);
-  if (json.is_string()) return Value::String(ViewStr(arena, json.as_string(), origin));
   if (json.is_array()) {
     const Value list = jinja::NewList(arena, Kind::kList, json.as_array().size());
     for (const Json& item : json.as_array()) list.list().Push(arena, ToValue(arena, item, origin));
@@ -40,29 +40,71 @@ Value ToValue(Arena& arena, const Json& json, Origin origin) {
 }
 
 // The reasoning of a message goes by three names; a template reads one of them.
-const Json* ReasoningOf(const Json& message) {
-  for (const absl::string_view name : {"reasoning_content", "thinking", "reasoning"}) {
-    const Json* value = message.Find(name);
-    if (value != nullptr && !value->is_null()) return value;
+const Json* ReasoningOf(const Json::Object& message) {
+  constexpr absl::string_view kNames[] = {"reasoning_content", "thinking", "reasoning"};
+  const Json* found[std::size(kNames)] = {};
+  for (const auto& [key, value] : message) {
+    if (key.size() < kNames[1].size()) continue;  // role, content
+    for (size_t i = 0; i < std::size(kNames); ++i) {
+      if (jinja::SameText(key, kNames[i]) && !value.is_null()) found[i] = &value;
+    }
+  }
+  for (const Json* value : found) {
+    if (value != nullptr) return value;
   }
   return nullptr;
 }
 
-// A message as the template sees it. The role and the keys are the template's words, the rest is
+// Messages as the template sees them. The role and the keys are the template's words, the rest is
 // the message's.
-Value MessageValue(Arena& arena, const Json& message, Origin origin) {
-  const Value dict = jinja::NewDict(arena);
-  const auto set = [&](absl::string_view key, const Json& value) {
-    const bool own = key != "role" && key != "name";
-    dict.dict().Set(arena, Value::String(ViewStr(arena, key)),
-                    ToValue(arena, value, own ? origin : 0));
-  };
-  const Json* reasoning = ReasoningOf(message);
-  if (reasoning != nullptr) set("thinking", *reasoning);
-  for (const auto& [key, value] : message.as_object()) set(key, value);
-  if (reasoning != nullptr) set("reasoning_content", *reasoning);
-  return dict;
-}
+class MessageValues {
+ public:
+  explicit MessageValues(Arena& arena) : arena_(arena) {}
+
+  Value Convert(const Json& message, Origin origin) {
+    const Json::Object& members = message.as_object();
+    const Json* const reasoning = ReasoningOf(members);
+    const Value dict = jinja::NewDict(arena_, members.size() + (reasoning == nullptr ? 0 : 2));
+    if (reasoning != nullptr) Set(dict.dict(), "thinking", *reasoning, origin);
+    for (const auto& [key, value] : members) {
+      const bool own = !jinja::SameText(key, "role") && !jinja::SameText(key, "name");
+      if (value.is_string()) text_bytes_ += value.as_string().size();
+      if (reasoning == nullptr) {
+        dict.dict().Append(arena_, Key(dict.dict().size, key),
+                           ToValue(arena_, value, own ? origin : 0));
+      } else {
+        Set(dict.dict(), key, value, own ? origin : 0);
+      }
+    }
+    if (reasoning != nullptr) Set(dict.dict(), "reasoning_content", *reasoning, origin);
+    last_ = &dict.dict();
+    return dict;
+  }
+
+  // Of the messages' own strings, so far.
+  size_t text_bytes() const { return text_bytes_; }
+
+ private:
+  void Set(jinja::Dict& dict, absl::string_view key, const Json& value, Origin origin) {
+    dict.Set(arena_, Key(dict.size, key), ToValue(arena_, value, origin));
+  }
+
+  // Messages mostly have the same members in the same order and so share their keys.
+  Value Key(uint32_t place, absl::string_view key) const {
+    if (last_ != nullptr && place < last_->size) {
+      const Value& before = last_->entries[place].key;
+      if (jinja::SameText(before.view(), key)) return before;
+    }
+    return Value::String(ViewStr(arena_, key));
+  }
+
+  Arena& arena_;
+  const jinja::Dict* last_ = nullptr;
+  size_t text_bytes_ = 0;
+};
+
+constexpr size_t kMaxReserved = 1 << 20;  // of the output; what is longer grows by itself
+constexpr size_t kAroundMessage = 64;     // bytes that a template puts around a message, about
 
 // What one rendering gives.
 struct Rendering {
@@ -108,6 +150,17 @@ absl::Status CheckInput(const ChatInput& input) {
 
 struct ChatTemplate::Impl {
   std::unique_ptr<const jinja::Program> program;
+  // The variables of the context, found once.
+  jinja::NameId messages, tools, documents, add_generation_prompt, bos_token, eos_token;
+
+  explicit Impl(std::unique_ptr<const jinja::Program> parsed)
+      : program(std::move(parsed)),
+        messages(program->FindName("messages")),
+        tools(program->FindName("tools")),
+        documents(program->FindName("documents")),
+        add_generation_prompt(program->FindName("add_generation_prompt")),
+        bos_token(program->FindName("bos_token")),
+        eos_token(program->FindName("eos_token")) {}
 
   // The template over the first `count` messages.
   absl::StatusOr<Rendering> Run(const ChatInput& input, size_t count, bool generation_prompt,
@@ -121,28 +174,32 @@ absl::StatusOr<Rendering> ChatTemplate::Impl::Run(const ChatInput& input, size_t
   Arena arena(input.limits.max_memory_bytes, input.limits.max_output_bytes);
   jinja::Interpreter interpreter(*program, arena, {input.limits.max_steps, input.limits.max_depth},
                                  input.now);
-  const Value messages = jinja::NewList(arena, Kind::kList, count);
+  const Json::Array& given = input.messages->as_array();
+  const Value list = jinja::NewList(arena, Kind::kList, count);
+  MessageValues convert(arena);
   for (size_t i = 0; i < count; ++i) {
-    messages.list().Push(arena, MessageValue(arena, input.messages->as_array()[i],
-                                             track ? static_cast<Origin>(i) + 1 : 0));
+    list.list().Push(arena, convert.Convert(given[i], track ? static_cast<Origin>(i) + 1 : 0));
   }
-  interpreter.Define("messages", messages);
-  const auto optional = [&](const Json* json) {
-    return json == nullptr ? Value::None() : ToValue(arena, *json, 0);
+  interpreter.Define(messages, list);
+  const auto define = [&](jinja::NameId name, const Json* json) {
+    if (name == jinja::Program::kNoName) return;
+    interpreter.Define(name, json == nullptr ? Value::None() : ToValue(arena, *json, 0));
   };
-  interpreter.Define("tools", optional(input.tools));
-  interpreter.Define("documents", optional(input.documents));
-  interpreter.Define("add_generation_prompt", Value::Bool(generation_prompt));
-  const auto token = [&](absl::string_view name, absl::string_view text) {
+  define(tools, input.tools);
+  define(documents, input.documents);
+  interpreter.Define(add_generation_prompt, Value::Bool(generation_prompt));
+  const auto token = [&](jinja::NameId name, absl::string_view text) {
     if (!text.empty()) interpreter.Define(name, Value::String(ViewStr(arena, text)));
   };
-  token("bos_token", input.bos_token);
-  token("eos_token", input.eos_token);
+  token(bos_token, input.bos_token);
+  token(eos_token, input.eos_token);
   if (input.kwargs != nullptr && input.kwargs->is_object()) {
     for (const auto& [name, value] : input.kwargs->as_object()) {
-      interpreter.Define(name, ToValue(arena, value, 0));
+      define(program->FindName(name), &value);
     }
   }
+  interpreter.ReserveOutput(
+      std::min(convert.text_bytes() + (count + 1) * kAroundMessage, kMaxReserved));
   GRAFT_RETURN_IF_ERROR(interpreter.Run());
   Rendering rendering;
   rendering.ranges = interpreter.output().ranges();
@@ -212,9 +269,8 @@ ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 ChatTemplate::~ChatTemplate() = default;
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Compile(absl::string_view source) {
-  auto impl = std::make_unique<Impl>();
-  GRAFT_ASSIGN_OR_RETURN(impl->program, jinja::Parse(source));
-  return ChatTemplate(std::move(impl));
+  GRAFT_ASSIGN_OR_RETURN(auto program, jinja::Parse(source));
+  return ChatTemplate(std::make_unique<Impl>(std::move(program)));
 }
 
 absl::StatusOr<std::string> ChatTemplate::RenderText(const ChatInput& input) const {

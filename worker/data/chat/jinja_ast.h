@@ -12,6 +12,7 @@
 namespace graft::jinja {
 
 struct FilterEntry;
+struct FunctionEntry;
 struct TestEntry;
 
 // The number of an interned variable name.
@@ -137,6 +138,15 @@ struct Program {
   bool has_generation = false;
   // Interned by every program.
   NameId loop = 0, caller = 0, varargs = 0, kwargs = 0;
+  // The global functions that the template mentions.
+  std::vector<std::pair<NameId, const FunctionEntry*>> functions;
+
+  static constexpr NameId kNoName = ~NameId{0};
+  // kNoName where the template does not mention it.
+  NameId FindName(absl::string_view name) const {
+    const auto it = name_ids.find(name);
+    return it == name_ids.end() ? kNoName : it->second;
+  }
 };
 
 }  // namespace graft::jinja

@@ -8,6 +8,12 @@
 #include "worker/data/chat/jinja_interpreter.h"
 
 namespace graft::jinja {
+namespace {
+
+// A dictionary up to this size is searched for the price of the step that asks.
+constexpr uint32_t kSmallDict = 16;
+
+}  // namespace
 
 Value Interpreter::Eval(const Expr& expr) {
   switch (expr.kind) {
@@ -19,16 +25,18 @@ Value Interpreter::Eval(const Expr& expr) {
       break;
   }
   if (!Step()) return Value();
-  if (++depth_ > limits_.max_depth) {
-    return FailWith(absl::StatusCode::kResourceExhausted,
-                    absl::StrCat("the template nests deeper than ", limits_.max_depth, " levels"));
-  }
+  if (++depth_ > limits_.max_depth) return TooDeep();
   const Value value = EvalNode(expr);
   --depth_;
   return failed_ ? Value() : value;
 }
 
-Value Interpreter::EvalNode(const Expr& expr) {
+Value Interpreter::TooDeep() {
+  return FailWith(absl::StatusCode::kResourceExhausted,
+                  absl::StrCat("the template nests deeper than ", limits_.max_depth, " levels"));
+}
+
+inline Value Interpreter::EvalNode(const Expr& expr) {
   switch (expr.kind) {
     case ExprKind::kAttr: {
       const Value object = Eval(*expr.a);
@@ -68,6 +76,8 @@ Value Interpreter::EvalNode(const Expr& expr) {
       return EvalConcat(expr);
     case ExprKind::kCompare:
       return EvalCompare(expr);
+    case ExprKind::kAdd:
+      return EvalSum(expr);
     case ExprKind::kSlice:
       return Fail("a slice stands outside of an index");
     default:
@@ -139,7 +149,7 @@ Value Interpreter::Attr(const Value& object, const Str& name) {
   }
   if (IsPrivate(name.view())) return Value::Undefined(&name, /*unsafe=*/true);
   if (object.is_dict()) {
-    if (object.dict().size > 16) Charge(object.dict().size / 16);
+    if (object.dict().size > kSmallDict) Charge(object.dict().size / kSmallDict);
     if (const Value* value = object.dict().Find(name.view()); value != nullptr) return *value;
   }
   return Value::Undefined(&name);
@@ -148,7 +158,7 @@ Value Interpreter::Attr(const Value& object, const Str& name) {
 Value Interpreter::Item(const Value& object, const Value& key) {
   if (object.is_undefined()) return FailUndefined(object);
   if (object.is_dict()) {
-    if (object.dict().size > 16) Charge(object.dict().size / 16);
+    if (object.dict().size > kSmallDict) Charge(object.dict().size / kSmallDict);
     if (const Value* value = object.dict().Find(key); value != nullptr) return *value;
   }
   if (key.is_integral()) {
@@ -181,7 +191,12 @@ Value Interpreter::EvalItem(const Expr& expr) {
   if (failed_) return Value();
   if (expr.b->kind == ExprKind::kSlice) return EvalSlice(object, *expr.b);
   const Value key = Eval(*expr.b);
-  return failed_ ? Value() : Item(object, key);
+  if (failed_) return Value();
+  // The most frequent of all, before anything is asked: message['role'].
+  if (object.is_dict() && key.is_string() && object.dict().size <= kSmallDict) {
+    if (const Value* value = object.dict().Find(key.view()); value != nullptr) return *value;
+  }
+  return Item(object, key);
 }
 
 namespace {
@@ -428,10 +443,9 @@ bool Interpreter::Contains(const Value& container, const Value& item) {
                      [&](const Value& value) { return Equals(value, item); });
 }
 
+// All but ==.
 bool Interpreter::CompareOne(CompareOp op, const Value& a, const Value& b) {
   switch (op) {
-    case CompareOp::kEq:
-      return Equals(a, b);
     case CompareOp::kNe:
       return !Equals(a, b);
     case CompareOp::kIn:
@@ -470,202 +484,13 @@ Value Interpreter::EvalCompare(const Expr& expr) {
     if (failed_) return Value();
     const Value right = Eval(*expr.items[i + 1]);
     if (failed_) return Value();
-    if (!CompareOne(expr.ops[i], left, right)) return Value::Bool(false);
+    const bool equals = expr.ops[i] == CompareOp::kEq;
+    if (!(equals ? Equals(left, right) : CompareOne(expr.ops[i], left, right))) {
+      return Value::Bool(false);
+    }
     left = right;
   }
   return Value::Bool(true);
-}
-
-// --- arithmetic
-
-const Str& Interpreter::ToStr(const Value& value) {
-  if (value.is_string()) return value.str();
-  Text text(arena_);
-  AppendStr(value, text);
-  return *text.Finish();
-}
-
-Value Interpreter::EvalConcat(const Expr& expr) {
-  Text text(arena_);
-  for (const ExprPtr& item : expr.items) {
-    const Value value = Eval(*item);
-    if (failed_) return Value();
-    AppendStr(value, text);
-  }
-  return text.FinishValue();
-}
-
-Value Interpreter::Negate(const Value& value, bool negative) {
-  if (failed_) return Value();
-  if (value.is_integral()) {
-    int64_t result = value.as_int();
-    if (negative && __builtin_sub_overflow(int64_t{0}, result, &result)) {
-      return Fail("integer overflow");
-    }
-    return Value::Int(result);
-  }
-  if (value.is_float()) return Value::Float(negative ? -value.as_float() : value.as_float());
-  if (value.is_undefined()) return FailUndefined(value);
-  return Fail(absl::StrCat("bad operand type for unary ", negative ? "-" : "+", ": '",
-                           TypeName(value), "'"));
-}
-
-namespace {
-
-void AppendMarkup(const Str& text, bool escape, Text& out) {
-  if (escape && !text.markup) {
-    AppendEscaped(text, out);
-  } else {
-    out.Append(text);
-  }
-}
-
-}  // namespace
-
-Value Interpreter::Add(const Value& a, const Value& b) {
-  if (a.is_string() && b.is_string()) {
-    const bool markup = a.str().markup || b.str().markup;
-    Text text(arena_);
-    AppendMarkup(a.str(), markup, text);
-    AppendMarkup(b.str(), markup, text);
-    return Value::String(text.Finish(markup));
-  }
-  if ((a.is_list() && b.is_list()) || (a.is_tuple() && b.is_tuple())) {
-    const Value result = NewList(arena_, a.kind(), a.list().size + b.list().size);
-    for (const Value& item : a.list()) result.list().Push(arena_, item);
-    for (const Value& item : b.list()) result.list().Push(arena_, item);
-    Charge(result.list().size / 8);
-    return result;
-  }
-  if (a.is_integral() && b.is_integral()) return Integers(ExprKind::kAdd, a.as_int(), b.as_int());
-  if (a.is_number() && b.is_number()) return Floats(ExprKind::kAdd, a.as_float(), b.as_float());
-  if (a.is_undefined()) return FailUndefined(a);
-  if (b.is_undefined()) return FailUndefined(b);
-  if (a.is_string()) {
-    return Fail(absl::StrCat("can only concatenate str (not \"", TypeName(b), "\") to str"));
-  }
-  return Fail(
-      absl::StrCat("unsupported operand types for +: '", TypeName(a), "' and '", TypeName(b), "'"));
-}
-
-Value Interpreter::RepeatValue(const Value& sequence, int64_t times) {
-  if (sequence.is_string()) {
-    Text text(arena_);
-    const Str& piece = sequence.str();
-    if (times > 0 && piece.size > 0 && times > arena_.max_text() / piece.size) {
-      arena_.Exhaust();
-      times = 0;
-    }
-    for (int64_t i = 0; i < times; ++i) text.Append(piece);
-    return text.FinishValue();
-  }
-  const Value result = NewList(arena_, sequence.kind());
-  if (sequence.list().size == 0) return result;
-  for (int64_t i = 0; i < times && !arena_.exhausted(); ++i) {
-    for (const Value& item : sequence.list()) result.list().Push(arena_, item);
-  }
-  return result;
-}
-
-Value Interpreter::Multiply(const Value& a, const Value& b) {
-  const auto repeats = [](const Value& v) { return v.is_string() || v.is_list() || v.is_tuple(); };
-  if (repeats(a) && b.is_integral()) return RepeatValue(a, b.as_int());
-  if (repeats(b) && a.is_integral()) return RepeatValue(b, a.as_int());
-  return Fail(
-      absl::StrCat("unsupported operand types for *: '", TypeName(a), "' and '", TypeName(b), "'"));
-}
-
-namespace {
-
-int64_t FloorDivide(int64_t a, int64_t b) {
-  const int64_t quotient = a / b;
-  return a % b != 0 && (a < 0) != (b < 0) ? quotient - 1 : quotient;
-}
-
-// Exact or nothing.
-bool IntegerPower(int64_t base, int64_t exponent, int64_t& result) {
-  result = 1;
-  if (base == 0 || base == 1) {
-    if (exponent > 0) result = base;
-    return true;
-  }
-  for (int64_t i = 0; i < exponent; ++i) {
-    if (__builtin_mul_overflow(result, base, &result)) return false;
-  }
-  return true;
-}
-
-}  // namespace
-
-Value Interpreter::Integers(ExprKind kind, int64_t a, int64_t b) {
-  int64_t result = 0;
-  bool overflow = false;
-  switch (kind) {
-    case ExprKind::kAdd:
-      overflow = __builtin_add_overflow(a, b, &result);
-      break;
-    case ExprKind::kSub:
-      overflow = __builtin_sub_overflow(a, b, &result);
-      break;
-    case ExprKind::kMul:
-      overflow = __builtin_mul_overflow(a, b, &result);
-      break;
-    case ExprKind::kPow:
-      if (b < 0) return Floats(kind, static_cast<double>(a), static_cast<double>(b));
-      if (a == -1) return Value::Int(b % 2 == 0 ? 1 : -1);
-      overflow = !IntegerPower(a, b, result);
-      break;
-    default:
-      if (b == 0) return Fail("division by zero");
-      if (kind == ExprKind::kDiv) {
-        return Value::Float(static_cast<double>(a) / static_cast<double>(b));
-      }
-      if (b == -1) return kind == ExprKind::kMod ? Value::Int(0) : Negate(Value::Int(a), true);
-      result = FloorDivide(a, b);
-      if (kind == ExprKind::kMod) result = a - result * b;
-  }
-  return overflow ? Fail("integers of more than 64 bits are not supported") : Value::Int(result);
-}
-
-Value Interpreter::Floats(ExprKind kind, double a, double b) {
-  switch (kind) {
-    case ExprKind::kAdd:
-      return Value::Float(a + b);
-    case ExprKind::kSub:
-      return Value::Float(a - b);
-    case ExprKind::kMul:
-      return Value::Float(a * b);
-    case ExprKind::kPow:
-      if (a == 0 && b < 0) return Fail("0.0 cannot be raised to a negative power");
-      return Value::Float(std::pow(a, b));
-    default:
-      break;
-  }
-  if (b == 0) return Fail("float division by zero");
-  if (kind == ExprKind::kDiv) return Value::Float(a / b);
-  const double remainder = std::fmod(a, b);
-  const bool adjust = remainder != 0 && (remainder < 0) != (b < 0);
-  if (kind == ExprKind::kMod) {
-    if (remainder == 0) return Value::Float(std::copysign(0.0, b));
-    return Value::Float(adjust ? remainder + b : remainder);
-  }
-  return Value::Float(std::round((a - (adjust ? remainder + b : remainder)) / b));
-}
-
-Value Interpreter::EvalArithmetic(const Expr& expr) {
-  const Value a = Eval(*expr.a);
-  if (failed_) return Value();
-  const Value b = Eval(*expr.b);
-  if (failed_) return Value();
-  if (expr.kind == ExprKind::kAdd) return Add(a, b);
-  if (a.is_integral() && b.is_integral()) return Integers(expr.kind, a.as_int(), b.as_int());
-  if (a.is_number() && b.is_number()) return Floats(expr.kind, a.as_float(), b.as_float());
-  if (a.is_undefined()) return FailUndefined(a);
-  if (expr.kind == ExprKind::kMod && a.is_string()) return PercentFormat(*this, a.str(), b);
-  if (b.is_undefined()) return FailUndefined(b);
-  if (expr.kind == ExprKind::kMul) return Multiply(a, b);
-  return Fail(
-      absl::StrCat("unsupported operand types: '", TypeName(a), "' and '", TypeName(b), "'"));
 }
 
 }  // namespace graft::jinja

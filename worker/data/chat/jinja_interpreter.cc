@@ -13,19 +13,12 @@ Interpreter::Interpreter(const Program& program, Arena& arena, const Interpreter
       arena_(arena),
       limits_(limits),
       now_(now),
-      globals_(program.names.size()),
-      has_global_(program.names.size(), false),
+      globals_(arena.NewArray<Global>(program.names.size()), program.names.size()),
       output_(arena) {
-  for (const FunctionEntry& entry : Functions()) {
-    Define(entry.name, Value::Object(Kind::kFunction, &entry));
+  std::fill(globals_.begin(), globals_.end(), Global());
+  for (const auto& [name, function] : program.functions) {
+    Define(name, Value::Object(Kind::kFunction, function));
   }
-}
-
-void Interpreter::Define(absl::string_view name, const Value& value) {
-  const auto it = program_.name_ids.find(name);
-  if (it == program_.name_ids.end()) return;
-  globals_[it->second] = value;
-  has_global_[it->second] = true;
 }
 
 absl::Status Interpreter::Run() {
@@ -55,23 +48,17 @@ Value Interpreter::FailUndefined(const Value& value) {
   return Fail(absl::StrCat("'", value.hint()->view(), "' is undefined"));
 }
 
-bool Interpreter::Charge(int64_t steps) {
-  steps_ += steps;
+bool Interpreter::OverBudget() {
   if (failed_) return false;
   if (steps_ > limits_.max_steps) {
     FailWith(absl::StatusCode::kResourceExhausted,
              absl::StrCat("the template needs more than ", limits_.max_steps, " steps"));
-    return false;
-  }
-  if (arena_.exhausted()) {
+  } else {
     FailWith(absl::StatusCode::kResourceExhausted,
              "the template makes more text or values than its limit allows");
-    return false;
   }
-  return true;
+  return false;
 }
-
-bool Interpreter::Step() { return Charge(1); }
 
 Scope* Interpreter::PushScope(Scope* parent) {
   auto* scope = arena_.New<Scope>();
@@ -85,7 +72,7 @@ const Value* Interpreter::Lookup(NameId name) const {
       if (scope->vars[i].name == name) return &scope->vars[i].value;
     }
   }
-  return has_global_[name] ? &globals_[name] : nullptr;
+  return globals_[name].defined ? &globals_[name].value : nullptr;
 }
 
 void Interpreter::Assign(NameId name, const Value& value) {
@@ -131,10 +118,7 @@ void Interpreter::AssignTarget(const Target& target, const Value& value) {
 }
 
 void Interpreter::RunBody(const Body& body) {
-  if (++depth_ > limits_.max_depth) {
-    FailWith(absl::StatusCode::kResourceExhausted,
-             absl::StrCat("the template nests deeper than ", limits_.max_depth, " levels"));
-  }
+  if (++depth_ > limits_.max_depth) TooDeep();
   for (const auto& stmt : body) {
     if (failed_ || flow_ != Flow::kNormal) break;
     RunStmt(*stmt);
@@ -397,7 +381,9 @@ bool Interpreter::BindExtras(const MacroDef& def, const Args& args, const Value*
 }
 
 void Interpreter::EmitValue(const Value& value) {
-  if (!failed_) AppendStr(value, *out_);
+  if (failed_) return;
+  if (value.is_string()) return out_->Append(value.str());
+  AppendStr(value, *out_);
 }
 
 // Writes the pieces of a sum or concatenation of strings one by one, without building the whole.

@@ -67,8 +67,12 @@ class Interpreter {
   Interpreter(const Program& program, Arena& arena, const InterpreterLimits& limits,
               absl::Time now);
 
-  // Defines a variable of the context. Ignored where the template does not mention it.
-  void Define(absl::string_view name, const Value& value);
+  // Defines a variable of the context. kNoName, of what the template does not mention, is ignored.
+  void Define(NameId name, const Value& value) {
+    if (name != Program::kNoName) globals_[name] = {value, true};
+  }
+  // About how long the output is going to be; sooner or later it has to be allocated.
+  void ReserveOutput(size_t bytes) { output_.Reserve(bytes); }
   absl::Status Run();
 
   const Text& output() const { return output_; }
@@ -88,7 +92,11 @@ class Interpreter {
   // Fails with what is wrong with an undefined value.
   Value FailUndefined(const Value& value);
   // Counts work that is more than one step; false where the budget is spent.
-  bool Charge(int64_t steps);
+  bool Charge(int64_t steps) {
+    steps_ += steps;
+    if (!failed_ && steps_ <= limits_.max_steps && !arena_.exhausted()) return true;
+    return OverBudget();
+  }
 
   // obj.name and obj[key]
   Value Attr(const Value& object, const Str& name);
@@ -108,7 +116,9 @@ class Interpreter {
   using ArgValues = absl::InlinedVector<Value, 4>;
   using NamedValues = absl::InlinedVector<std::pair<const Str*, Value>, 2>;
 
-  bool Step();
+  bool Step() { return Charge(1); }
+  // Fails with the bound that was crossed; always false.
+  bool OverBudget();
   const Value* Lookup(NameId name) const;
   void Assign(NameId name, const Value& value);
   void AssignTarget(const Target& target, const Value& value);
@@ -138,32 +148,39 @@ class Interpreter {
   // jinja_expressions.cc
   Value Eval(const Expr& expr);
   Value EvalNode(const Expr& expr);
+  Value TooDeep();
   Value EvalName(const Expr& expr);
   Value EvalItem(const Expr& expr);
   Value EvalSlice(const Value& object, const Expr& slice);
   Value EvalList(const Expr& expr);
   Value EvalDict(const Expr& expr);
+  bool EvalArgs(const CallArgs* args, ArgValues& positional, NamedValues& named);
+  Value LoopAttr(LoopState& loop, absl::string_view name);
   Value EvalCall(const Expr& expr, const Value* caller);
   Value EvalFilter(const Expr& expr, const Value* base);
   Value EvalTest(const Expr& expr);
   Value EvalCompare(const Expr& expr);
   bool CompareOne(CompareOp op, const Value& a, const Value& b);
+
+  // jinja_arithmetic.cc
   Value EvalConcat(const Expr& expr);
+  Value EvalSum(const Expr& expr);
   Value EvalArithmetic(const Expr& expr);
   Value Integers(ExprKind kind, int64_t a, int64_t b);
   Value Floats(ExprKind kind, double a, double b);
   Value Multiply(const Value& a, const Value& b);
   Value RepeatValue(const Value& sequence, int64_t times);
   Value Negate(const Value& value, bool negative);
-  bool EvalArgs(const CallArgs* args, ArgValues& positional, NamedValues& named);
-  Value LoopAttr(LoopState& loop, absl::string_view name);
 
   const Program& program_;
   Arena& arena_;
   const InterpreterLimits limits_;
   const absl::Time now_;
-  std::vector<Value> globals_;
-  std::vector<bool> has_global_;
+  struct Global {
+    Value value;
+    bool defined = false;
+  };
+  absl::Span<Global> globals_;  // by NameId, in the arena
   Scope* scope_ = nullptr;
   Text output_;
   Text* out_ = &output_;

@@ -26,6 +26,10 @@ class Parser {
 
   absl::Status Run() {
     GRAFT_ASSIGN_OR_RETURN(program_.body, Statements({}));
+    for (const FunctionEntry& function : Functions()) {
+      const NameId name = program_.FindName(function.name);
+      if (name != Program::kNoName) program_.functions.emplace_back(name, &function);
+    }
     return absl::OkStatus();
   }
 

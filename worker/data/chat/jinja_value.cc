@@ -8,20 +8,11 @@
 
 namespace graft::jinja {
 
-void* Arena::Allocate(size_t bytes) {
-  bytes = (bytes + 15) & ~size_t{15};
-  budget_ -= static_cast<int64_t>(bytes);
-  if (budget_ < 0) exhausted_ = true;
-  if (bytes > left_) {
-    const size_t block = std::max(bytes, kBlockBytes);
-    blocks_.emplace_back(new char[block]);
-    next_ = blocks_.back().get();
-    left_ = block;
-  }
-  char* result = next_;
-  next_ += bytes;
-  left_ -= bytes;
-  return result;
+void Arena::NewBlock(size_t bytes) {
+  const size_t block = std::max(bytes, kBlockBytes);
+  blocks_.emplace_back(new char[block]);
+  next_ = blocks_.back().get();
+  left_ = block;
 }
 
 void List::Push(Arena& arena, Value value) {
@@ -39,13 +30,6 @@ void List::Push(Arena& arena, Value value) {
   items[size++] = value;
 }
 
-const Value* Dict::Find(absl::string_view key) const {
-  for (const Entry& entry : *this) {
-    if (entry.key.is_string() && entry.key.view() == key) return &entry.value;
-  }
-  return nullptr;
-}
-
 const Value* Dict::Find(const Value& key) const {
   if (key.is_string()) return Find(key.view());
   for (const Entry& entry : *this) {
@@ -59,6 +43,10 @@ void Dict::Set(Arena& arena, const Value& key, const Value& value) {
     *const_cast<Value*>(old) = value;
     return;
   }
+  Append(arena, key, value);
+}
+
+void Dict::Append(Arena& arena, const Value& key, const Value& value) {
   if (size == capacity) {
     const uint32_t grown = capacity == 0 ? 8 : capacity * 2;
     if (!arena.Affords(int64_t{grown} * static_cast<int64_t>(sizeof(Entry)))) {
@@ -133,6 +121,40 @@ const Str* Text::Finish(bool markup) const {
   return str;
 }
 
+const Str* JoinStrs(Arena& arena, absl::Span<const Str* const> pieces) {
+  auto* str = arena.New<Str>();
+  size_t size = 0, ranges = 0;
+  for (const Str* piece : pieces) {
+    size += piece->size;
+    ranges += piece->range_count;
+  }
+  const auto bytes = static_cast<int64_t>(size + ranges * sizeof(Range));
+  if (static_cast<int64_t>(size) > arena.max_text() || !arena.Affords(bytes)) {
+    arena.Exhaust();
+    return str;
+  }
+  char* text = arena.NewArray<char>(size);
+  Range* const first = arena.NewArray<Range>(ranges);
+  Range* last = first;  // one behind
+  for (const Str* piece : pieces) {
+    if (piece->size > 0) std::memcpy(text + str->size, piece->data, piece->size);
+    for (uint32_t i = 0; i < piece->range_count; ++i) {
+      const Range range = {str->size + piece->ranges[i].begin, str->size + piece->ranges[i].end,
+                           piece->ranges[i].origin};
+      if (last != first && last[-1].end == range.begin && last[-1].origin == range.origin) {
+        last[-1].end = range.end;
+      } else {
+        *last++ = range;
+      }
+    }
+    str->size += piece->size;
+  }
+  str->data = text;
+  str->ranges = first;
+  str->range_count = static_cast<uint32_t>(last - first);
+  return str;
+}
+
 const Str* NewStr(Arena& arena, absl::string_view text) {
   Text copy(arena);
   copy.Append(text);
@@ -185,7 +207,14 @@ Value NewList(Arena& arena, Kind kind, size_t capacity) {
   return Value::Object(kind, list);
 }
 
-Value NewDict(Arena& arena) { return Value::Object(Kind::kDict, arena.New<Dict>()); }
+Value NewDict(Arena& arena, size_t capacity) {
+  auto* dict = arena.New<Dict>();
+  if (capacity > 0 && arena.Affords(static_cast<int64_t>(capacity * sizeof(Dict::Entry)))) {
+    dict->entries = arena.NewArray<Dict::Entry>(capacity);
+    dict->capacity = static_cast<uint32_t>(capacity);
+  }
+  return Value::Object(Kind::kDict, dict);
+}
 
 int64_t CharCount(const Str& text) {
   if (text.chars < 0) {
@@ -206,7 +235,7 @@ size_t ByteOfChar(const Str& text, int64_t index) {
   return pos;
 }
 
-bool Truth(const Value& value) {
+bool TruthOfOther(const Value& value) {
   switch (value.kind()) {
     case Kind::kUndefined:
     case Kind::kNone:
@@ -255,9 +284,8 @@ bool EqualDicts(const Dict& a, const Dict& b, int depth) {
 
 }  // namespace
 
-bool Equals(const Value& a, const Value& b, int depth) {
+bool EqualOthers(const Value& a, const Value& b, int depth) {
   if (depth > kMaxValueDepth) return false;
-  if (a.is_string() && b.is_string()) return a.view() == b.view();
   if (a.is_integral() && b.is_integral()) return a.as_int() == b.as_int();
   if (a.is_number() && b.is_number()) return a.as_float() == b.as_float();
   if (SameKindOfList(a, b)) return EqualItems(a.list(), b.list(), depth);

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace graft::jinja {
 
@@ -38,7 +39,16 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  void* Allocate(size_t bytes);
+  void* Allocate(size_t bytes) {
+    bytes = (bytes + 15) & ~size_t{15};
+    budget_ -= static_cast<int64_t>(bytes);
+    if (budget_ < 0) exhausted_ = true;
+    if (bytes > left_) NewBlock(bytes);
+    char* result = next_;
+    next_ += bytes;
+    left_ -= bytes;
+    return result;
+  }
   template <typename T>
   T* New() {
     static_assert(std::is_trivially_destructible_v<T>);
@@ -58,6 +68,8 @@ class Arena {
 
  private:
   static constexpr size_t kBlockBytes = 32 << 10;
+  void NewBlock(size_t bytes);
+
   std::vector<std::unique_ptr<char[]>> blocks_;
   char* next_ = nullptr;
   size_t left_ = 0;
@@ -65,6 +77,25 @@ class Arena {
   int64_t max_text_;
   bool exhausted_ = false;
 };
+
+// Whether two texts are the same. Names and roles are short, and there a call of memcmp costs more
+// than the comparison.
+inline bool SameText(absl::string_view a, absl::string_view b) {
+  if (a.size() != b.size()) return false;
+  if (a.size() > 16) return std::memcmp(a.data(), b.data(), a.size()) == 0;
+  const auto same = [&](size_t at, auto word) {
+    auto other = word;
+    std::memcpy(&word, a.data() + at, sizeof(word));
+    std::memcpy(&other, b.data() + at, sizeof(other));
+    return word == other;
+  };
+  if (a.size() >= 8) return same(0, uint64_t{}) && same(a.size() - 8, uint64_t{});
+  if (a.size() >= 4) return same(0, uint32_t{}) && same(a.size() - 4, uint32_t{});
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i] != b[i]) return false;
+  }
+  return true;
+}
 
 struct Str {
   const char* data = nullptr;
@@ -222,9 +253,16 @@ struct Dict {
   uint32_t size = 0;
   uint32_t capacity = 0;
 
-  const Value* Find(absl::string_view key) const;
+  const Value* Find(absl::string_view key) const {
+    for (const Entry& entry : *this) {
+      if (entry.key.is_string() && SameText(entry.key.view(), key)) return &entry.value;
+    }
+    return nullptr;
+  }
   const Value* Find(const Value& key) const;
   void Set(Arena& arena, const Value& key, const Value& value);
+  // Set() of a key that is known to be new.
+  void Append(Arena& arena, const Value& key, const Value& value);
   const Entry* begin() const { return entries; }
   const Entry* end() const { return entries + size; }
 };
@@ -234,9 +272,13 @@ class Text {
  public:
   explicit Text(Arena& arena) : arena_(&arena) {}
   void Append(absl::string_view text, Origin origin = 0);
-  void Append(const Str& text) { Append(text, 0, text.size); }
+  void Append(const Str& text) {
+    if (text.range_count == 0) return Append(text.view());
+    Append(text, 0, text.size);
+  }
   // Bytes [begin, end) of `text`.
   void Append(const Str& text, size_t begin, size_t end);
+  void Reserve(size_t bytes) { text_.reserve(bytes); }
   void Append(char c) { Append(absl::string_view(&c, 1)); }
   // `text` `times` times.
   void Repeat(absl::string_view text, int64_t times);
@@ -256,6 +298,8 @@ class Text {
   std::vector<Range> ranges_;
 };
 
+// `pieces` one after another, in one allocation.
+const Str* JoinStrs(Arena& arena, absl::Span<const Str* const> pieces);
 // Strings. NewStr copies; ViewStr refers to bytes that outlive the arena.
 const Str* NewStr(Arena& arena, absl::string_view text);
 const Str* ViewStr(Arena& arena, absl::string_view text, Origin origin = 0);
@@ -268,7 +312,7 @@ inline Value SubString(Arena& arena, const Str& text, size_t begin, size_t end) 
   return Value::String(SubStr(arena, text, begin, end));
 }
 Value NewList(Arena& arena, Kind kind = Kind::kList, size_t capacity = 0);
-Value NewDict(Arena& arena);
+Value NewDict(Arena& arena, size_t capacity = 0);
 
 // Code points of `text`.
 int64_t CharCount(const Str& text);
@@ -278,8 +322,15 @@ size_t ByteOfChar(const Str& text, int64_t index);
 // How deep values may nest where they are walked; deeper ones compare unequal and print as "...".
 constexpr int kMaxValueDepth = 300;
 
-bool Truth(const Value& value);
-bool Equals(const Value& a, const Value& b, int depth = 0);
+bool TruthOfOther(const Value& value);
+inline bool Truth(const Value& value) {
+  return value.is_bool() ? value.as_bool() : TruthOfOther(value);
+}
+bool EqualOthers(const Value& a, const Value& b, int depth);
+inline bool Equals(const Value& a, const Value& b, int depth = 0) {
+  if (a.is_string() && b.is_string()) return SameText(a.view(), b.view());
+  return EqualOthers(a, b, depth);
+}
 // Negative, 0, positive; *ok turns false where Python raises TypeError.
 int Compare(const Value& a, const Value& b, bool* ok, int depth = 0);
 // Python's name of the type: "str", "int", "NoneType" ...
