@@ -1,7 +1,8 @@
 """Renders every chat template that the installed packages bring, with transformers and with the
-driver, and compares bytes, errors and assistant spans. Prints what was compared; a difference fails.
+driver, and compares bytes, errors, assistant spans and, of templates with generation blocks, the tokens and
+the mask of return_assistant_tokens_mask. Prints what was compared; a difference fails.
 
-  compare_live.py DRIVER [TEMPLATE_FOLDER ...]
+  compare_live.py DRIVER tokenizer.json [TEMPLATE_FOLDER ...]
 """
 import glob
 import json
@@ -9,10 +10,13 @@ import os
 import subprocess
 import sys
 
+from transformers import PreTrainedTokenizerFast
+
 import reference
 from conversations import cases
 
 SHOWN = 12
+BOS, EOS = "<|endoftext|>", "<|im_end|>"  # of Qwen's vocabulary
 
 
 def templates(folders):
@@ -36,8 +40,8 @@ def templates(folders):
 
 
 class Driver:
-    def __init__(self, path):
-        self.process = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self, *command):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def render(self, case):
         self.process.stdin.write(json.dumps(case).encode() + b"\n")
@@ -94,15 +98,25 @@ def check_spans(driver, case, want):
     return None, got, checked
 
 
+def mask_differs(tokenizer, case, got):
+    """Whether the ids or the assistant mask are other than the reference's; its render_jinja_template is also
+    what TRL's trainers take their masks from."""
+    want = tokenizer.apply_chat_template(
+        case["messages"], tools=case["tools"], chat_template=case["template"], return_dict=True,
+        return_assistant_tokens_mask=True, **case["kwargs"])
+    return list(want["input_ids"]) != got["ids"] or list(want["assistant_masks"]) != got["mask"]
+
+
 def main():
-    driver = Driver(sys.argv[1])
-    found = templates(sys.argv[2:])
-    rendered = errors = spans = 0
-    wrong, span_wrong = [], []
+    driver = Driver(sys.argv[1], sys.argv[2])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=sys.argv[2], bos_token=BOS, eos_token=EOS)
+    found = templates(sys.argv[3:])
+    rendered = errors = spans = masks = 0
+    wrong, span_wrong, mask_wrong = [], [], []
     for template, name in found.items():
         for label, messages, tools, prompt, kwargs in cases():
             case = {"template": template, "messages": messages, "tools": tools, "kwargs": kwargs,
-                    "add_generation_prompt": prompt, "bos_token": "<s>", "eos_token": "</s>",
+                    "add_generation_prompt": prompt, "bos_token": BOS, "eos_token": EOS,
                     "now": reference.NOW}
             want, got = reference.render(case), driver.render(case)
             if ("error" in want) != ("error" in got) or want.get("text") != got.get("text"):
@@ -116,6 +130,10 @@ def main():
                 continue
             if want["blocks"] and got["spans"] != [s for s in want["generated"] if s[0] < s[1]]:
                 span_wrong.append((name, label, "generation blocks differ", got["spans"], want["text"]))
+            if want["blocks"]:
+                masks += 1
+                if mask_differs(tokenizer, case, got):
+                    mask_wrong.append((name, label))
             why, plain, checked = check_spans(driver, case, want)
             spans += checked
             if why:
@@ -130,7 +148,9 @@ def main():
     print(f"templates {len(found)}; renderings equal {rendered}, refused by both {errors}, "
           f"different {len(wrong)} {names}")
     print(f"assistant spans: {spans} facts checked, wrong {len(span_wrong)} {span_names}")
-    return 1 if wrong or span_wrong else 0
+    print(f"tokens and masks of templates with generation blocks: {masks} compared, different {len(mask_wrong)} "
+          f"{mask_wrong[:SHOWN]}")
+    return 1 if wrong or span_wrong or mask_wrong else 0
 
 
 if __name__ == "__main__":

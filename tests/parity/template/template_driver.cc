@@ -3,11 +3,20 @@
 //    "eos_token", "kwargs", "now" (Unix seconds)}
 // and writes one per line, offsets in bytes: {"text", "spans": [[begin, end], ...],
 //    "bytes": [[message, begin, end], ...], "source", "ends"} or {"error"}.
+//
+//   template_driver [tokenizer.json]
+//
+// With a tokenizer the answer also holds the row's "ids" and "mask".
 #include <iostream>
+#include <memory>
 #include <string>
 
+#include "base/file.h"
 #include "base/json.h"
+#include "base/status_macros.h"
 #include "worker/data/chat/chat_template.h"
+#include "worker/data/dataset/tokenized.h"
+#include "worker/data/tokenizer/tokenizer.h"
 
 namespace {
 
@@ -15,7 +24,28 @@ using graft::Json;
 using graft::data::ChatInput;
 using graft::data::ChatTemplate;
 
-Json Render(const Json& request) {
+// The tokens of the row and which of them are learnt.
+absl::Status AddTokens(const ChatTemplate& chat, const ChatInput& input,
+                       const graft::data::Tokenizer& tokenizer, Json& answer) {
+  graft::data::Row row;
+  row.messages = *input.messages;
+  if (input.tools != nullptr) row.tools = *input.tools;
+  graft::data::TokenizeOptions options;
+  options.chat = &chat;
+  options.bos_token = std::string(input.bos_token);
+  options.eos_token = std::string(input.eos_token);
+  options.chat_kwargs = input.kwargs;
+  options.now = input.now;
+  GRAFT_ASSIGN_OR_RETURN(const auto rows, graft::data::TokenizeRow(graft::data::RowFormat::kChat,
+                                                                   row, tokenizer, options));
+  Json ids = Json::MakeArray(), mask = Json::MakeArray();
+  for (const int32_t id : rows[0].ids) ids.Append(id);
+  for (const uint8_t learnt : rows[0].mask) mask.Append(static_cast<int>(learnt));
+  answer.Set("ids", std::move(ids)).Set("mask", std::move(mask));
+  return absl::OkStatus();
+}
+
+Json Render(const Json& request, const graft::data::Tokenizer* tokenizer) {
   Json answer = Json::MakeObject();
   auto chat = ChatTemplate::Compile(request.GetString("template"));
   if (!chat.ok()) return answer.Set("error", chat.status().ToString());
@@ -53,18 +83,32 @@ Json Render(const Json& request) {
   }
   answer.Set("bytes", bytes);
   answer.Set("source", static_cast<int>(rendered->span_source));
-  return answer.Set("ends", rendered->ends_with_end_of_turn);
+  answer.Set("ends", rendered->ends_with_end_of_turn);
+  if (tokenizer != nullptr && !input.add_generation_prompt) {
+    const absl::Status status = AddTokens(*chat, input, *tokenizer, answer);
+    if (!status.ok()) answer.Set("error", status.ToString());
+  }
+  return answer;
 }
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  std::unique_ptr<graft::data::Tokenizer> tokenizer;
+  if (argc > 1) {
+    const auto text = graft::ReadFile(argv[1]);
+    auto loaded = text.ok()
+                      ? graft::data::Tokenizer::FromJson(*text)
+                      : absl::StatusOr<std::unique_ptr<graft::data::Tokenizer>>(text.status());
+    if (!loaded.ok()) return std::cerr << loaded.status() << "\n", 1;
+    tokenizer = *std::move(loaded);
+  }
   std::string line;
   while (std::getline(std::cin, line)) {
     auto request = Json::Parse(line, {.allow_nan = true});
     Json answer = Json::MakeObject();
     if (request.ok()) {
-      answer = Render(*request);
+      answer = Render(*request, tokenizer.get());
     } else {
       answer.Set("error", request.status().ToString());
     }

@@ -9,6 +9,11 @@
 // and the ids, then as many pairs of offsets; or a length and the decoded text. An error is the
 // count -1, then a length and the message. All numbers are little-endian uint32.
 //
+//   tokenizer_driver KIND FILE write > tokenizer.json
+//   tokenizer_driver gguf FILE config > tokenizer_config.json
+//
+// write the tokenizer as Hugging Face's files.
+//
 //   tokenizer_driver KIND FILE bench TEXTFILE ROUNDS
 //
 // prints how long loading and encoding the file's texts (between form feeds) took, in seconds of
@@ -73,10 +78,12 @@ GgufTokenizerFields FieldsOf(const Json& json) {
       fields.token_types.push_back(static_cast<int32_t>(type.as_int()));
     }
   }
+  fields.chat_template = json.GetString("chat_template");
   fields.bos_token_id = OptionalId(json, "bos_token_id");
   fields.eos_token_id = OptionalId(json, "eos_token_id");
   fields.unknown_token_id = OptionalId(json, "unknown_token_id");
   fields.separator_token_id = OptionalId(json, "seperator_token_id");
+  fields.padding_token_id = OptionalId(json, "padding_token_id");
   fields.cls_token_id = OptionalId(json, "cls_token_id");
   fields.add_bos_token = OptionalBool(json, "add_bos_token");
   fields.add_eos_token = OptionalBool(json, "add_eos_token");
@@ -92,6 +99,14 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& kind, const s
   absl::StatusOr<Json> json = Json::Parse(file->bytes());
   if (!json.ok()) return json.status();
   return Tokenizer::FromGguf(FieldsOf(*json));
+}
+
+int WriteConfig(const std::string& path) {
+  const absl::StatusOr<std::string> text = graft::ReadFile(path);
+  const absl::StatusOr<Json> json = text.ok() ? Json::Parse(*text) : text.status();
+  if (!json.ok()) return std::cerr << json.status() << "\n", 1;
+  std::cout << graft::data::GgufTokenizerConfig(FieldsOf(*json)).Dump(2) << "\n";
+  return 0;
 }
 
 bool ReadNumber(uint32_t& value) { return std::fread(&value, sizeof(value), 1, stdin) == 1; }
@@ -174,10 +189,13 @@ int Bench(const Tokenizer& tokenizer, double load_seconds, const std::string& pa
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3 && argc != 6) {
-    std::cerr << "usage: tokenizer_driver json|gguf|sentencepiece FILE [bench TEXTFILE ROUNDS]\n";
+  const std::string verb = argc > 3 ? argv[3] : "";
+  if (argc != 3 && argc != 6 && verb != "write" && verb != "config") {
+    std::cerr << "usage: tokenizer_driver json|gguf|sentencepiece FILE "
+                 "[write | config | bench TEXTFILE ROUNDS]\n";
     return 2;
   }
+  if (verb == "config") return WriteConfig(argv[2]);
   const double start = ProcessorSeconds();
   const absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Load(argv[1], argv[2]);
   const double load_seconds = ProcessorSeconds() - start;
@@ -187,6 +205,10 @@ int main(int argc, char** argv) {
   }
   if (argc == 3) {
     Serve(**tokenizer);
+    return 0;
+  }
+  if (verb == "write") {
+    std::cout << (*tokenizer)->ToJson() << "\n";
     return 0;
   }
   int rounds = 0;

@@ -9,6 +9,8 @@ def fields(path):
     reader = gguf.GGUFReader(path)
     out = {}
     for name, field in reader.fields.items():
+        if name == "tokenizer.chat_template":
+            out["chat_template"] = field.contents()
         if name.startswith("tokenizer.ggml."):
             key = name[len("tokenizer.ggml."):]
             value = field.contents()

@@ -36,7 +36,8 @@ constexpr std::pair<RowFormat, absl::string_view> kFormatNames[] = {
 struct Source {
   std::string path;
   MappedFile file;
-  absl::string_view bytes;  // behind the byte order mark
+  std::string converted;    // the content, where the file is not UTF-8 but in a known encoding
+  absl::string_view bytes;  // of the file or of `converted`, behind the byte order mark
   SourceKind kind = SourceKind::kLines;
   std::vector<std::string> header;  // kCsv
 };
@@ -241,10 +242,22 @@ absl::Status Dataset::Impl::Load(const std::vector<std::string>& paths) {
     source.path = path;
     GRAFT_ASSIGN_OR_RETURN(source.file, MappedFile::Open(path));
     GRAFT_ASSIGN_OR_RETURN(source.kind, KindOfSource(path, source.file.bytes()));
-    source.bytes = WithoutBom(source.file.bytes());
     report.bytes += static_cast<int64_t>(source.file.bytes().size());
-    if (source.bytes.empty()) report.warnings.push_back({"empty_file", path + " is empty"});
+    if (source.kind == SourceKind::kCsv && !IsValidUtf8(source.file.bytes())) {
+      if (auto text = FromWindows1252(source.file.bytes()); text.has_value()) {
+        source.converted = *std::move(text);
+        report.warnings.push_back(
+            {"read_as_windows_1252", path + " is not UTF-8 and is read as Windows-1252"});
+      }
+    }
+    if (WithoutBom(source.file.bytes()).empty()) {
+      report.warnings.push_back({"empty_file", path + " is empty"});
+    }
     sources.push_back(std::move(source));
+  }
+  // Now that no source moves any more.
+  for (Source& source : sources) {
+    source.bytes = WithoutBom(source.converted.empty() ? source.file.bytes() : source.converted);
   }
   report.files = static_cast<int64_t>(sources.size());
   return absl::OkStatus();
@@ -338,7 +351,7 @@ absl::Status Dataset::Impl::ReadSource(int32_t index) {
     return absl::Status(status.code(), absl::StrCat(source.path, ", ", status.message()));
   }
   Merge(std::move(piece), 0, 0);
-  Release(source.bytes);
+  if (source.converted.empty()) Release(source.bytes);
   return absl::OkStatus();
 }
 

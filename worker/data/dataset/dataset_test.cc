@@ -204,16 +204,47 @@ TEST_F(DatasetTest, FilesNamedAfterTheFoldersServeAsWell) {
   EXPECT_THAT(files.warnings, IsEmpty());
 }
 
-TEST_F(DatasetTest, TheSampleTicketsAreGoodRows) {
+TEST_F(DatasetTest, TheSampleSetsAreGoodRows) {
+  struct Sample {
+    const char* name;
+    RowFormat format;
+    int64_t training, validation;
+  };
+  const Sample samples[] = {{"support_tickets", RowFormat::kChat, 240, 40},
+                            {"classification", RowFormat::kPromptCompletion, 60, 12},
+                            {"extractive_qa", RowFormat::kPromptCompletion, 60, 12},
+                            {"simplification", RowFormat::kPromptCompletion, 60, 12},
+                            {"conversation", RowFormat::kChat, 60, 12},
+                            {"tools", RowFormat::kChat, 60, 12}};
   const char* root = std::getenv("GRAFT_SOURCE_DIR");
-  GRAFT_ASSERT_OK_AND_ASSIGN(DatasetFiles files,
-                             FindDatasetFiles(JoinPath(root == nullptr ? "." : root,
-                                                       "worker/data/samples/support_tickets")));
-  GRAFT_ASSERT_OK_AND_ASSIGN(Dataset training, Dataset::Open(files.training, {}));
-  GRAFT_ASSERT_OK_AND_ASSIGN(Dataset validation, Dataset::Open(files.validation, {}));
-  EXPECT_THAT(training.status(), IsOk());
-  EXPECT_EQ(training.size(), 240);
-  EXPECT_EQ(validation.size(), 40);
+  for (const Sample& sample : samples) {
+    SCOPED_TRACE(sample.name);
+    const std::string folder =
+        JoinPath(root == nullptr ? "." : root, std::string("worker/data/samples/") + sample.name);
+    GRAFT_ASSERT_OK_AND_ASSIGN(DatasetFiles files, FindDatasetFiles(folder));
+    GRAFT_ASSERT_OK_AND_ASSIGN(Dataset training, Dataset::Open(files.training, {}));
+    GRAFT_ASSERT_OK_AND_ASSIGN(Dataset validation, Dataset::Open(files.validation, {}));
+    EXPECT_THAT(training.status(), IsOk());
+    EXPECT_THAT(validation.status(), IsOk());
+    EXPECT_EQ(training.format(), sample.format);
+    EXPECT_EQ(training.size(), sample.training);
+    EXPECT_EQ(validation.size(), sample.validation);
+  }
+}
+
+TEST_F(DatasetTest, Windows1252TablesAreReadWithAWarning) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(
+      Dataset dataset,
+      Open("t.csv", "prompt,completion\r\ncaf\xe9 \x80 5,\"\x93na\xefve\x94\nline\"\r\n"));
+  EXPECT_THAT(dataset.status(), IsOk());
+  const absl::StatusOr<Row> row = dataset.ReadRow(0);
+  ASSERT_THAT(row, IsOk());
+  EXPECT_EQ(row->prompt, "caf\u00e9 \u20ac 5");
+  EXPECT_EQ(row->completion, "\u201cna\u00efve\u201d\nline");
+  ASSERT_EQ(dataset.report().warnings.size(), 1u);
+  EXPECT_EQ(dataset.report().warnings[0].code, "read_as_windows_1252");
+  // 0x81 is no character of Windows-1252: the row is named instead.
+  EXPECT_THAT(Problem("u.csv", "prompt,completion\na\x81,b\nc,d\n"), HasSubstr("expected UTF-8"));
 }
 
 TEST_F(DatasetTest, MisplacedFilesAreExplained) {

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "worker/data/unicode/utf8.h"
 
 namespace graft::data {
 namespace {
@@ -42,6 +43,23 @@ int64_t CountLines(absl::string_view text) { return std::count(text.begin(), tex
 
 absl::string_view WithoutBom(absl::string_view bytes) {
   return absl::StartsWith(bytes, "\xEF\xBB\xBF") ? bytes.substr(3) : bytes;
+}
+
+absl::optional<std::string> FromWindows1252(absl::string_view bytes) {
+  // 0x80 to 0x9F; all others are the code points of Latin-1. 0: no character.
+  constexpr uint16_t kUpper[32] = {0x20ac, 0,      0x201a, 0x0192, 0x201e, 0x2026, 0x2020, 0x2021,
+                                   0x02c6, 0x2030, 0x0160, 0x2039, 0x0152, 0,      0x017d, 0,
+                                   0,      0x2018, 0x2019, 0x201c, 0x201d, 0x2022, 0x2013, 0x2014,
+                                   0x02dc, 0x2122, 0x0161, 0x203a, 0x0153, 0,      0x017e, 0x0178};
+  std::string text;
+  text.reserve(bytes.size() + bytes.size() / 8);
+  for (const char c : bytes) {
+    const auto byte = static_cast<uint8_t>(c);
+    const uint32_t code_point = byte >= 0x80 && byte < 0xa0 ? kUpper[byte - 0x80] : byte;
+    if (code_point == 0 && byte != 0) return absl::nullopt;
+    AppendCodePoint(code_point, text);
+  }
+  return text;
 }
 
 bool IsDataFile(absl::string_view name) {

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 #include "base/json.h"
 
 namespace graft::data {
@@ -22,6 +23,10 @@ absl::StatusOr<SourceKind> KindOfSource(const std::string& path, absl::string_vi
 bool IsDataFile(absl::string_view name);
 // The bytes without a byte order mark.
 absl::string_view WithoutBom(absl::string_view bytes);
+
+// Text in Windows-1252, which spreadsheets write into CSV files, as UTF-8; nullopt where a byte is
+// no character of it.
+absl::optional<std::string> FromWindows1252(absl::string_view bytes);
 
 struct SourceRow {
   absl::string_view text;  // without the line's end

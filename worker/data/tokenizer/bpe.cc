@@ -44,7 +44,7 @@ absl::StatusOr<std::unique_ptr<BpeModel>> BpeModel::Create(TokenTable vocab,
 absl::Status BpeModel::AddMerges(const std::vector<Merge>& merges) {
   if (merges.size() >= kNoRank) return absl::InvalidArgumentError("model.merges: too many merges");
   size_t slots = 16;
-  while (slots < merges.size() * 2) slots *= 2;
+  while (slots < merges.size() + merges.size() / 2) slots *= 2;
   pairs_.assign(slots, {kNoPair, kNoRank, 0});
   pair_mask_ = slots - 1;
   filter_.assign(std::min(kMaxFilter, std::max<size_t>(1, slots / 8)), 0);
@@ -53,43 +53,56 @@ absl::Status BpeModel::AddMerges(const std::vector<Merge>& merges) {
       options_.continuing_subword_prefix ? options_.continuing_subword_prefix->size() : 0;
   // In blocks: the places of a block's tokens are fetched from memory all at once.
   struct Merging {
-    std::string merged;
-    uint64_t hashes[3];
+    uint64_t left_hash, right_hash;
     PairSlot slot;
   };
   std::vector<Merging> block(std::min(kMergeBlock, merges.size()));
+  int32_t last = TokenTable::kNone;
   for (size_t start = 0; start < merges.size(); start += kMergeBlock) {
     const size_t count = std::min(kMergeBlock, merges.size() - start);
     for (size_t i = 0; i < count; ++i) {
-      const auto& [left, right] = merges[start + i];
       Merging& merging = block[i];
-      merging.merged.assign(left.data(), left.size());
-      if (right.size() >= prefix)
-        merging.merged.append(right.data() + prefix, right.size() - prefix);
-      merging.hashes[0] = HashBytes(left);
-      merging.hashes[1] = HashBytes(right);
-      merging.hashes[2] = HashBytes(merging.merged);
-      for (const uint64_t hash : merging.hashes) vocab_.PrefetchSlot(hash);
+      merging.left_hash = HashBytes(merges[start + i].first);
+      merging.right_hash = HashBytes(merges[start + i].second);
+      vocab_.PrefetchSlot(merging.left_hash);
+      vocab_.PrefetchSlot(merging.right_hash);
     }
     for (size_t i = 0; i < count; ++i) {
-      for (const uint64_t hash : block[i].hashes) vocab_.PrefetchText(hash);
+      vocab_.PrefetchText(block[i].left_hash);
+      vocab_.PrefetchText(block[i].right_hash);
     }
     for (size_t i = 0; i < count; ++i) {
       const auto& [left, right] = merges[start + i];
-      const int32_t left_id = vocab_.FindHashed(left, block[i].hashes[0]);
-      const int32_t right_id = vocab_.FindHashed(right, block[i].hashes[1]);
-      const int32_t merged_id = vocab_.FindHashed(block[i].merged, block[i].hashes[2]);
-      if (left_id < 0 || right_id < 0 || merged_id < 0 || right.size() < prefix) {
+      const int32_t left_id = vocab_.FindHashed(left, block[i].left_hash);
+      const int32_t right_id = vocab_.FindHashed(right, block[i].right_hash);
+      const int32_t merged_id =
+          right.size() < prefix ? TokenTable::kNone : FindMerged(left, right.substr(prefix), last);
+      if (left_id < 0 || right_id < 0 || merged_id < 0) {
         return absl::InvalidArgumentError(
             absl::StrCat("model.merges[", start + i, "] joins '", left, "' and '", right,
                          "', but the vocabulary lacks one of them or what they make"));
       }
+      last = merged_id;
       block[i].slot = {PairOf(left_id, right_id), static_cast<uint32_t>(start + i), merged_id};
       __builtin_prefetch(&pairs_[HashPair(block[i].slot.pair) & pair_mask_]);
     }
     for (size_t i = 0; i < count; ++i) InsertPair(block[i].slot);
   }
   return absl::OkStatus();
+}
+
+// The token that the two make. Vocabularies are mostly in the order of their merges, so the token
+// of the merge before (`last`) and its successor are looked at first.
+int32_t BpeModel::FindMerged(absl::string_view left, absl::string_view right, int32_t last) const {
+  const size_t length = left.size() + right.size();
+  for (const int32_t guess : {last, last + 1}) {
+    const absl::string_view text = vocab_.Text(guess);
+    if (text.size() == length && text.substr(0, left.size()) == left &&
+        text.substr(left.size()) == right) {
+      return guess;
+    }
+  }
+  return vocab_.Find(absl::StrCat(left, right));
 }
 
 void BpeModel::InsertPair(const PairSlot& slot) {
@@ -274,6 +287,11 @@ void BpeModel::MergeLong(std::vector<TokenSpan>& word, ModelScratch& scratch) co
              word.end());
 }
 
+const CharSeams& BpeModel::Seams() const {
+  std::call_once(seams_made_, [this] { seams_ = std::make_unique<CharSeams>(vocab_); });
+  return *seams_;
+}
+
 absl::Status BpeModel::Tokenize(absl::string_view piece, ModelScratch& scratch,
                                 std::vector<TokenSpan>& out) const {
   const auto length = static_cast<uint32_t>(piece.size());
@@ -285,25 +303,86 @@ absl::Status BpeModel::Tokenize(absl::string_view piece, ModelScratch& scratch,
   if (length <= WordCache::kMaxWord && scratch.cache.Find(piece, hash, out)) {
     return absl::OkStatus();
   }
-  std::vector<TokenSpan>& word = scratch.tokens;
-  word.clear();
   if (const int32_t whole = WholePiece(piece, scratch); whole >= 0) {
-    word.push_back({whole, length});
-  } else {
-    if (raw_bytes_) {
-      for (const char byte : piece) word.push_back({byte_ids_[static_cast<uint8_t>(byte)], 1});
-    } else {
-      GRAFT_RETURN_IF_ERROR(FirstSymbols(piece, scratch));
-    }
-    if (word.size() <= kShortWord) {
-      MergeShort(word);
-    } else {
-      MergeLong(word, scratch);
+    out.push_back({whole, length});
+    scratch.cache.Insert(piece, hash, absl::MakeConstSpan(&out.back(), 1));
+    return absl::OkStatus();
+  }
+  if (raw_bytes_ && CharSeams::MayHelp(piece)) {
+    const size_t first = Seams().Next(piece, 0);
+    if (first < length) {
+      MergeParts(piece, first, scratch, out);
+      return absl::OkStatus();
     }
   }
-  out.insert(out.end(), word.begin(), word.end());
-  scratch.cache.Insert(piece, hash, word);
+  GRAFT_RETURN_IF_ERROR(MergePiece(piece, scratch));
+  out.insert(out.end(), scratch.tokens.begin(), scratch.tokens.end());
+  scratch.cache.Insert(piece, hash, scratch.tokens);
   return absl::OkStatus();
+}
+
+// The tokens of a piece, which is not one itself, into scratch.tokens.
+absl::Status BpeModel::MergePiece(absl::string_view piece, ModelScratch& scratch) const {
+  std::vector<TokenSpan>& word = scratch.tokens;
+  word.clear();
+  if (raw_bytes_) {
+    for (const char byte : piece) word.push_back({byte_ids_[static_cast<uint8_t>(byte)], 1});
+  } else {
+    GRAFT_RETURN_IF_ERROR(FirstSymbols(piece, scratch));
+  }
+  if (word.size() <= kShortWord) {
+    MergeShort(word);
+  } else {
+    MergeLong(word, scratch);
+  }
+  return absl::OkStatus();
+}
+
+// The tokens of a piece with a seam at `seam`, part by part.
+void BpeModel::MergeParts(absl::string_view piece, size_t seam, ModelScratch& scratch,
+                          std::vector<TokenSpan>& out) const {
+  // A part may be a piece elsewhere, and there be one token that merges alone do not make
+  // (ignore_merges); so parts and pieces are told apart.
+  constexpr uint64_t kPart = 0x5bf03635dcd5a1cdu;
+  for (size_t begin = 0; begin < piece.size(); seam = Seams().Next(piece, begin)) {
+    const absl::string_view part = piece.substr(begin, seam - begin);
+    begin = seam;
+    const uint64_t hash = HashBytes(part) ^ kPart;
+    if (part.size() <= WordCache::kMaxWord && scratch.cache.Find(part, hash, out)) continue;
+    MergePiece(part, scratch).IgnoreError();  // of bytes, which are all in the vocabulary
+    out.insert(out.end(), scratch.tokens.begin(), scratch.tokens.end());
+    scratch.cache.Insert(part, hash, scratch.tokens);
+  }
+}
+
+Json BpeModel::ToJson() const {
+  std::vector<const PairSlot*> ordered;
+  for (const PairSlot& slot : pairs_) {
+    if (slot.pair != kNoPair) ordered.push_back(&slot);
+  }
+  std::sort(ordered.begin(), ordered.end(),
+            [](const PairSlot* a, const PairSlot* b) { return a->rank < b->rank; });
+  Json::Array merges;
+  merges.reserve(ordered.size());
+  for (const PairSlot* slot : ordered) {
+    // A pair, as a token may hold a space itself.
+    merges.push_back(Json(Json::Array{Json(vocab_.Text(static_cast<int32_t>(slot->pair >> 32))),
+                                      Json(vocab_.Text(static_cast<int32_t>(slot->pair)))}));
+  }
+  const auto optional = [](const absl::optional<std::string>& text) {
+    return text ? Json(*text) : Json();
+  };
+  return Json::MakeObject()
+      .Set("type", "BPE")
+      .Set("dropout", Json())
+      .Set("unk_token", optional(options_.unk_token))
+      .Set("continuing_subword_prefix", optional(options_.continuing_subword_prefix))
+      .Set("end_of_word_suffix", optional(options_.end_of_word_suffix))
+      .Set("fuse_unk", options_.fuse_unk)
+      .Set("byte_fallback", options_.byte_fallback)
+      .Set("ignore_merges", options_.ignore_merges)
+      .Set("vocab", vocab_.ToJson())
+      .Set("merges", Json(std::move(merges)));
 }
 
 }  // namespace graft::data

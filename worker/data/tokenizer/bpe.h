@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
+#include "worker/data/tokenizer/char_seams.h"
 #include "worker/data/tokenizer/model.h"
 
 namespace graft::data {
@@ -41,6 +43,7 @@ class BpeModel final : public Model {
                         std::vector<TokenSpan>& out) const override;
   const TokenTable& vocab() const override { return vocab_; }
   bool takes_raw_bytes() const override { return raw_bytes_; }
+  Json ToJson() const override;
 
  private:
   struct PairSlot {
@@ -53,6 +56,7 @@ class BpeModel final : public Model {
       : vocab_(std::move(vocab)), options_(std::move(options)) {}
 
   absl::Status AddMerges(const std::vector<Merge>& merges);
+  int32_t FindMerged(absl::string_view left, absl::string_view right, int32_t last) const;
   absl::Status SetUpBytes(bool raw_bytes);
   const PairSlot* FindPair(int32_t left, int32_t right) const;
   // Whether the pair may be in the table; most pairs that are looked for are not.
@@ -67,6 +71,10 @@ class BpeModel final : public Model {
   // Symbols that the vocabulary lacks: their bytes, or the unknown token.
   absl::Status AddUnknown(absl::string_view symbol, uint32_t length, TokenSpan& unknown,
                           ModelScratch& scratch) const;
+  const CharSeams& Seams() const;
+  absl::Status MergePiece(absl::string_view piece, ModelScratch& scratch) const;
+  void MergeParts(absl::string_view piece, size_t seam, ModelScratch& scratch,
+                  std::vector<TokenSpan>& out) const;
   void MergeShort(std::vector<TokenSpan>& word) const;
   void MergeLong(std::vector<TokenSpan>& word, ModelScratch& scratch) const;
 
@@ -80,6 +88,9 @@ class BpeModel final : public Model {
   // A bit for each hash of a pair, small enough to stay in a near cache where `pairs_` does not.
   std::vector<uint64_t> filter_;
   uint64_t filter_mask_ = 0;
+  // Made when the first piece needs them: many texts have none such.
+  mutable std::once_flag seams_made_;
+  mutable std::unique_ptr<const CharSeams> seams_;
 };
 
 }  // namespace graft::data

@@ -32,27 +32,41 @@ std::vector<std::pair<uint32_t, uint32_t>> Offsets(const Json& json) {
   return offsets;
 }
 
-class GoldenTest : public ::testing::TestWithParam<std::string> {};
+class GoldenTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    GRAFT_ASSERT_OK_AND_ASSIGN(const std::string text,
+                               ReadFile(JoinPath(GoldenFolder(), GetParam())));
+    GRAFT_ASSERT_OK_AND_ASSIGN(golden_, Json::Parse(text));
+    GRAFT_ASSERT_OK_AND_ASSIGN(tokenizer_, Tokenizer::FromJson(golden_.Find("tokenizer")->Dump()));
+  }
+  void CheckRows();
 
-TEST_P(GoldenTest, IdsOffsetsAndTextAreTheReferences) {
-  GRAFT_ASSERT_OK_AND_ASSIGN(const std::string text,
-                             ReadFile(JoinPath(GoldenFolder(), GetParam())));
-  GRAFT_ASSERT_OK_AND_ASSIGN(const Json golden, Json::Parse(text));
-  GRAFT_ASSERT_OK_AND_ASSIGN(const std::unique_ptr<Tokenizer> tokenizer,
-                             Tokenizer::FromJson(golden.Find("tokenizer")->Dump()));
-  for (const Json& entry : golden.Find("rows")->as_array()) {
+  Json golden_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+void GoldenTest::CheckRows() {
+  for (const Json& entry : golden_.Find("rows")->as_array()) {
     const Json::Array& row = entry.as_array();
     const std::string& input = row[0].as_string();
     SCOPED_TRACE(JsonQuote(input));
-    GRAFT_ASSERT_OK_AND_ASSIGN(const Encoding plain, tokenizer->Encode(input, {.offsets = true}));
+    GRAFT_ASSERT_OK_AND_ASSIGN(const Encoding plain, tokenizer_->Encode(input, {.offsets = true}));
     EXPECT_EQ(plain.ids, Ids(row[1]));
     EXPECT_EQ(plain.offsets, Offsets(row[2]));
     GRAFT_ASSERT_OK_AND_ASSIGN(const Encoding full,
-                               tokenizer->Encode(input, {.add_special_tokens = true}));
+                               tokenizer_->Encode(input, {.add_special_tokens = true}));
     EXPECT_EQ(full.ids, Ids(row[3]));
     EXPECT_TRUE(full.offsets.empty());
-    EXPECT_EQ(tokenizer->Decode(plain.ids, {.skip_special_tokens = true}), row[4].as_string());
+    EXPECT_EQ(tokenizer_->Decode(plain.ids, {.skip_special_tokens = true}), row[4].as_string());
   }
+}
+
+TEST_P(GoldenTest, IdsOffsetsAndTextAreTheReferences) { CheckRows(); }
+
+TEST_P(GoldenTest, WrittenAndReadAgainItIsTheSame) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(tokenizer_, Tokenizer::FromJson(tokenizer_->ToJson()));
+  CheckRows();
 }
 
 std::vector<std::string> GoldenFiles() {

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "base/json.h"
 #include "worker/data/tokenizer/token_table.h"
 #include "worker/data/tokenizer/word_cache.h"
 
@@ -31,6 +32,8 @@ class Model {
   virtual absl::Status Tokenize(absl::string_view piece, ModelScratch& scratch,
                                 std::vector<TokenSpan>& out) const = 0;
   virtual const TokenTable& vocab() const = 0;
+  // The member `model` of a tokenizer.json that makes this model again.
+  virtual Json ToJson() const = 0;
   // The model takes the bytes of the text themselves instead of their printable form. See BpeModel.
   virtual bool takes_raw_bytes() const { return false; }
 };

@@ -4,10 +4,12 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 
 namespace graft::data {
 namespace {
 
+constexpr size_t kBlock = 64;  // strings whose slots are fetched at the same time
 constexpr uint64_t kMultiplier = 0x9e3779b97f4a7c15u;
 
 uint64_t Mix(uint64_t a, uint64_t b) {
@@ -64,7 +66,29 @@ void TokenTable::Grow(size_t slots) {
   }
 }
 
+absl::Status TokenTable::AddAll(absl::Span<const Entry> entries) {
+  size_t bytes = arena_.size();
+  for (const Entry& entry : entries) bytes += entry.token.size();
+  Reserve(size_ + entries.size(), bytes);
+  uint64_t hashes[kBlock];
+  for (size_t start = 0; start < entries.size(); start += kBlock) {
+    const auto block = entries.subspan(start, kBlock);
+    for (size_t i = 0; i < block.size(); ++i) {
+      hashes[i] = HashBytes(block[i].token);
+      PrefetchSlot(hashes[i]);
+    }
+    for (size_t i = 0; i < block.size(); ++i) {
+      GRAFT_RETURN_IF_ERROR(AddHashed(block[i].token, hashes[i], block[i].id));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status TokenTable::Add(absl::string_view token, int64_t id) {
+  return AddHashed(token, HashBytes(token), id);
+}
+
+absl::Status TokenTable::AddHashed(absl::string_view token, uint64_t hash, int64_t id) {
   if (id < 0 || id > kMaxId) {
     return absl::InvalidArgumentError(
         absl::StrCat("the id ", id, " of the token '", token, "' is not in 0..", kMaxId));
@@ -74,7 +98,6 @@ absl::Status TokenTable::Add(absl::string_view token, int64_t id) {
         "the tokens of the vocabulary are longer than 4 GiB together");
   }
   if ((size_ + 1) * 2 > slots_.size()) Grow(std::max<size_t>(16, slots_.size() * 2));
-  const uint64_t hash = HashBytes(token);
   Slot& slot = slots_[SlotOf(token, hash)];
   const auto new_id = static_cast<int32_t>(id);
   if (static_cast<size_t>(id) >= by_id_.size()) by_id_.resize(static_cast<size_t>(id) + 1);
@@ -90,6 +113,15 @@ absl::Status TokenTable::Add(absl::string_view token, int64_t id) {
   }
   by_id_[new_id] = {slot.start, slot.length};
   return absl::OkStatus();
+}
+
+Json TokenTable::ToJson() const {
+  Json::Object members;
+  members.reserve(size_);
+  for (int32_t id = 0; id < id_limit(); ++id) {
+    if (Has(id)) members.emplace_back(std::string(Text(id)), Json(id));
+  }
+  return Json(std::move(members));
 }
 
 }  // namespace graft::data

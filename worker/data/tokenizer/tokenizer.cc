@@ -84,6 +84,12 @@ absl::Status Tokenizer::Impl::ReadParts(const Json& json) {
   GRAFT_ASSIGN_OR_RETURN(pre_tokenizer, ParsePreTokenizer(json.Find("pre_tokenizer")));
   GRAFT_ASSIGN_OR_RETURN(post_processor, ParsePostProcessor(json.Find("post_processor")));
   GRAFT_ASSIGN_OR_RETURN(decoder, ParseDecoder(json.Find("decoder")));
+  parts = Json::MakeObject();
+  for (const absl::string_view part :
+       {"normalizer", "pre_tokenizer", "post_processor", "decoder"}) {
+    const Json* value = json.Find(part);
+    parts.Set(part, value == nullptr ? Json() : *value);
+  }
   return absl::OkStatus();
 }
 
@@ -284,6 +290,24 @@ absl::optional<absl::string_view> Tokenizer::IdToToken(int32_t id) const {
 bool Tokenizer::IsSpecial(int32_t id) const {
   const AddedToken* added = impl_->added.Find(id);
   return added != nullptr && added->special;
+}
+
+std::string Tokenizer::ToJson() const {
+  Json added = Json::MakeArray();
+  for (const AddedToken& token : impl_->added.tokens()) {
+    added.Append(Json::MakeObject()
+                     .Set("id", token.id)
+                     .Set("content", token.content)
+                     .Set("single_word", token.single_word)
+                     .Set("lstrip", token.lstrip)
+                     .Set("rstrip", token.rstrip)
+                     .Set("normalized", token.normalized)
+                     .Set("special", token.special));
+  }
+  Json json = Json::MakeObject().Set("version", "1.0").Set("truncation", Json());
+  json.Set("padding", Json()).Set("added_tokens", std::move(added));
+  for (const auto& [name, part] : impl_->parts.as_object()) json.Set(name, part);
+  return json.Set("model", impl_->model->ToJson()).Dump(2);
 }
 
 int32_t Tokenizer::vocab_size() const {

@@ -27,6 +27,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "base/json.h"
 
 namespace graft::data {
 
@@ -85,6 +86,10 @@ struct GgufTokenizerFields {
   std::string chat_template;  // tokenizer.chat_template; kept for the caller, not read here
 };
 
+// The tokenizer_config.json that goes beside Tokenizer::ToJson() of the same metadata: the special
+// tokens, whether BOS and EOS are added, and the chat template.
+Json GgufTokenizerConfig(const GgufTokenizerFields& fields);
+
 class Tokenizer {
  public:
   // From the text of a tokenizer.json. INVALID_ARGUMENT names the member that is wrong;
@@ -120,6 +125,10 @@ class Tokenizer {
   absl::optional<absl::string_view> IdToToken(int32_t id) const;
   // Whether `id` is an added token marked special.
   bool IsSpecial(int32_t id) const;
+
+  // The text of a tokenizer.json that makes this tokenizer again, here and in Hugging Face's
+  // library, whatever it was made of.
+  std::string ToJson() const;
 
   // The number of tokens, added ones included.
   int32_t vocab_size() const;

@@ -63,7 +63,11 @@ Json BpeParts(const GgufPreTokenizer& pre) {
 Json BertParts() {
   // The vocabulary was turned around: words begin with U+2581 and what continues them has no mark.
   return Json::MakeObject()
-      .Set("normalizer", Typed("BertNormalizer"))
+      .Set("normalizer", Typed("BertNormalizer")
+                             .Set("clean_text", true)
+                             .Set("handle_chinese_chars", true)
+                             .Set("strip_accents", Json())
+                             .Set("lowercase", true))
       .Set("pre_tokenizer", Typed("BertPreTokenizer"))
       .Set("decoder", Typed("WordPiece").Set("prefix", Json("##")).Set("cleanup", Json(true)));
 }
@@ -102,15 +106,24 @@ absl::Status CheckFields(const GgufTokenizerFields& fields) {
 }
 
 // BOS and EOS around a text, as the template processor of a tokenizer.json spells it.
-Json TemplateOf(absl::optional<int32_t> before, absl::optional<int32_t> after) {
+struct EndToken {
+  int32_t id = 0;
+  std::string text;
+};
+
+Json TemplateOf(const absl::optional<EndToken>& before, const absl::optional<EndToken>& after) {
   Json special = Json::MakeObject();
-  const auto token = [&special](int32_t id) {
-    const std::string name = absl::StrCat(id);
-    special.Set(name, Json::MakeObject().Set("ids", Json(Json::Array{Json(id)})));
-    return Json::MakeObject().Set("SpecialToken", Json::MakeObject().Set("id", Json(name)));
+  const auto token = [&special](const EndToken& end) {
+    special.Set(end.text, Json::MakeObject()
+                              .Set("id", end.text)
+                              .Set("ids", Json(Json::Array{Json(end.id)}))
+                              .Set("tokens", Json(Json::Array{Json(end.text)})));
+    return Json::MakeObject().Set("SpecialToken",
+                                  Json::MakeObject().Set("id", end.text).Set("type_id", 0));
   };
   const auto text = [](const char* id) {
-    return Json::MakeObject().Set("Sequence", Json::MakeObject().Set("id", Json(id)));
+    return Json::MakeObject().Set("Sequence",
+                                  Json::MakeObject().Set("id", Json(id)).Set("type_id", 0));
   };
   Json::Array single, pair;
   if (before) single.push_back(token(*before));
@@ -123,6 +136,11 @@ Json TemplateOf(absl::optional<int32_t> before, absl::optional<int32_t> after) {
       .Set("single", Json(std::move(single)))
       .Set("pair", Json(std::move(pair)))
       .Set("special_tokens", std::move(special));
+}
+
+absl::optional<EndToken> EndOf(const GgufTokenizerFields& fields, absl::optional<int32_t> id) {
+  if (!id) return absl::nullopt;
+  return EndToken{*id, fields.tokens[*id]};
 }
 
 std::vector<AddedToken> AddedTokensOf(const GgufTokenizerFields& fields) {
@@ -139,13 +157,13 @@ std::vector<AddedToken> AddedTokensOf(const GgufTokenizerFields& fields) {
 }
 
 absl::StatusOr<TokenTable> VocabOf(const std::vector<std::string>& tokens) {
-  TokenTable vocab;
-  size_t bytes = 0;
-  for (const std::string& token : tokens) bytes += token.size();
-  vocab.Reserve(tokens.size(), bytes);
-  for (size_t id = 0; id < tokens.size(); ++id) {
-    GRAFT_RETURN_IF_ERROR(vocab.Add(tokens[id], static_cast<int64_t>(id)));
+  std::vector<TokenTable::Entry> entries;
+  entries.reserve(tokens.size());
+  for (const std::string& token : tokens) {
+    entries.push_back({token, static_cast<int64_t>(entries.size())});
   }
+  TokenTable vocab;
+  GRAFT_RETURN_IF_ERROR(vocab.AddAll(entries));
   return vocab;
 }
 
@@ -225,8 +243,9 @@ absl::StatusOr<GgufParts> ByteLevelBpe(const GgufTokenizerFields& fields) {
   const bool eos = fields.add_eos_token.value_or(false) && fields.eos_token_id;
   GgufParts parts;
   parts.json = BpeParts(*pre);
-  parts.json.Set("post_processor", TemplateOf(bos ? fields.bos_token_id : absl::nullopt,
-                                              eos ? fields.eos_token_id : absl::nullopt));
+  parts.json.Set("post_processor",
+                 TemplateOf(EndOf(fields, bos ? fields.bos_token_id : absl::nullopt),
+                            EndOf(fields, eos ? fields.eos_token_id : absl::nullopt)));
   BpeOptions options;
   options.ignore_merges = pre->ignore_merges;
   GRAFT_ASSIGN_OR_RETURN(parts.model, MakeBpe(fields, std::move(options), true));
@@ -242,7 +261,7 @@ absl::StatusOr<GgufParts> MarkedSpaceBpe(const GgufTokenizerFields& fields) {
   GRAFT_ASSIGN_OR_RETURN(parts.json, SentencePieceParts(shape));
   const bool bos = fields.add_bos_token.value_or(true);
   parts.json.Set("post_processor",
-                 TemplateOf(bos ? fields.bos_token_id : absl::nullopt, absl::nullopt));
+                 TemplateOf(EndOf(fields, bos ? fields.bos_token_id : absl::nullopt), {}));
   BpeOptions options;
   options.fuse_unk = true;
   options.byte_fallback = true;
@@ -254,9 +273,10 @@ absl::StatusOr<GgufParts> MarkedSpaceBpe(const GgufTokenizerFields& fields) {
 absl::StatusOr<GgufParts> Bert(const GgufTokenizerFields& fields) {
   GgufParts parts;
   parts.json = BertParts();
-  parts.json.Set("post_processor",
-                 TemplateOf(fields.cls_token_id ? fields.cls_token_id : fields.bos_token_id,
-                            fields.separator_token_id));
+  parts.json.Set(
+      "post_processor",
+      TemplateOf(EndOf(fields, fields.cls_token_id ? fields.cls_token_id : fields.bos_token_id),
+                 EndOf(fields, fields.separator_token_id)));
   GRAFT_ASSIGN_OR_RETURN(parts.model, MakeWordPiece(fields));
   return parts;
 }
@@ -269,7 +289,8 @@ absl::StatusOr<GgufParts> ScoredPieces(const GgufTokenizerFields& fields) {
   const SentencePieceModel model = SentencePieceOf(fields);
   GgufParts parts;
   GRAFT_ASSIGN_OR_RETURN(parts.json, SentencePieceParts(model));
-  parts.json.Set("post_processor", TemplateOf(model.bos_id, model.eos_id));
+  parts.json.Set("post_processor",
+                 TemplateOf(EndOf(fields, model.bos_id), EndOf(fields, model.eos_id)));
   GRAFT_ASSIGN_OR_RETURN(parts.model, MakeSentencePieceModel(model));
   return parts;
 }
@@ -285,6 +306,24 @@ absl::StatusOr<GgufParts> PartsOf(const GgufTokenizerFields& fields) {
 }
 
 }  // namespace
+
+Json GgufTokenizerConfig(const GgufTokenizerFields& fields) {
+  Json config = Json::MakeObject().Set("tokenizer_class", "PreTrainedTokenizerFast");
+  const std::pair<absl::string_view, absl::optional<int32_t>> special[] = {
+      {"bos_token", fields.bos_token_id},     {"eos_token", fields.eos_token_id},
+      {"unk_token", fields.unknown_token_id}, {"sep_token", fields.separator_token_id},
+      {"pad_token", fields.padding_token_id}, {"cls_token", fields.cls_token_id}};
+  for (const auto& [name, id] : special) {
+    const bool known = id && *id >= 0 && static_cast<size_t>(*id) < fields.tokens.size();
+    if (known) config.Set(name, fields.tokens[*id]);
+  }
+  if (fields.add_bos_token) config.Set("add_bos_token", *fields.add_bos_token);
+  if (fields.add_eos_token) config.Set("add_eos_token", *fields.add_eos_token);
+  // Otherwise spaces before punctuation would be lost in decoding.
+  config.Set("clean_up_tokenization_spaces", false);
+  if (!fields.chat_template.empty()) config.Set("chat_template", fields.chat_template);
+  return config;
+}
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromGguf(const GgufTokenizerFields& fields) {
   GRAFT_RETURN_IF_ERROR(CheckFields(fields));
@@ -304,8 +343,11 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromSentencePiece(absl::st
   if (model.bos_id || model.eos_id) {
     // A file says which tokens these are, not whether to add them; Llama's convention is BOS alone,
     // T5's EOS alone.
-    parts.Set("post_processor", TemplateOf(model.unigram ? absl::nullopt : model.bos_id,
-                                           model.unigram ? model.eos_id : absl::nullopt));
+    const auto end = [&model](absl::optional<int32_t> id) {
+      return id ? absl::optional<EndToken>({*id, model.pieces[*id].text}) : absl::nullopt;
+    };
+    parts.Set("post_processor", model.unigram ? TemplateOf({}, end(model.eos_id))
+                                              : TemplateOf(end(model.bos_id), {}));
   }
   GRAFT_RETURN_IF_ERROR(impl->ReadParts(parts));
   std::vector<AddedToken> added;

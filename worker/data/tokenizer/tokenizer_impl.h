@@ -32,6 +32,8 @@ class ScratchPool {
 };
 
 struct Tokenizer::Impl {
+  // The members of a tokenizer.json that the parts below were read from.
+  Json parts;
   std::unique_ptr<Normalizer> normalizer;
   PreTokenizerParts pre_tokenizer;
   std::unique_ptr<Model> model;

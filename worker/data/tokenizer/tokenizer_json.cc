@@ -5,6 +5,7 @@
 #include "base/status_macros.h"
 #include "worker/data/tokenizer/bpe.h"
 #include "worker/data/tokenizer/json_fields.h"
+#include "worker/data/tokenizer/json_reader.h"
 #include "worker/data/tokenizer/tokenizer.h"
 #include "worker/data/tokenizer/tokenizer_impl.h"
 #include "worker/data/tokenizer/unigram.h"
@@ -16,61 +17,126 @@ namespace {
 
 constexpr absl::string_view kWhere = "model";
 
-// {"token": id, ...}
-absl::StatusOr<TokenTable> ParseVocab(const Json& model) {
-  const Json* vocab = model.Find("vocab");
-  if (vocab == nullptr || !vocab->is_object()) {
-    return WrongField(kWhere, "vocab", "an object of tokens and ids", vocab);
-  }
-  const Json::Object& members = vocab->as_object();
-  size_t bytes = 0;
-  for (const auto& [token, id] : members) bytes += token.size();
-  TokenTable table;
-  table.Reserve(members.size(), bytes);
-  for (const auto& [token, id] : members) {
-    if (!id.is_int()) {
-      return absl::InvalidArgumentError(absl::StrCat("tokenizer.json: model.vocab['", token,
-                                                     "'] must be an id, not ", id.type_name()));
-    }
-    GRAFT_RETURN_IF_ERROR(table.Add(token, id.as_int()));
-  }
-  return table;
-}
+// The member `model`: what is large read straight from the text, the rest as values.
+struct ModelMembers {
+  Json rest = Json::MakeObject();  // `vocab` and `merges` among it where they have another shape
+  absl::optional<TokenTable> vocab;
+  absl::optional<std::vector<BpeModel::Merge>> merges;
+};
 
 absl::Status BadMerge(size_t index) {
   return absl::InvalidArgumentError(absl::StrCat(
       "tokenizer.json: model.merges[", index, "] must be \"left right\" or [\"left\", \"right\"]"));
 }
 
-// "left right", or ["left", "right"].
-absl::StatusOr<std::vector<BpeModel::Merge>> ParseMerges(const Json& model) {
-  const Json* merges = model.Find("merges");
-  if (merges == nullptr || !merges->is_array()) {
-    return WrongField(kWhere, "merges", "an array", merges);
+// Reads a tokenizer.json. What a call finds wrong with the JSON itself is false, and what is wrong
+// with its content in status().
+class TokenizerFileReader {
+ public:
+  explicit TokenizerFileReader(absl::string_view text) : reader_(text) {}
+
+  bool Read(Json& parts, ModelMembers& model) {
+    return reader_.Members([&](absl::string_view key) {
+      if (key != "model" || reader_.Peek() != '{') return ReadValue(key, parts);
+      model = ModelMembers();
+      return reader_.Members([&](absl::string_view member) { return ReadMember(member, model); });
+    }) && reader_.Peek() == '\0';
   }
-  const Json::Array& list = merges->as_array();
-  std::vector<BpeModel::Merge> parsed;
-  parsed.reserve(list.size());
-  for (size_t i = 0; i < list.size(); ++i) {
-    if (list[i].is_array()) {
-      const Json::Array& pair = list[i].as_array();
-      if (pair.size() != 2 || !pair[0].is_string() || !pair[1].is_string()) return BadMerge(i);
-      parsed.emplace_back(pair[0].as_string(), pair[1].as_string());
-      continue;
-    }
-    if (!list[i].is_string()) return BadMerge(i);
-    const absl::string_view text = list[i].as_string();
-    if (text.substr(0, 8) == "#version") continue;
-    const size_t space = text.find(' ');
-    if (space == absl::string_view::npos || text.find(' ', space + 1) != absl::string_view::npos) {
-      return BadMerge(i);
-    }
-    parsed.emplace_back(text.substr(0, space), text.substr(space + 1));
+  const absl::Status& status() const { return status_; }
+
+ private:
+  bool Fail(absl::Status status) {
+    status_ = std::move(status);
+    return false;
   }
-  return parsed;
+
+  bool ReadValue(absl::string_view key, Json& into) {
+    absl::string_view raw;
+    if (!reader_.Skip(raw)) return false;
+    auto value = Json::Parse(raw);
+    if (!value.ok()) return false;
+    into.Set(key, *std::move(value));
+    return true;
+  }
+
+  bool ReadMember(absl::string_view key, ModelMembers& model) {
+    if (key == "vocab" && reader_.Peek() == '{') return ReadVocab(model.vocab.emplace());
+    if (key == "merges" && reader_.Peek() == '[') return ReadMerges(model.merges.emplace());
+    return ReadValue(key, model.rest);
+  }
+
+  // {"token": id, ...}
+  bool ReadVocab(TokenTable& table) {
+    std::vector<TokenTable::Entry> entries;
+    entries.reserve(reader_.bytes_left() / kBytesPerEntry);
+    const bool read = reader_.Members([&](absl::string_view token) {
+      int64_t id = 0;
+      if (!reader_.ReadInt(id)) return BadId(token);
+      entries.push_back({token, id});
+      return true;
+    });
+    if (!read) return false;
+    absl::Status added = table.AddAll(entries);
+    return added.ok() || Fail(std::move(added));
+  }
+
+  bool BadId(absl::string_view token) {
+    absl::string_view raw;
+    const auto value = reader_.Skip(raw) ? Json::Parse(raw) : absl::StatusOr<Json>();
+    if (!value.ok()) return false;
+    return Fail(absl::InvalidArgumentError(absl::StrCat(
+        "tokenizer.json: model.vocab['", token, "'] must be an id, not ", value->type_name())));
+  }
+
+  // "left right", or ["left", "right"].
+  bool ReadMerges(std::vector<BpeModel::Merge>& merges) {
+    merges.reserve(reader_.bytes_left() / kBytesPerEntry);
+    size_t index = 0;
+    return reader_.Elements([&] {
+      const size_t here = index++;
+      if (reader_.Peek() != '"') return ReadPair(here, merges);
+      absl::string_view text;
+      if (!reader_.ReadString(text)) return false;
+      if (text.substr(0, 8) == "#version") return true;
+      const size_t space = text.find(' ');
+      if (space == absl::string_view::npos ||
+          text.find(' ', space + 1) != absl::string_view::npos) {
+        return Fail(BadMerge(here));
+      }
+      merges.emplace_back(text.substr(0, space), text.substr(space + 1));
+      return true;
+    });
+  }
+
+  bool ReadPair(size_t index, std::vector<BpeModel::Merge>& merges) {
+    absl::string_view parts[2];
+    size_t count = 0;
+    if (reader_.Peek() != '[') return Fail(BadMerge(index));
+    const bool read = reader_.Elements([&] {
+      if (count == 2 || reader_.Peek() != '"') return Fail(BadMerge(index));
+      return reader_.ReadString(parts[count++]);
+    });
+    if (!read) return false;
+    if (count != 2) return Fail(BadMerge(index));
+    merges.emplace_back(parts[0], parts[1]);
+    return true;
+  }
+
+  // A vocabulary and its merges spend rather more than this on an entry; memory that is reserved
+  // and not used costs nothing, growing costs a copy.
+  static constexpr size_t kBytesPerEntry = 24;
+
+  JsonReader reader_;
+  absl::Status status_;
+};
+
+absl::StatusOr<TokenTable> TakeVocab(ModelMembers& model) {
+  if (model.vocab) return *std::move(model.vocab);
+  return WrongField(kWhere, "vocab", "an object of tokens and ids", model.rest.Find("vocab"));
 }
 
-absl::StatusOr<std::unique_ptr<Model>> ParseBpe(const Json& json, bool raw_bytes) {
+absl::StatusOr<std::unique_ptr<Model>> ParseBpe(ModelMembers& model, bool raw_bytes) {
+  const Json& json = model.rest;
   const Json* dropout = json.Find("dropout");
   if (dropout != nullptr && dropout->is_number() && dropout->as_double() != 0) {
     return absl::UnimplementedError(
@@ -89,9 +155,9 @@ absl::StatusOr<std::unique_ptr<Model>> ParseBpe(const Json& json, bool raw_bytes
   GRAFT_ASSIGN_OR_RETURN(options.fuse_unk, BoolField(json, kWhere, "fuse_unk", false));
   GRAFT_ASSIGN_OR_RETURN(options.byte_fallback, BoolField(json, kWhere, "byte_fallback", false));
   GRAFT_ASSIGN_OR_RETURN(options.ignore_merges, BoolField(json, kWhere, "ignore_merges", false));
-  GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, ParseVocab(json));
-  GRAFT_ASSIGN_OR_RETURN(const std::vector<BpeModel::Merge> merges, ParseMerges(json));
-  return BpeModel::Create(std::move(vocab), merges, std::move(options), raw_bytes);
+  GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, TakeVocab(model));
+  if (!model.merges) return WrongField(kWhere, "merges", "an array", json.Find("merges"));
+  return BpeModel::Create(std::move(vocab), *model.merges, std::move(options), raw_bytes);
 }
 
 absl::StatusOr<std::unique_ptr<Model>> ParseUnigram(const Json& json) {
@@ -115,38 +181,35 @@ absl::StatusOr<std::unique_ptr<Model>> ParseUnigram(const Json& json) {
   return UnigramModel::Create(std::move(tokens), unk_id, fallback);
 }
 
-absl::StatusOr<std::unique_ptr<Model>> ParseWordPiece(const Json& json) {
+absl::StatusOr<std::unique_ptr<Model>> ParseWordPiece(ModelMembers& model) {
+  const Json& json = model.rest;
   WordPieceModel::Options options;
   GRAFT_ASSIGN_OR_RETURN(options.unk_token, StringField(json, kWhere, "unk_token"));
   GRAFT_ASSIGN_OR_RETURN(options.continuing_subword_prefix,
                          StringField(json, kWhere, "continuing_subword_prefix"));
   GRAFT_ASSIGN_OR_RETURN(options.max_input_chars_per_word,
                          IntField(json, kWhere, "max_input_chars_per_word", 0, int64_t{1} << 31));
-  GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, ParseVocab(json));
+  GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, TakeVocab(model));
   return std::make_unique<WordPieceModel>(std::move(vocab), std::move(options));
 }
 
 // Files of before 2021 do not name the type; each has members that the others lack.
-std::string ModelType(const Json& json) {
-  const std::string type = json.GetString("type");
+std::string ModelType(const ModelMembers& model) {
+  const std::string type = model.rest.GetString("type");
   if (!type.empty()) return type;
-  if (json.Find("merges") != nullptr) return "BPE";
-  if (json.Find("max_input_chars_per_word") != nullptr) return "WordPiece";
-  const Json* vocab = json.Find("vocab");
-  return vocab != nullptr && vocab->is_array() ? "Unigram" : "WordLevel";
+  if (model.merges || model.rest.Find("merges") != nullptr) return "BPE";
+  if (model.rest.Find("max_input_chars_per_word") != nullptr) return "WordPiece";
+  return model.vocab ? "WordLevel" : "Unigram";
 }
 
-absl::StatusOr<std::unique_ptr<Model>> ParseModel(const Json* json, bool raw_bytes) {
-  if (json == nullptr || !json->is_object()) {
-    return absl::InvalidArgumentError("tokenizer.json: the member 'model' is missing");
-  }
-  const std::string type = ModelType(*json);
-  if (type == "BPE") return ParseBpe(*json, raw_bytes);
-  if (type == "Unigram") return ParseUnigram(*json);
-  if (type == "WordPiece") return ParseWordPiece(*json);
+absl::StatusOr<std::unique_ptr<Model>> ParseModel(ModelMembers& model, bool raw_bytes) {
+  const std::string type = ModelType(model);
+  if (type == "BPE") return ParseBpe(model, raw_bytes);
+  if (type == "Unigram") return ParseUnigram(model.rest);
+  if (type == "WordPiece") return ParseWordPiece(model);
   if (type == "WordLevel") {
-    GRAFT_ASSIGN_OR_RETURN(std::string unk, StringField(*json, kWhere, "unk_token"));
-    GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, ParseVocab(*json));
+    GRAFT_ASSIGN_OR_RETURN(std::string unk, StringField(model.rest, kWhere, "unk_token"));
+    GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, TakeVocab(model));
     return std::make_unique<WordLevelModel>(std::move(vocab), std::move(unk));
   }
   return absl::UnimplementedError(
@@ -178,15 +241,22 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(absl::string_view
   if (valid != tokenizer_json.size()) {
     return absl::InvalidArgumentError(absl::StrCat("tokenizer.json is not UTF-8 at byte ", valid));
   }
-  GRAFT_ASSIGN_OR_RETURN(const Json json, Json::Parse(tokenizer_json));
-  if (!json.is_object()) {
+  Json json = Json::MakeObject();
+  ModelMembers model;
+  TokenizerFileReader reader(tokenizer_json);
+  if (!reader.Read(json, model)) {
+    GRAFT_RETURN_IF_ERROR(reader.status());
+    GRAFT_ASSIGN_OR_RETURN(const Json whole, Json::Parse(tokenizer_json));
     return absl::InvalidArgumentError(
-        absl::StrCat("tokenizer.json must be an object, not ", json.type_name()));
+        absl::StrCat("tokenizer.json must be an object with the members of a tokenizer, not ",
+                     whole.type_name()));
+  }
+  if (model.rest.as_object().empty() && !model.vocab) {
+    return absl::InvalidArgumentError("tokenizer.json: the member 'model' is missing");
   }
   auto impl = std::make_unique<Impl>();
   GRAFT_RETURN_IF_ERROR(impl->ReadParts(json));
-  GRAFT_ASSIGN_OR_RETURN(impl->model,
-                         ParseModel(json.Find("model"), impl->pre_tokenizer.byte_level));
+  GRAFT_ASSIGN_OR_RETURN(impl->model, ParseModel(model, impl->pre_tokenizer.byte_level));
   GRAFT_ASSIGN_OR_RETURN(std::vector<AddedToken> tokens,
                          ParseAddedTokens(json.Find("added_tokens")));
   GRAFT_RETURN_IF_ERROR(

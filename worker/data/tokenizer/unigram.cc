@@ -165,4 +165,16 @@ absl::Status UnigramModel::Tokenize(absl::string_view piece, ModelScratch& scrat
   return absl::OkStatus();
 }
 
+Json UnigramModel::ToJson() const {
+  Json::Array tokens;
+  for (int32_t id = 0; id < vocab_.id_limit(); ++id) {
+    tokens.push_back(Json(Json::Array{Json(vocab_.Text(id)), Json(scores_[id])}));
+  }
+  return Json::MakeObject()
+      .Set("type", "Unigram")
+      .Set("unk_id", unk_id_ < 0 ? Json() : Json(unk_id_))
+      .Set("vocab", Json(std::move(tokens)))
+      .Set("byte_fallback", byte_fallback_);
+}
+
 }  // namespace graft::data

@@ -22,6 +22,7 @@ class UnigramModel final : public Model {
   absl::Status Tokenize(absl::string_view piece, ModelScratch& scratch,
                         std::vector<TokenSpan>& out) const override;
   const TokenTable& vocab() const override { return vocab_; }
+  Json ToJson() const override;
 
  private:
   // A trie over the bytes of the tokens; the children of a node lie side by side, by byte.

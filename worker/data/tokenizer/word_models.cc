@@ -61,4 +61,20 @@ absl::Status WordLevelModel::Tokenize(absl::string_view piece, ModelScratch& scr
   return absl::OkStatus();
 }
 
+Json WordPieceModel::ToJson() const {
+  return Json::MakeObject()
+      .Set("type", "WordPiece")
+      .Set("unk_token", options_.unk_token)
+      .Set("continuing_subword_prefix", options_.continuing_subword_prefix)
+      .Set("max_input_chars_per_word", options_.max_input_chars_per_word)
+      .Set("vocab", vocab_.ToJson());
+}
+
+Json WordLevelModel::ToJson() const {
+  return Json::MakeObject()
+      .Set("type", "WordLevel")
+      .Set("vocab", vocab_.ToJson())
+      .Set("unk_token", unk_token_);
+}
+
 }  // namespace graft::data

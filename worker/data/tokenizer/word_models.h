@@ -23,6 +23,7 @@ class WordPieceModel final : public Model {
   absl::Status Tokenize(absl::string_view piece, ModelScratch& scratch,
                         std::vector<TokenSpan>& out) const override;
   const TokenTable& vocab() const override { return vocab_; }
+  Json ToJson() const override;
 
  private:
   TokenTable vocab_;
@@ -37,6 +38,7 @@ class WordLevelModel final : public Model {
   absl::Status Tokenize(absl::string_view piece, ModelScratch& scratch,
                         std::vector<TokenSpan>& out) const override;
   const TokenTable& vocab() const override { return vocab_; }
+  Json ToJson() const override;
 
  private:
   TokenTable vocab_;
