@@ -51,7 +51,7 @@ struct Arguments {
   bool repair = false;
   std::vector<std::string> from;
   int64_t rate = 0;
-  double max_share = 0;  // 0: the default
+  double max_share = 0;  // 0: what the settings say
 };
 
 absl::StatusOr<Arguments> Parse(const std::string& name, const std::vector<std::string>& args) {
@@ -256,6 +256,7 @@ absl::StatusOr<int> Gc(const Arguments& arguments) {
   Collector::Options options;
   options.grace = absl::Seconds(settings.gc_grace_s);
   options.trash_time = absl::Seconds(settings.gc_trash_s);
+  options.max_share = static_cast<double>(settings.gc_max_percent) / 100;
   if (arguments.max_share > 0) options.max_share = arguments.max_share;
   if (arguments.dry_run) {
     GRAFT_ASSIGN_OR_RETURN(const auto db, OpenView(settings));

@@ -91,6 +91,18 @@ void TuneAllocator() {
   mallopt(M_TOP_PAD, 64 << 20);
 }
 
+Upkeep::Options UpkeepOptions(const Settings& settings) {
+  Upkeep::Options options;
+  options.interval = absl::Seconds(settings.gc_interval_s);
+  options.collecting.grace = absl::Seconds(settings.gc_grace_s);
+  options.collecting.trash_time = absl::Seconds(settings.gc_trash_s);
+  options.collecting.max_share = static_cast<double>(settings.gc_max_percent) / 100;
+  options.versions_per_keyframe = settings.versions_per_keyframe;
+  options.scrub_bytes_per_second = settings.scrub_bytes_per_s;
+  options.scrub_cycle = absl::Seconds(settings.scrub_cycle_s);
+  return options;
+}
+
 absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
   const Settings& settings = arguments.settings;
   RealClock clock;
@@ -112,11 +124,6 @@ absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
   Catalog catalog(*db, *store, clock, random, catalog_options);
   GRAFT_RETURN_IF_ERROR(catalog.Open());
 
-  Collector::Options collecting;
-  collecting.grace = absl::Seconds(settings.gc_grace_s);
-  collecting.trash_time = absl::Seconds(settings.gc_trash_s);
-  const Upkeep upkeep(catalog, *store, clock, collecting, absl::Seconds(settings.gc_interval_s));
-
   ByteBudget budget(settings.max_inflight_bytes);
   StallWatch watch(clock, absl::Seconds(settings.stall_timeout_s));
   DataPlane plane{catalog, *store, budget, watch, clock};
@@ -136,6 +143,8 @@ absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
                            services.push_back(data.Bind());
                            return services;
                          }()));
+  StoreMetrics metrics(server->registry());
+  const Upkeep upkeep(catalog, *store, clock, metrics, {}, UpkeepOptions(settings));
   if (!arguments.port_file.empty()) {
     GRAFT_RETURN_IF_ERROR(
         WriteFileAtomically(arguments.port_file, absl::StrCat(server->port(), "\n")));

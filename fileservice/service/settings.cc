@@ -84,6 +84,10 @@ const std::vector<Key>& Keys() {
       Integer("gc_interval_s", &Settings::gc_interval_s),
       Integer("gc_grace_s", &Settings::gc_grace_s),
       Integer("gc_trash_s", &Settings::gc_trash_s),
+      Integer("gc_max_percent", &Settings::gc_max_percent),
+      Integer("versions_per_keyframe", &Settings::versions_per_keyframe),
+      Integer("scrub_bytes_per_s", &Settings::scrub_bytes_per_s),
+      Integer("scrub_cycle_s", &Settings::scrub_cycle_s),
       {"in_place_roots", "a list of folders", SetRoots},
   };
   return keys;

@@ -51,12 +51,23 @@ struct Settings {
   // An upload may rest over night, not for ever.
   int64_t session_ttl_s = 24 * 3600;
 
-  // Retention and garbage collection, this often; 0: never.
+  // Upkeep (retention, re-encoding, collection, scrub, counts), this often; 0: never.
   int64_t gc_interval_s = 3600;
   // A chunk is not taken while its pack is younger: as long as an upload may rest.
   int64_t gc_grace_s = 24 * 3600;
   // Between a chunk's vanishing and the end of its bytes: time to notice a mistake.
   int64_t gc_trash_s = 2 * 3600;
+  // A collection that would take more of all bytes at once stops: it is rather a mistake.
+  int64_t gc_max_percent = 30;
+
+  // So many old checkpoints are kept as differences to one that stays whole; 0: all stay whole.
+  // The differences of a model grow from 27 % to 35 % of its bytes over 6 checkpoints.
+  int64_t versions_per_keyframe = 6;
+
+  // What the scrub reads of the disk, so that others have the rest; 0: no scrub.
+  int64_t scrub_bytes_per_s = 20 << 20;
+  // Each pack is read once in this time, if the rate suffices: 20 MiB/s read 50 TiB in 30 days.
+  int64_t scrub_cycle_s = 30 * 24 * 3600;
 
   // Folders below which RegisterInPlace may register.
   std::vector<std::string> in_place_roots;

@@ -1,63 +1,60 @@
-// What the service does by itself: applies retention rules and collects garbage, every so often.
+// What the service does by itself, every so often: applies retention rules, stores old checkpoints
+// as differences, collects garbage, reads what was not read for long, and counts the store for the
+// metrics.
 //
-// One thread; stops, between two steps, when it is destroyed.
+// One thread, because these steps may not run beside each other; stops between two files or packs
+// when it is destroyed.
 #pragma once
 
+#include <functional>
 #include <thread>
+#include <vector>
 
-#include "base/log.h"
+#include "absl/status/status.h"
 #include "base/mutex.h"
+#include "fileservice/cas/chunk_source.h"
+#include "fileservice/cas/scrub.h"
 #include "fileservice/catalog/catalog.h"
 #include "fileservice/catalog/collector.h"
+#include "fileservice/catalog/reencode.h"
+#include "fileservice/service/store_metrics.h"
 
 namespace graft::fileservice {
 
 class Upkeep {
  public:
-  // An interval of zero: never.
-  Upkeep(Catalog& catalog, ChunkStore& store, Clock& clock, Collector::Options options,
-         absl::Duration interval)
-      : catalog_(catalog), collector_(catalog, store, clock, options), interval_(interval) {
-    if (interval > absl::ZeroDuration()) thread_ = std::thread([this] { Run(); });
-  }
-  ~Upkeep() {
-    {
-      MutexLock lock(mu_);
-      stopping_ = true;
-      wake_.SignalAll();
-    }
-    if (thread_.joinable()) thread_.join();
-  }
+  struct Options {
+    absl::Duration interval;  // zero: never
+    Collector::Options collecting;
+    int64_t versions_per_keyframe = 0;   // 0: old checkpoints stay as they are
+    int64_t scrub_bytes_per_second = 0;  // 0: no scrub
+    absl::Duration scrub_cycle;          // each pack once in this time
+  };
+
+  // Everything must outlive it. `sources` mend what the scrub finds.
+  Upkeep(Catalog& catalog, ChunkStore& store, Clock& clock, StoreMetrics& metrics,
+         std::vector<ChunkSource*> sources, Options options);
+  ~Upkeep();
 
  private:
-  void Run() {
-    while (true) {
-      {
-        MutexLock lock(mu_);
-        if (!stopping_) wake_.WaitFor(mu_, interval_);
-        if (stopping_) return;
-      }
-      const absl::StatusOr<int64_t> removed = catalog_.ApplyRetention();
-      if (!removed.ok()) {
-        LOG_ERROR("retention rules could not be applied",
-                  {{"status", removed.status().ToString()}});
-      }
-      const absl::StatusOr<Collector::Report> report = collector_.Run();
-      if (!report.ok()) {
-        LOG_ERROR("the garbage collection stopped", {{"status", report.status().ToString()}});
-        continue;
-      }
-      LOG_INFO("collected garbage", {{"versions_expired", removed.ok() ? *removed : 0},
-                                     {"live_bytes", report->live_bytes},
-                                     {"trashed_bytes", report->trashed_bytes},
-                                     {"removed_packs", report->removed_packs},
-                                     {"compacted_packs", report->compacted_packs}});
-    }
-  }
+  void Run();
+  // Waits; false: the end has come.
+  bool Pause(absl::Duration time);
+  bool stopping();
+  // Says what ended with an error, and that it did.
+  void Step(absl::string_view what, const std::function<absl::Status()>& step);
+  absl::Status Retain();
+  absl::Status Reencode();
+  absl::Status Collect();
+  absl::Status Scrub();
+  absl::Status Show();
 
   Catalog& catalog_;
-  Collector collector_;
-  const absl::Duration interval_;
+  ChunkStore& store_;
+  Clock& clock_;
+  StoreMetrics& metrics_;
+  const std::vector<ChunkSource*> sources_;
+  const Options options_;
   Mutex mu_;
   CondVar wake_;
   bool stopping_ GRAFT_GUARDED_BY(mu_) = false;
