@@ -108,6 +108,8 @@ absl::Status Serve(const SchedulerConfig& config, const sigset_t& signals) {
                          KeptSecret(JoinPath(data, "keys/signing.seed"), random));
   GRAFT_ASSIGN_OR_RETURN(const std::string secret,
                          KeptSecret(JoinPath(data, "keys/attempt.secret"), random));
+  GRAFT_ASSIGN_OR_RETURN(const std::string data_key,
+                         KeptSecret(JoinPath(data, "keys/data.key"), random));
   GRAFT_ASSIGN_OR_RETURN(const rpc::TokenSigner signer, rpc::TokenSigner::FromSeed(seed));
   rpc::TokenSource own_token(clock, [&]() -> absl::StatusOr<rpc::AccessToken> {
     rpc::TokenClaims claims{.issuer = std::string(kTokenIssuer),
@@ -126,7 +128,8 @@ absl::Status Serve(const SchedulerConfig& config, const sigset_t& signals) {
 
   SchedulerOptions options{.no_auth = config.no_auth(),
                            .fileservice_address = config.fileservice(),
-                           .attempt_secret = secret};
+                           .attempt_secret = secret,
+                           .data_key = data_key};
   options.server.address = config.listen().empty() ? kDefaultAddress : config.listen();
   options.server.metrics_address = config.metrics();
   options.server.insecure = config.insecure();
@@ -159,7 +162,7 @@ absl::Status Serve(const SchedulerConfig& config, const sigset_t& signals) {
 absl::Status Check(const SchedulerConfig& config) {
   GRAFT_ASSIGN_OR_RETURN(const auto store, RocksStore::Open({.folder = config.data(),
                                                              .accept_loss = config.accept_loss()}));
-  GRAFT_RETURN_IF_ERROR(CheckAuditChain(*store));
+  GRAFT_RETURN_IF_ERROR(CheckAuditChain(*store).status());
   GRAFT_ASSIGN_OR_RETURN(const int64_t records, CheckRecords(*store));
   std::cout << "the store is whole: revision " << store->revision() << ", " << records
             << " records, an unbroken audit trail\n";
@@ -179,7 +182,7 @@ absl::Status Restore(const SchedulerConfig& config) {
         absl::StrCat(config.data(), " holds a store already; restore into an empty folder"));
   }
   GRAFT_ASSIGN_OR_RETURN(const auto store, RocksStore::Open({.folder = config.from()}));
-  GRAFT_RETURN_IF_ERROR(CheckAuditChain(*store));
+  GRAFT_RETURN_IF_ERROR(CheckAuditChain(*store).status());
   GRAFT_RETURN_IF_ERROR(store->Backup(config.data()));
   GRAFT_ASSIGN_OR_RETURN(const auto restored, RocksStore::Open({.folder = config.data()}));
   return MarkRestored(*restored);

@@ -65,6 +65,9 @@ struct DesiredPart {
   std::vector<std::pair<int, int>> ranks;
   std::string rendezvous;
   Checkpoint resume_from;
+  int64_t checkpoint_request = 0;
+  bool finish = false;
+  bool finish_with_best = false;
 };
 
 // Why a job waits, as a stable code and its numbers.
@@ -122,7 +125,9 @@ class Core {
   absl::Status Apply(const NodeRemoved& event);
   absl::Status Apply(const JobSubmitted& event);
   absl::Status Apply(const JobCommanded& event);
+  absl::Status Apply(const JobAmended& event);
   absl::Status Apply(const JobErased& event);
+  absl::Status Apply(const NodeDescribed& event);
   absl::Status Apply(const QueuePut& event);
   absl::Status Apply(const QueueRemoved& event);
   absl::Status Apply(const QuotaPut& event);
@@ -151,6 +156,7 @@ class Core {
   absl::Status Cancel(Job& job, absl::string_view why);
   absl::Status Pause(Job& job, absl::string_view why);
   absl::Status Resume(Job& job);
+  absl::Status Ask(Job& job, JobVerb verb);
   void CheckTimeLimit(Job& job);
 
   // The queue.

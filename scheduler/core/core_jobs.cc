@@ -59,6 +59,8 @@ absl::Status Core::Apply(const JobSubmitted& event) {
   job.request = request;
   job.sequence = next_sequence_++;
   job.created = now_;
+  job.checkpoint = {request.start_version, request.start_step, ""};
+  job.step = request.start_step;
   job.reason_code = "CREATED";
   job.reason = "waits for a worker to read its inputs through";
   created_.insert(request.key);
@@ -90,6 +92,10 @@ absl::Status Core::Apply(const JobCommanded& event) {
       return Pause(it->second, event.why);
     case JobVerb::kResume:
       return Resume(it->second);
+    case JobVerb::kCheckpoint:
+    case JobVerb::kFinish:
+    case JobVerb::kFinishWithBest:
+      return Ask(it->second, event.verb);
   }
   return absl::InternalError("unknown verb");
 }

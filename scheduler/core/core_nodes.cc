@@ -166,7 +166,10 @@ std::vector<DesiredPart> Core::Desired(absl::string_view node) const {
                      .validation = attempt.validation,
                      .mode = attempt.mode,
                      .rendezvous = attempt.rendezvous,
-                     .resume_from = job.checkpoint};
+                     .resume_from = job.checkpoint,
+                     .checkpoint_request = job.checkpoint_request,
+                     .finish = job.finish,
+                     .finish_with_best = job.finish_with_best};
     for (size_t rank = 0; rank < attempt.ranks.size(); ++rank) {
       if (attempt.ranks[rank].node == node) {
         part.ranks.push_back({static_cast<int>(rank), attempt.ranks[rank].device});

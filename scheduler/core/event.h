@@ -49,6 +49,14 @@ struct NodeCommanded {
   NodeVerb verb = NodeVerb::kCordon;
   std::string why;
 };
+// What the administrator says of a node.
+struct NodeDescribed {
+  std::string node;
+  absl::btree_map<std::string, std::string> labels;
+  std::vector<std::string> taints;
+  std::string rack;
+  std::string spine;
+};
 // Refused while the node is alive and carries anything.
 struct NodeRemoved {
   std::string node;
@@ -57,11 +65,24 @@ struct NodeRemoved {
 struct JobSubmitted {
   JobRequest request;
 };
-enum class JobVerb { kCancel, kPause, kResume };
+enum class JobVerb {
+  kCancel,
+  kPause,
+  kResume,
+  kCheckpoint,  // take one now
+  kFinish,      // end as if the last step were done
+  kFinishWithBest,
+};
 struct JobCommanded {
   JobKey job;
   JobVerb verb = JobVerb::kCancel;
   std::string why;
+};
+// New values of what may change after creation. Refused in a terminal state.
+struct JobAmended {
+  JobKey job;
+  int priority = 0;
+  absl::Duration time_limit = absl::ZeroDuration();  // 0: none
 };
 // Refused unless the job is in a terminal state.
 struct JobErased {
@@ -106,7 +127,7 @@ struct Ticked {};
 struct PassDue {};
 
 using Event = std::variant<NodeRegistered, NodeSynced, NodeCommanded, NodeRemoved, JobSubmitted,
-                           JobCommanded, JobErased, QueuePut, QueueRemoved, QuotaPut, CallAnswered,
-                           AttemptTouched, Ticked, PassDue>;
+                           JobCommanded, JobAmended, JobErased, NodeDescribed, QueuePut,
+                           QueueRemoved, QuotaPut, CallAnswered, AttemptTouched, Ticked, PassDue>;
 
 }  // namespace graft::scheduler

@@ -42,6 +42,9 @@ struct JobRequest {
   bool pause_at_time_limit = true;
   // Waits in QUEUED until it is resumed.
   bool hold = false;
+  // Another job's checkpoint that this one begins with; empty: none.
+  std::string start_version;
+  int64_t start_step = 0;
 };
 
 // What the ranks of an attempt on one node do, as the node last said. Stored as numbers.
@@ -104,6 +107,9 @@ struct Job {
   // A checkpoint that is being published, or was reported and waits for it.
   std::string publishing_session;
   int64_t publishing_step = 0;
+  int64_t checkpoint_request = 0;     // how many checkpoints people have asked for
+  bool finish = false;                // people want it to end with what it has
+  bool finish_with_best = false;      // ... with the weights of the best validation
   std::string result_version;         // of a completed job
   bool time_is_up = false;            // its time limit has stopped it
   double device_seconds = 0;          // of attempts that have ended

@@ -137,7 +137,10 @@ absl::StatusOr<agent::RegisterResponse> AgentService::Admit(Turn& turn,
   body.set_epoch(epoch);
   body.set_state(v1::Node::STATE_READY);
   PutResource(turn, key, body);
-  turn.Audit({name, "Register", name, absl::StrCat("epoch ", epoch)});
+  turn.Audit({.principal = name,
+              .method = "Register",
+              .resource = name,
+              .text = absl::StrCat("epoch ", epoch)});
 
   agent::RegisterResponse response;
   response.set_node(name);
@@ -323,6 +326,11 @@ void AgentService::FillAttempt(const DesiredPart& part, const Core& core,
   out.set_goal(part.mode == AttemptMode::kRun    ? agent::DesiredAttempt::GOAL_RUN
                : part.mode == AttemptMode::kStop ? agent::DesiredAttempt::GOAL_STOP
                                                  : agent::DesiredAttempt::GOAL_CHECKPOINT_AND_STOP);
+  if (part.finish && part.mode == AttemptMode::kRun) {
+    out.set_goal(agent::DesiredAttempt::GOAL_FINISH);
+    out.set_use_best(part.finish_with_best);
+  }
+  out.set_checkpoint_request(part.checkpoint_request);
   out.set_rendezvous_address(part.rendezvous);
   out.set_attempt_secret(HmacSha256(options_.attempt_secret, out.attempt()));
   for (const auto& [rank, device] : part.ranks) {

@@ -27,8 +27,8 @@ class AgentService {
     absl::Duration stop_after = absl::Seconds(12);
     std::string attempt_secret;  // attempts' secrets are HMACs under it
   };
-  AgentService(ServiceContext context, const rpc::TokenSigner& signer, ProgressBoard& progress,
-               Options options)
+  AgentService(const ServiceContext& context, const rpc::TokenSigner& signer,
+               ProgressBoard& progress, Options options)
       : context_(context), signer_(signer), progress_(progress), options_(std::move(options)) {}
 
   rpc::Service Bind();
@@ -87,7 +87,7 @@ class AgentService {
   std::string WorkerToken(const std::string& node) const;
   std::string CapabilityToken(const std::string& node, const rpc::Capability& capability) const;
 
-  const ServiceContext context_;
+  const ServiceContext& context_;
   const rpc::TokenSigner& signer_;
   ProgressBoard& progress_;
   const Options options_;

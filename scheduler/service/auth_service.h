@@ -1,12 +1,9 @@
-// graft.v1.AuthService and AccessService: users, opaque tokens, roles, and the exchange of a token
-// for a short-lived one that both services check by themselves.
-//
-//   user/{u}   token/{u}/{t}   token.hash/{sha256} -> "u/t"   binding/{u}/{workspace or *} -> role
+// graft.v1.AuthService: who calls, and the exchange of an opaque token for a short-lived one that
+// both services check by themselves.
 #pragma once
 
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "graft/v1/auth.pb.h"
 #include "rpc/access_token.h"
@@ -32,34 +29,19 @@ class SchedulerAuthenticator final : public rpc::Authenticator {
 
 class AuthService {
  public:
-  AuthService(ServiceContext context, const rpc::TokenSigner& signer)
+  AuthService(const ServiceContext& context, const rpc::TokenSigner& signer)
       : context_(context), signer_(signer) {}
-  std::vector<rpc::Service> Bind();
-
-  // Makes users/admin with the role admin in the cluster and a token; answers the token's secret,
-  // or nothing when there is a user already.
-  static std::string Bootstrap(Turn& turn, Random& random);
+  rpc::Service Bind();
 
  private:
-  using CallPtr = std::shared_ptr<rpc::Call>;
   absl::StatusOr<graft::v1::ExchangeResponse> Exchange(const rpc::Call& call,
                                                        const graft::v1::ExchangeRequest& request);
   absl::StatusOr<graft::v1::GetPublicKeysResponse> GetPublicKeys(
       const rpc::Call& call, const graft::v1::GetPublicKeysRequest& request);
   absl::StatusOr<graft::v1::WhoAmIResponse> WhoAmI(const rpc::Call& call,
                                                    const graft::v1::WhoAmIRequest& request);
-  void CreateUser(CallPtr call, const graft::v1::CreateUserRequest& request,
-                  rpc::Responder<graft::v1::User> responder);
-  absl::StatusOr<graft::v1::User> GetUser(const rpc::Call& call,
-                                          const graft::v1::GetUserRequest& request);
-  void CreateToken(CallPtr call, const graft::v1::CreateTokenRequest& request,
-                   rpc::Responder<graft::v1::CreateTokenResponse> responder);
-  void RevokeToken(CallPtr call, const graft::v1::RevokeTokenRequest& request,
-                   rpc::Responder<graft::v1::Token> responder);
-  void CreateRoleBinding(CallPtr call, const graft::v1::CreateRoleBindingRequest& request,
-                         rpc::Responder<graft::v1::RoleBinding> responder);
 
-  const ServiceContext context_;
+  const ServiceContext& context_;
   const rpc::TokenSigner& signer_;
 };
 

@@ -16,6 +16,7 @@ namespace {
 constexpr absl::string_view kIncarnationKey = "meta/incarnation";
 constexpr absl::string_view kAuditHeadKey = "head";
 constexpr int kPage = 5000;
+constexpr size_t kHashSize = 64;  // hexadecimal digits
 
 template <typename T, typename Decode>
 absl::StatusOr<std::vector<T>> LoadAll(const Store& store, absl::string_view prefix,
@@ -98,6 +99,7 @@ class Engine::TurnImpl final : public Turn {
   }
 
   void Audit(AuditEntry entry) override { request_audit_.push_back(std::move(entry)); }
+  void Emit(EventEntry entry) override { request_events_.push_back(std::move(entry)); }
   const Core& core() const override { return *engine_.core_; }
   absl::Time now() const override { return now_; }
   int64_t revision() const override { return engine_.store_.revision() + 1; }
@@ -108,9 +110,11 @@ class Engine::TurnImpl final : public Turn {
     if (ok) {
       for (auto& [key, value] : request_) turn_[key] = std::move(value);
       for (AuditEntry& entry : request_audit_) audit_.push_back(std::move(entry));
+      for (EventEntry& entry : request_events_) events_.push_back(std::move(entry));
     }
     request_.clear();
     request_audit_.clear();
+    request_events_.clear();
     stepped_ = false;
   }
 
@@ -128,7 +132,10 @@ class Engine::TurnImpl final : public Turn {
     desired_.insert(effects.desired_changed.begin(), effects.desired_changed.end());
     for (PublishCall& call : effects.calls) calls_.push_back(std::move(call));
     for (Decision& decision : effects.decisions) {
-      request_audit_.push_back({"scheduler", "Decide", decision.job, decision.text});
+      request_audit_.push_back({.principal = "scheduler",
+                                .method = "Decide",
+                                .resource = decision.job,
+                                .text = decision.text});
     }
     pass_wanted_ |= effects.pass_wanted;
     engine_.wake_at_ = effects.wake_at;
@@ -150,10 +157,12 @@ class Engine::TurnImpl final : public Turn {
       const NodeState* state = core().FindNode(name);
       const Node* node = core().cluster().Find(name);
       if (state == nullptr || node == nullptr) continue;
+      TellOfNode(*state);
       Put(Family::kRecords, absl::StrCat(kCoreNodePrefix, name), EncodeNode(*state, *node));
     }
     EndRequest(true);
     StageAudit();
+    StageEvents();
   }
 
   Transaction transaction() const {
@@ -172,6 +181,20 @@ class Engine::TurnImpl final : public Turn {
 
  private:
   using Staged = std::map<std::pair<Family, std::string>, std::optional<std::string>>;
+
+  void TellOfNode(const NodeState& state) {
+    const absl::StatusOr<Record> stored =
+        engine_.store_.Get(Family::kRecords, absl::StrCat(kCoreNodePrefix, state.name));
+    bool alive = false;
+    if (stored.ok()) {
+      const auto before = DecodeNode(stored->value);
+      alive = before.ok() && before->first.alive;
+    }
+    if (alive == state.alive) return;
+    Emit({.type = state.alive ? "node.ready" : "node.lost",
+          .resource = absl::StrCat("nodes/", state.name),
+          .message = state.alive ? "its worker has registered" : "its lease has ended"});
+  }
 
   void StageQueues(const Event& event) {
     if (const auto* put = std::get_if<QueuePut>(&event)) {
@@ -192,6 +215,8 @@ class Engine::TurnImpl final : public Turn {
       Json json = Json::MakeObject();
       json.Set("time_us", absl::ToUnixMicros(now_)).Set("who", entry.principal);
       json.Set("method", entry.method).Set("resource", entry.resource).Set("text", entry.text);
+      if (!entry.change_json.empty()) json.Set("change", entry.change_json);
+      if (!entry.request_id.empty()) json.Set("request", entry.request_id);
       json.Set("revision", revision());
       const std::string body = json.Dump();
       audit_hash_ = AuditHash(audit_hash_, body);
@@ -201,12 +226,26 @@ class Engine::TurnImpl final : public Turn {
         absl::StrCat(BigEndian(audit_sequence_), audit_hash_);
   }
 
+  void StageEvents() {
+    uint32_t index = 0;
+    for (const EventEntry& entry : events_) {
+      Json json = Json::MakeObject();
+      json.Set("time_us", absl::ToUnixMicros(now_)).Set("type", entry.type);
+      json.Set("resource", entry.resource).Set("actor", entry.actor);
+      json.Set("reason", entry.reason).Set("message", entry.message);
+      turn_[{Family::kEvents, absl::StrCat(BigEndian(static_cast<uint64_t>(revision())),
+                                           BigEndian(index++).substr(4))}] = json.Dump();
+    }
+  }
+
   Engine& engine_;
   const absl::Time now_;
   Staged turn_;
   Staged request_;
   std::vector<AuditEntry> request_audit_;
   std::vector<AuditEntry> audit_;
+  std::vector<EventEntry> request_events_;
+  std::vector<EventEntry> events_;
   bool stepped_ = false;
   bool pass_wanted_ = false;
   absl::btree_set<JobKey> jobs_;
@@ -291,34 +330,69 @@ void Engine::Run(std::vector<Request> requests, absl::Time now) {
   answer(statuses, store_.revision());
 }
 
-absl::Status CheckAuditChain(const Store& store) {
-  std::string hash;
-  uint64_t expected = 1;
-  ListRequest request{.family = Family::kAudit, .limit = kPage};
-  for (bool more = true; more;) {
+absl::StatusOr<AuditRecord> ReadAuditRecord(const Store& store, uint64_t sequence) {
+  GRAFT_ASSIGN_OR_RETURN(const Record record, store.Get(Family::kAudit, BigEndian(sequence)));
+  if (record.value.size() < kHashSize) {
+    return absl::DataLossError(absl::StrCat("audit entry ", sequence, " is cut"));
+  }
+  absl::StatusOr<Json> body = Json::Parse(absl::string_view(record.value).substr(kHashSize));
+  if (!body.ok()) {
+    return absl::DataLossError(absl::StrCat("audit entry ", sequence, " cannot be read"));
+  }
+  return AuditRecord{sequence, record.value.substr(0, kHashSize), *std::move(body)};
+}
+
+uint64_t LastAuditSequence(const Store& store) {
+  const absl::StatusOr<Record> head = store.Get(Family::kAudit, kAuditHeadKey);
+  return head.ok() ? FromBigEndian(head->value) : 0;
+}
+
+absl::StatusOr<AuditChain> CheckAuditChain(const Store& store, uint64_t first, uint64_t last) {
+  const absl::StatusOr<Record> head = store.Get(Family::kAudit, kAuditHeadKey);
+  const uint64_t newest = head.ok() ? FromBigEndian(head->value) : 0;
+  last = last == 0 ? newest : std::min(last, newest);
+  first = std::max<uint64_t>(first, 1);
+  AuditChain chain;
+  if (first > 1) {
+    GRAFT_ASSIGN_OR_RETURN(const AuditRecord before, ReadAuditRecord(store, first - 1));
+    chain.hash = before.hash;
+  }
+  ListRequest request{.family = Family::kAudit, .after = BigEndian(first - 1), .limit = kPage};
+  uint64_t expected = first;
+  for (bool more = true; more && expected <= last;) {
     GRAFT_ASSIGN_OR_RETURN(const ListResult page, store.List(request));
     for (const Record& record : page.records) {
       request.after = record.key;
-      if (record.key == kAuditHeadKey) {
-        if (record.value != absl::StrCat(BigEndian(expected - 1), hash)) {
-          return absl::DataLossError("the audit trail ends before its head");
-        }
-        continue;
-      }
+      if (expected > last || record.key == kAuditHeadKey) break;
       const uint64_t sequence = FromBigEndian(record.key);
-      if (sequence != expected || record.value.size() < 64) {
-        return absl::DataLossError(absl::StrCat("audit entry ", expected, " is missing"));
-      }
+      if (sequence != expected || record.value.size() < kHashSize) break;
       const absl::string_view value = record.value;
-      hash = AuditHash(hash, value.substr(64));
-      if (value.substr(0, 64) != hash) {
+      chain.hash = AuditHash(chain.hash, value.substr(kHashSize));
+      if (value.substr(0, kHashSize) != chain.hash) {
         return absl::DataLossError(absl::StrCat("audit entry ", sequence, " was changed"));
       }
       ++expected;
+      ++chain.checked;
     }
     more = page.more;
+    if (expected <= last && request.after != BigEndian(expected - 1)) break;  // a gap
   }
-  return absl::OkStatus();
+  if (expected <= last) {
+    return absl::DataLossError(absl::StrCat("audit entry ", expected, " is missing"));
+  }
+  const std::string stored = head.ok() ? head->value.substr(8) : "";
+  if (last == newest && stored != chain.hash && newest > 0) {
+    return absl::DataLossError("the audit trail ends before its head");
+  }
+  // Nothing may stand behind the head either.
+  request.after = BigEndian(newest);
+  GRAFT_ASSIGN_OR_RETURN(const ListResult behind, store.List(request));
+  for (const Record& record : behind.records) {
+    if (record.key != kAuditHeadKey) {
+      return absl::DataLossError("the audit trail goes on behind its head");
+    }
+  }
+  return chain;
 }
 
 absl::StatusOr<int64_t> CheckRecords(const Store& store) {

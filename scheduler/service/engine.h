@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/json.h"
 #include "scheduler/core/core.h"
 #include "scheduler/store/store.h"
 
@@ -33,6 +34,17 @@ struct AuditEntry {
   std::string method;
   std::string resource;
   std::string text;
+  std::string change_json;  // path -> [before, after], without secrets
+  std::string request_id;   // of the call, as in the log
+};
+
+// Something that happened to a resource, for ListEvents and WatchEvents.
+struct EventEntry {
+  std::string type;  // "job.queued"
+  std::string resource;
+  std::string actor;  // empty: the scheduler itself
+  int reason = 0;     // graft.v1.Reason
+  std::string message;
 };
 
 // What a request may do within a turn: it reads what the turn has staged so far over what is
@@ -48,6 +60,8 @@ class Turn {
   // The core's step. It cannot be taken back: once one has succeeded the request must too.
   virtual absl::Status Step(const Event& event) = 0;
   virtual void Audit(AuditEntry entry) = 0;
+  // Told in the order of the calls, under the revision of the turn's commit.
+  virtual void Emit(EventEntry entry) = 0;
   virtual const Core& core() const = 0;
   virtual absl::Time now() const = 0;
   // The revision that the turn's commit will have.
@@ -104,9 +118,25 @@ class Engine {
   std::string audit_hash_;
 };
 
-// The trail's entries from `sequence` on are one unbroken chain. DATA_LOSS names the first that is
-// missing, moved or edited.
-absl::Status CheckAuditChain(const Store& store);
+// An entry of the trail as it is stored.
+struct AuditRecord {
+  uint64_t sequence = 0;
+  std::string hash;  // hexadecimal SHA-256 over the hash before and the body
+  Json body;         // time_us, who, method, resource, text, change, request, revision
+};
+// NOT_FOUND, DATA_LOSS.
+absl::StatusOr<AuditRecord> ReadAuditRecord(const Store& store, uint64_t sequence);
+// The newest sequence; 0 before the first.
+uint64_t LastAuditSequence(const Store& store);
+
+struct AuditChain {
+  uint64_t checked = 0;
+  std::string hash;  // of the last, hexadecimal
+};
+// The entries from `first` to `last` (0: the newest) are one unbroken chain. DATA_LOSS names the
+// first that is missing, moved or edited.
+absl::StatusOr<AuditChain> CheckAuditChain(const Store& store, uint64_t first = 1,
+                                           uint64_t last = 0);
 // Reads every record of the core's; answers how many records of any kind there are.
 absl::StatusOr<int64_t> CheckRecords(const Store& store);
 // For a store that was restored from a backup, before it serves: later lives than any that the old

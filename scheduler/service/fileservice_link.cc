@@ -123,6 +123,65 @@ class GrpcLink final : public FileserviceLink {
         .status();
   }
 
+  absl::Status DeletePin(const std::string& version, const std::string& holder) override {
+    v1::DeletePinRequest request;
+    request.mutable_pin()->set_version(version);
+    request.mutable_pin()->set_holder(holder);
+    const absl::Status status =
+        connection_
+            ->Call<google::protobuf::Empty>(filesets_, &v1::FileSetService::Stub::DeletePin,
+                                            request, {.idempotent = true})
+            .status();
+    return absl::IsNotFound(status) ? absl::OkStatus() : status;
+  }
+
+  absl::StatusOr<std::vector<PinInfo>> ListPins() override {
+    std::vector<PinInfo> pins;
+    v1::ListPinsRequest request;
+    request.set_parent("workspaces/-");
+    request.set_page_size(1000);
+    do {
+      GRAFT_ASSIGN_OR_RETURN(
+          const v1::ListPinsResponse page,
+          connection_->Call<v1::ListPinsResponse>(filesets_, &v1::FileSetService::Stub::ListPins,
+                                                  request, {.idempotent = true}));
+      for (const v1::Pin& pin : page.pins()) {
+        pins.push_back(
+            {pin.version(), pin.holder(), absl::FromUnixSeconds(pin.create_time().seconds())});
+      }
+      request.set_page_token(page.next_page_token());
+    } while (!request.page_token().empty());
+    return pins;
+  }
+
+  absl::Status DeleteFilesets(const std::string& workspace) override {
+    GRAFT_ASSIGN_OR_RETURN(const std::vector<PinInfo> pins, ListPins());
+    for (const PinInfo& pin : pins) {
+      if (!absl::StartsWith(pin.version, absl::StrCat(workspace, "/"))) continue;
+      GRAFT_RETURN_IF_ERROR(DeletePin(pin.version, pin.holder));
+    }
+    v1::ListFileSetsRequest request;
+    request.set_parent(workspace);
+    request.set_page_size(1000);
+    for (;;) {
+      GRAFT_ASSIGN_OR_RETURN(
+          const v1::ListFileSetsResponse page,
+          connection_->Call<v1::ListFileSetsResponse>(
+              filesets_, &v1::FileSetService::Stub::ListFileSets, request, {.idempotent = true}));
+      if (page.filesets().empty()) return absl::OkStatus();
+      for (const v1::FileSet& fileset : page.filesets()) {
+        v1::DeleteFileSetRequest gone;
+        gone.set_name(fileset.name());
+        gone.set_allow_missing(true);
+        GRAFT_RETURN_IF_ERROR(
+            connection_
+                ->Call<google::protobuf::Empty>(filesets_, &v1::FileSetService::Stub::DeleteFileSet,
+                                                gone, {.idempotent = true})
+                .status());
+      }
+    }
+  }
+
   absl::Status EnsureFileset(const std::string& fileset, int purpose) override {
     const std::vector<std::string> parts = absl::StrSplit(fileset, '/');
     if (parts.size() != 4)
@@ -185,6 +244,9 @@ class NoLink final : public FileserviceLink {
  public:
   absl::StatusOr<FilesetVersion> Resolve(const std::string&) override { return None(); }
   absl::Status PutPin(const std::string&, const std::string&) override { return None(); }
+  absl::Status DeletePin(const std::string&, const std::string&) override { return None(); }
+  absl::StatusOr<std::vector<PinInfo>> ListPins() override { return None(); }
+  absl::Status DeleteFilesets(const std::string&) override { return None(); }
   absl::Status EnsureFileset(const std::string&, int) override { return None(); }
   absl::StatusOr<std::string> OpenSession(const std::string&) override { return None(); }
   absl::StatusOr<FilesetVersion> Publish(const std::string&, const std::string&,

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -28,6 +29,16 @@ class FileserviceLink {
   virtual absl::StatusOr<FilesetVersion> Resolve(const std::string& fileset_or_version) = 0;
   // Idempotent. A pinned version is not deleted while the holder needs it.
   virtual absl::Status PutPin(const std::string& version, const std::string& holder) = 0;
+  virtual absl::Status DeletePin(const std::string& version, const std::string& holder) = 0;
+  struct PinInfo {
+    std::string version;
+    std::string holder;
+    absl::Time created;
+  };
+  // Of every workspace.
+  virtual absl::StatusOr<std::vector<PinInfo>> ListPins() = 0;
+  // Deletes every fileset of the workspace, pinned or not.
+  virtual absl::Status DeleteFilesets(const std::string& workspace) = 0;
   // Idempotent. `purpose` is graft.v1.FileSetPurpose.
   virtual absl::Status EnsureFileset(const std::string& fileset, int purpose) = 0;
   // A session that only the scheduler publishes.

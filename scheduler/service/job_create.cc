@@ -5,11 +5,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "graft/v1/model.pb.h"
+#include "graft/v1/queue.pb.h"
 #include "rpc/status.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/job_service.h"
 #include "scheduler/service/names.h"
-#include "scheduler/service/resources.h"
+#include "scheduler/service/standard.h"
+#include "scheduler/service/template_service.h"
 
 namespace graft::scheduler {
 namespace {
@@ -60,11 +62,64 @@ std::string OutputKey(const v1::JobSpec& spec, const std::string& workspace, std
   return ModelRecordKey(workspace, spec.output().name());
 }
 
+absl::Status QueueRefuses(absl::string_view queue, absl::string_view why) {
+  return rpc::ErrorBuilder(absl::StatusCode::kFailedPrecondition, absl::StrCat(queue, " ", why))
+      .Reason("QUEUE_CLOSED")
+      .Metadata("queue", queue)
+      .Build();
+}
+
+// What the queue says of a new job; its default time limit is filled in.
+absl::Status CheckQueue(Turn& turn, const rpc::Call& call, const std::string& workspace,
+                        v1::JobSpec& spec) {
+  v1::ResourcesSection& resources = *spec.mutable_resources();
+  const std::string& name = resources.queue();
+  GRAFT_ASSIGN_OR_RETURN(
+      const v1::Queue queue,
+      ReadResource<v1::Queue>(turn, absl::StrCat("queue/", IdOf(name, 1)), name));
+  if (queue.state() == v1::Queue::STATE_CLOSED) return QueueRefuses(name, "takes no jobs now");
+  const bool admits =
+      queue.shares().empty() ||
+      std::any_of(queue.shares().begin(), queue.shares().end(), [&](const v1::Share& share) {
+        return share.workspace() == absl::StrCat("workspaces/", workspace);
+      });
+  if (!admits) return QueueRefuses(name, "does not admit this workspace");
+  const int priority = resources.priority();
+  const bool inside = priority >= queue.min_job_priority() && priority <= queue.max_job_priority();
+  if (!inside && call.identity->RoleInCluster() < rpc::Role::kOperator) {
+    return rpc::ErrorBuilder(
+               absl::StatusCode::kPermissionDenied,
+               absl::StrCat("priority ", priority, " is outside of ", queue.min_job_priority(),
+                            " to ", queue.max_job_priority(), ", which ", name,
+                            " leaves to users; operators may go beyond"))
+        .Reason("ROLE_MISSING")
+        .Metadata("role", "operator")
+        .Field("spec.resources.priority", "outside of the queue's bounds")
+        .Build();
+  }
+  if (!resources.has_time_limit() && queue.has_default_time_limit()) {
+    *resources.mutable_time_limit() = queue.default_time_limit();
+  }
+  const int64_t longest = queue.max_time_limit().seconds();
+  const int64_t asked = resources.time_limit().seconds();
+  if (longest == 0 || (asked > 0 && asked <= longest)) return absl::OkStatus();
+  return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
+                           absl::StrCat(name, " lets jobs run for ", longest, " s at most"))
+      .Reason("FIELD_INVALID")
+      .Field("spec.resources.time_limit", absl::StrCat("must be set, and at most ", longest, " s"))
+      .Build();
+}
+
 }  // namespace
 
 SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
                                 Prepared& prepared) {
-  SpecCheck check = ResolveSpec(spec, static_cast<int64_t>(context_.random.Next() & 0x7fffffff));
+  v1::JobSpec asked = spec;
+  Violations template_violations;
+  const auto used = ApplyTemplate(context_.store, prepared.workspace, asked, template_violations);
+  SpecCheck check = ResolveSpec(asked, static_cast<int64_t>(context_.random.Next() & 0x7fffffff));
+  if (used != nullptr) CheckLimits(used->limits(), check.resolved, template_violations);
+  for (auto& violation : template_violations) check.violations.push_back(std::move(violation));
   const std::string& base = check.resolved.model().base();
   const auto may_see = [&](const std::string& name) {
     return call.identity->RoleIn(IdOf(name, 1)) >= rpc::Role::kViewer;
@@ -112,7 +167,7 @@ absl::StatusOr<JobService::Prepared> JobService::Prepare(const rpc::Call& call,
   const std::string id =
       request.job_id().empty() ? absl::StrCat("job-", context_.random.Id(8)) : request.job_id();
   GRAFT_RETURN_IF_ERROR(CheckId(id, "job_id"));
-  Prepared prepared{.key = absl::StrCat(ids[0], "/", id)};
+  Prepared prepared{.workspace = ids[0], .key = absl::StrCat(ids[0], "/", id)};
   SpecCheck check = CheckSpec(call, request.job().spec(), prepared);
   if (!check.violations.empty()) return ViolationsStatus(check.violations);
   if (check.resolved.output().name().empty()) {
@@ -146,10 +201,9 @@ absl::StatusOr<v1::Job> JobService::Insert(Turn& turn, const rpc::Call& call,
   const std::vector<std::string> ids = absl::StrSplit(prepared.key, '/');
   const std::string key = JobRecordKey(ids[0], ids[1]);
   const v1::JobSpec& spec = body.resolved_spec();
-  if (!Exists(turn, absl::StrCat("workspace/", ids[0]))) return NoSuchResource(request.parent());
+  GRAFT_RETURN_IF_ERROR(CheckWorkspaceOpen(turn, ids[0]));
   if (Exists(turn, key)) return ResourceExists(body.name());
-  const std::string queue = spec.resources().queue().substr(std::string("queues/").size());
-  if (!turn.core().queues().contains(queue)) return NoSuchResource(spec.resources().queue());
+  GRAFT_RETURN_IF_ERROR(CheckQueue(turn, call, ids[0], *body.mutable_resolved_spec()));
   std::string output;
   const std::string output_key = OutputKey(spec, ids[0], &output);
   if (!spec.output().new_version() && Exists(turn, output_key)) return OutputExists(output);
@@ -157,6 +211,8 @@ absl::StatusOr<v1::Job> JobService::Insert(Turn& turn, const rpc::Call& call,
   const auto device = spec.resources().device();
   JobRequest job = ToJobRequest(spec, prepared.key, ids[0],
                                 device == v1::ResourcesSection::DEVICE_CPU ? "cpu" : "gpu");
+  job.start_version = prepared.start.version;
+  job.start_step = prepared.start.step;
   const ClusterView& cluster = turn.core().cluster();
   if (device <= v1::ResourcesSection::DEVICE_AUTO && !FitsEmptyCluster(cluster, job.gang).ok()) {
     job.gang.device_kind = "cpu";
@@ -186,20 +242,25 @@ absl::StatusOr<v1::Job> JobService::Insert(Turn& turn, const rpc::Call& call,
   body.mutable_status()->set_message("waits for devices");
   *body.mutable_status()->mutable_state_time() = body.create_time();
   PutResource(turn, key, body);
-  turn.Put(Family::kRecords, JobTimeKey(ids[0], ids[1], turn.now()), "");
+  for (const std::string& index :
+       {JobTimeKey(ids[0], ids[1], turn.now()), JobNewestKey(ids[0], ids[1], turn.now())}) {
+    turn.Put(Family::kRecords, index, "");
+  }
   RememberRequest(turn, call.identity->subject, call.method, request.request_id(), request, body);
   AuditCall(turn, call, body.name());
   GRAFT_RETURN_IF_ERROR(turn.Step(JobSubmitted{std::move(job)}));
   return body;
 }
 
-void JobService::CreateJob(CallPtr call, const v1::CreateJobRequest& request,
-                           rpc::Responder<v1::Job> responder) {
+void JobService::Create(CallPtr call, v1::CreateJobRequest request, std::string forked_from,
+                        Checkpoint start, rpc::Responder<v1::Job> responder) {
   // Shared with the closure that a std::function copies.
   auto answer = std::make_shared<rpc::Responder<v1::Job>>(std::move(responder));
-  const absl::Status posted = context_.background.Post([this, call, request, answer] {
+  const absl::Status posted = context_.background.Post([=, this] {
     absl::StatusOr<Prepared> prepared = Prepare(*call, request);
     if (!prepared.ok()) return answer->Answer(prepared.status());
+    prepared->body.set_forked_from(forked_from);
+    prepared->start = start;
     Mutate<v1::Job>(context_.control, std::move(*answer),
                     [this, call, request, prepared = *std::move(prepared)](Turn& turn) {
                       return Insert(turn, *call, request, prepared);
@@ -208,11 +269,18 @@ void JobService::CreateJob(CallPtr call, const v1::CreateJobRequest& request,
   if (!posted.ok()) answer->Answer(posted);
 }
 
+void JobService::CreateJob(CallPtr call, const v1::CreateJobRequest& request,
+                           rpc::Responder<v1::Job> responder) {
+  Create(std::move(call), request, "", {}, std::move(responder));
+}
+
 void JobService::ValidateJob(CallPtr call, const v1::ValidateJobRequest& request,
                              rpc::Responder<v1::ValidateJobResponse> responder) {
   auto answer = std::make_shared<rpc::Responder<v1::ValidateJobResponse>>(std::move(responder));
   const absl::Status posted = context_.background.Post([this, call, request, answer] {
-    Prepared prepared;
+    const auto parent = ParseName(request.parent(), "workspaces/*");
+    if (!parent.ok()) return answer->Answer(parent.status());
+    Prepared prepared{.workspace = (*parent)[0]};
     SpecCheck check = CheckSpec(*call, request.spec(), prepared);
     v1::ValidateJobResponse response;
     for (auto& violation : check.violations) *response.add_violations() = std::move(violation);

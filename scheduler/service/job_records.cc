@@ -7,8 +7,10 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "graft/v1/model.pb.h"
+#include "scheduler/service/events_stream.h"
 #include "scheduler/service/job_spec.h"
 #include "scheduler/service/resources.h"
+#include "scheduler/service/usage_ledger.h"
 
 namespace graft::scheduler {
 namespace {
@@ -41,11 +43,19 @@ void AddHistory(Turn& turn, const Job& job, v1::JobStatus& status) {
   change.set_reason(ReasonOf(job));
   change.set_message(job.reason);
   *change.mutable_time() = ToTimestamp(turn.now());
+  turn.Emit({.type = absl::StrCat("job.", ShortName(*v1::JobState_descriptor(), state)),
+             .resource = JobNameOf(job.request.key),
+             .reason = change.reason(),
+             .message = job.reason});
 }
 
 std::string WorkspaceOf(absl::string_view name) {
   const std::vector<std::string> parts = absl::StrSplit(name, '/');
   return parts.size() > 1 ? parts[1] : "";
+}
+
+std::string NewestFirst(absl::Time time) {
+  return absl::StrFormat("%016x", ~static_cast<uint64_t>(absl::ToUnixMicros(time)));
 }
 
 std::string LastPart(absl::string_view name) {
@@ -76,7 +86,7 @@ void WriteAttempt(Turn& turn, const Job& job, const v1::Job& body) {
 }
 
 // The attempt's last record, once the core holds none any more.
-void CloseAttempt(Turn& turn, const Job& job) {
+void CloseAttempt(Turn& turn, const Job& job, const v1::Job& body) {
   if (job.attempt.live() || job.attempts == 0) return;
   const std::string key = AttemptRecordKey(job.request.key, job.attempts);
   const absl::StatusOr<Record> record = turn.Get(Family::kRecords, key);
@@ -89,6 +99,7 @@ void CloseAttempt(Turn& turn, const Job& job) {
   attempt.set_reason(ReasonOf(job));
   *attempt.mutable_end_time() = ToTimestamp(turn.now());
   turn.Put(Family::kRecords, key, EncodeResource(attempt));
+  KeepUsage(turn, body, attempt, lost);
 }
 
 void WriteCheckpoint(Turn& turn, const Job& job, v1::Job& body) {
@@ -185,8 +196,23 @@ std::string JobRecordKey(absl::string_view workspace, absl::string_view job) {
   return absl::StrCat("job/", workspace, "/", job);
 }
 std::string JobTimeKey(absl::string_view workspace, absl::string_view job, absl::Time created) {
-  const uint64_t inverted = ~static_cast<uint64_t>(absl::ToUnixMicros(created));
-  return absl::StrCat("job.time/", workspace, "/", absl::StrFormat("%016x", inverted), "/", job);
+  return absl::StrCat("job.time/", workspace, "/", NewestFirst(created), "/", job);
+}
+std::string JobNewestKey(absl::string_view workspace, absl::string_view job, absl::Time created) {
+  return absl::StrCat("job.newest/", NewestFirst(created), "/", workspace, "/", job);
+}
+std::string DoomedJobKey(const JobKey& job) { return absl::StrCat("job.doomed/", job); }
+std::string DeletedJobKey(absl::string_view workspace, absl::string_view job, absl::Time deleted) {
+  return absl::StrCat("job.deleted/", absl::StrFormat("%012d", absl::ToUnixSeconds(deleted)), "/",
+                      workspace, "/", job);
+}
+absl::optional<JobPlace> PlaceOfJob(absl::string_view key) {
+  const std::vector<std::string> parts = absl::StrSplit(key, '/');
+  if (parts.size() == 3 && parts[0] == "job") return JobPlace{parts[1], parts[2]};
+  if (parts.size() != 4) return absl::nullopt;
+  if (parts[0] == "job.time") return JobPlace{parts[1], parts[3]};
+  if (parts[0] == "job.newest" || parts[0] == "job.deleted") return JobPlace{parts[2], parts[3]};
+  return absl::nullopt;
 }
 std::string ModelRecordKey(absl::string_view workspace, absl::string_view model) {
   return absl::StrCat("model/", workspace, "/", model);
@@ -223,6 +249,31 @@ v1::Explanation::Code CauseCode(absl::string_view code) {
   return value;
 }
 
+absl::Status EraseJob(Turn& turn, Store& store, const JobKey& job, const v1::Job& body) {
+  const std::vector<std::string> ids = absl::StrSplit(job, '/');
+  std::vector<Record> hanging;
+  for (absl::string_view kind : {"attempt/", "checkpoint/"}) {
+    GRAFT_ASSIGN_OR_RETURN(const auto records, turn.List(absl::StrCat(kind, job, "/")));
+    hanging.insert(hanging.end(), records.begin(), records.end());
+  }
+  // A step cannot be taken back: nothing below may fail.
+  if (turn.core().FindJob(job) != nullptr) GRAFT_RETURN_IF_ERROR(turn.Step(JobErased{job}));
+  const absl::Time created = FromTimestamp(body.create_time());
+  for (const std::string& key : {JobRecordKey(ids[0], ids[1]), JobTimeKey(ids[0], ids[1], created),
+                                 JobNewestKey(ids[0], ids[1], created), DoomedJobKey(job)}) {
+    turn.Remove(Family::kRecords, key);
+  }
+  for (const Record& record : hanging) turn.Remove(Family::kRecords, record.key);
+  v1::Job deleted = body;
+  *deleted.mutable_delete_time() = ToTimestamp(turn.now());
+  PutResource(turn, DeletedJobKey(ids[0], ids[1], turn.now()), deleted);
+  const std::string series = SeriesPrefix(job);
+  for (Series kind : {Series::kMetrics, Series::kLogs}) {
+    (void)store.Erase(kind, series, AfterPrefix(series));
+  }
+  return absl::OkStatus();
+}
+
 void WriteJobStatus(Turn& turn, const Job& job) {
   const std::vector<std::string> ids = absl::StrSplit(job.request.key, '/');
   const std::string key = JobRecordKey(ids[0], ids[1]);
@@ -247,7 +298,7 @@ void WriteJobStatus(Turn& turn, const Job& job) {
   *body.mutable_update_time() = ToTimestamp(turn.now());
   WriteCheckpoint(turn, job, body);
   WriteAttempt(turn, job, body);
-  CloseAttempt(turn, job);
+  CloseAttempt(turn, job, body);
   if (job.state == JobState::kCompleted && !job.result_version.empty() &&
       status.results_size() == 0) {
     if (body.resolved_spec().tuning().type() == v1::FINETUNING_TYPE_LORA) {

@@ -1,12 +1,14 @@
 // The API's view of jobs: bodies with their status, attempts, checkpoints and outputs, kept in step
 // with the core in the very commit in which the core changes.
 //
-//   job/{w}/{j}   job.time/{w}/{newest first}/{j}   attempt/{w}/{j}/{n}   checkpoint/{w}/{j}/{step}
+//   job/{w}/{j}   job.time/{w}/{newest first}/{j}   job.newest/{newest first}/{w}/{j}
+//   job.deleted/{seconds}/{w}/{j}   attempt/{w}/{j}/{n}   checkpoint/{w}/{j}/{step}
 #pragma once
 
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 #include "graft/v1/job.pb.h"
 #include "scheduler/service/engine.h"
 
@@ -14,6 +16,16 @@ namespace graft::scheduler {
 
 std::string JobRecordKey(absl::string_view workspace, absl::string_view job);
 std::string JobTimeKey(absl::string_view workspace, absl::string_view job, absl::Time created);
+std::string JobNewestKey(absl::string_view workspace, absl::string_view job, absl::Time created);
+// Marks a job that is deleted as soon as it is over.
+std::string DoomedJobKey(const JobKey& job);
+std::string DeletedJobKey(absl::string_view workspace, absl::string_view job, absl::Time deleted);
+// Which job a key of any of these kinds is of.
+struct JobPlace {
+  std::string workspace;
+  std::string job;
+};
+absl::optional<JobPlace> PlaceOfJob(absl::string_view key);
 std::string ModelRecordKey(absl::string_view workspace, absl::string_view model);
 std::string AdapterRecordKey(absl::string_view workspace, absl::string_view model,
                              absl::string_view adapter);
@@ -22,6 +34,10 @@ std::string CheckpointRecordKey(const JobKey& job, int64_t step);
 // "workspaces/{w}/jobs/{j}" of "w/j", and back (empty when it is none).
 std::string JobNameOf(const JobKey& job);
 JobKey JobKeyOf(absl::string_view job_name);
+
+// Takes the job out of everything but the records of deleted jobs, which keep it for a while.
+// FAILED_PRECONDITION unless it is over.
+absl::Status EraseJob(Turn& turn, Store& store, const JobKey& job, const graft::v1::Job& body);
 
 // Writes what the core says of the job into its body: state, history, results, attempt, checkpoint;
 // makes the adapter or model of a job that has just completed.

@@ -11,23 +11,30 @@
 #include "scheduler/service/job_spec.h"
 #include "scheduler/service/mutate.h"
 #include "scheduler/service/progress.h"
-#include "scheduler/service/watchers.h"
 
 namespace graft::scheduler {
 
+// Whether the state is terminal.
+bool IsOver(graft::v1::JobState state);
+
 class JobService {
  public:
-  JobService(ServiceContext context, ProgressBoard& progress, Watchers& watchers)
-      : context_(context), progress_(progress), watchers_(watchers) {}
+  JobService(const ServiceContext& context, ProgressBoard& progress)
+      : context_(context), progress_(progress) {}
   rpc::Service Bind();
+
+  // Deletes the jobs that were to be deleted once they are over, and now are.
+  void EraseDoomed();
 
  private:
   using CallPtr = std::shared_ptr<rpc::Call>;
   // A job that passed every check that needs no turn of the loop.
   struct Prepared {
+    std::string workspace;
     graft::v1::Job body;
     JobKey key;
     std::vector<std::pair<std::string, std::string>> digests;  // version, digest
+    Checkpoint start;                                          // of a fork; empty: none
   };
 
   void CreateJob(CallPtr call, const graft::v1::CreateJobRequest& request,
@@ -43,6 +50,14 @@ class JobService {
   void PauseJob(CallPtr call, const graft::v1::PauseJobRequest& request,
                 rpc::Responder<graft::v1::Job> responder);
   void ResumeJob(CallPtr call, const graft::v1::ResumeJobRequest& request,
+                 rpc::Responder<graft::v1::Job> responder);
+  void UpdateJob(CallPtr call, const graft::v1::UpdateJobRequest& request,
+                 rpc::Responder<graft::v1::Job> responder);
+  void ForkJob(CallPtr call, const graft::v1::ForkJobRequest& request,
+               rpc::Responder<graft::v1::Job> responder);
+  void CheckpointJob(CallPtr call, const graft::v1::CheckpointJobRequest& request,
+                     rpc::Responder<graft::v1::Job> responder);
+  void FinishJob(CallPtr call, const graft::v1::FinishJobRequest& request,
                  rpc::Responder<graft::v1::Job> responder);
   void DeleteJob(CallPtr call, const graft::v1::DeleteJobRequest& request,
                  rpc::Responder<google::protobuf::Empty> responder);
@@ -69,20 +84,38 @@ class JobService {
   SpecCheck CheckSpec(const rpc::Call& call, const graft::v1::JobSpec& spec, Prepared& prepared);
   absl::StatusOr<Prepared> Prepare(const rpc::Call& call,
                                    const graft::v1::CreateJobRequest& request);
+  // Prepares and inserts; answers by itself.
+  void Create(CallPtr call, graft::v1::CreateJobRequest request, std::string forked_from,
+              Checkpoint start, rpc::Responder<graft::v1::Job> responder);
+  absl::StatusOr<graft::v1::CreateJobRequest> ForkRequest(const graft::v1::ForkJobRequest& request,
+                                                          const graft::v1::Job& from) const;
+  // Where a fork begins; an empty checkpoint is the start.
+  absl::StatusOr<Checkpoint> ForkPoint(const graft::v1::ForkJobRequest& request,
+                                       const graft::v1::Job& from) const;
   absl::StatusOr<graft::v1::Job> Insert(Turn& turn, const rpc::Call& call,
                                         const graft::v1::CreateJobRequest& request,
                                         Prepared prepared);
   void Command(CallPtr call, const std::string& name, const std::string& etag, JobVerb verb,
                const std::string& why, rpc::Responder<graft::v1::Job> responder);
   absl::StatusOr<graft::v1::Job> Read(const std::string& name) const;
+  // Lays what workers said last over a job that is not over.
+  void Overlay(graft::v1::Job& job) const;
+
+  struct JobWatch;
+  using JobWriter = rpc::StreamWriter<graft::v1::WatchJobsResponse>;
+  absl::Status SendSnapshot(const rpc::Call& call, JobWatch& watch, JobWriter& writer);
+  absl::Status SendChanges(const rpc::Call& call, JobWatch& watch, JobWriter& writer);
+  absl::Status SendJob(const rpc::Call& call, JobWatch& watch, const Record& record, bool snapshot,
+                       int64_t revision, JobWriter& writer);
+  absl::Status SendBookmark(JobWatch& watch, JobWriter& writer);
+
   void FollowLogs(CallPtr call, graft::v1::ReadLogsRequest request, std::string cursor,
                   std::shared_ptr<rpc::StreamWriter<graft::v1::ReadLogsResponse>> writer);
   void FollowMetrics(CallPtr call, graft::v1::WatchMetricsRequest request,
                      std::shared_ptr<rpc::StreamWriter<graft::v1::WatchMetricsResponse>> writer);
 
-  const ServiceContext context_;
+  const ServiceContext& context_;
   ProgressBoard& progress_;
-  Watchers& watchers_;
 };
 
 }  // namespace graft::scheduler

@@ -12,6 +12,7 @@
 #include "graft/v1/model.pb.h"
 #include "graft/v1/options.pb.h"
 #include "rpc/status.h"
+#include "scheduler/service/enum_names.h"
 #include "scheduler/service/names.h"
 
 namespace graft::scheduler {
@@ -285,7 +286,6 @@ class Resolver {
     Unavailable(lora.init() > v1::Lora::INIT_KAIMING, "spec.tuning.lora.init",
                 "this build starts adapters with kaiming alone");
     Unavailable(spec_.model().has_start_from(), "spec.model.start_from", "is not in this build");
-    Unavailable(!spec_.template_().empty(), "spec.template", "templates are not in this build");
     Unavailable(spec_.has_integrations(), "spec.integrations", "is not in this build");
     Unavailable(spec_.dataset().validation_split() > 0, "spec.dataset.validation_split",
                 "is not in this build; give spec.dataset.validation");
@@ -402,13 +402,7 @@ Json EvaluationJson(const v1::ScheduleSection& schedule) {
 }  // namespace
 
 std::string ShortName(const google::protobuf::EnumDescriptor& type, int value) {
-  const auto* named = type.FindValueByNumber(value);
-  const std::string& zero = type.value(0)->name();
-  const std::string prefix = zero.substr(0, zero.size() - std::string("UNSPECIFIED").size());
-  if (named == nullptr) return "";
-  return absl::AsciiStrToLower(absl::StartsWith(named->name(), prefix)
-                                   ? named->name().substr(prefix.size())
-                                   : named->name());
+  return absl::AsciiStrToLower(EnumShort(type, value));
 }
 
 SpecCheck ResolveSpec(const v1::JobSpec& spec, int64_t seed) {

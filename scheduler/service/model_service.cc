@@ -1,7 +1,6 @@
 #include "scheduler/service/model_service.h"
 
 #include <algorithm>
-#include <map>
 #include <utility>
 #include <vector>
 
@@ -11,8 +10,10 @@
 #include "graft/v1/job.pb.h"
 #include "rpc/status.h"
 #include "scheduler/service/job_records.h"
+#include "scheduler/service/lists.h"
 #include "scheduler/service/names.h"
-#include "scheduler/service/resources.h"
+#include "scheduler/service/references.h"
+#include "scheduler/service/standard.h"
 
 namespace graft::scheduler {
 namespace {
@@ -47,28 +48,14 @@ absl::Status Unusable(const absl::Status& status, const std::string& version) {
       .Build();
 }
 
-absl::Status InUse(absl::string_view name, const std::vector<std::string>& holders) {
-  rpc::ErrorBuilder error(
-      absl::StatusCode::kFailedPrecondition,
-      absl::StrCat(name, " is used by ", holders[0], holders.size() > 1 ? " and others" : ""));
-  error.Reason("RESOURCE_IN_USE").Metadata("resource", name);
-  std::string all;
-  for (size_t i = 0; i < std::min<size_t>(holders.size(), 20); ++i) {
-    absl::StrAppend(&all, i == 0 ? "" : ",", holders[i]);
+std::vector<std::string> TunedFrom(Turn& turn, const std::string& base) {
+  std::vector<std::string> names;
+  const auto models = turn.List("model/");
+  for (const Record& record : models.ok() ? *models : std::vector<Record>()) {
+    const auto model = ToResource<v1::Model>(record);
+    if (model.ok() && model->base_model() == base) names.push_back(model->name());
   }
-  return error.Metadata("holders", all).Build();
-}
-
-// Jobs that still need the model.
-absl::StatusOr<std::vector<std::string>> HoldersOf(Turn& turn, const std::string& model) {
-  std::vector<std::string> holders;
-  for (const auto& [key, job] : turn.core().jobs()) {
-    if (IsTerminal(job.state)) continue;
-    const std::vector<std::string> ids = absl::StrSplit(key, '/');
-    const auto body = ReadResource<v1::Job>(turn, JobRecordKey(ids[0], ids[1]), key);
-    if (body.ok() && body->resolved_spec().model().base() == model) holders.push_back(body->name());
-  }
-  return holders;
+  return names;
 }
 
 }  // namespace
@@ -116,6 +103,9 @@ rpc::Service ModelService::Bind() {
   service.Async("CreateModel", this, &ModelService::CreateModel)
       .Unary("GetModel", this, &ModelService::GetModel)
       .Unary("ListModels", this, &ModelService::ListModels)
+      .Async("UpdateModel", this, &ModelService::UpdateModel)
+      .Async("CreateAdapter", this, &ModelService::CreateAdapter)
+      .Async("UpdateAdapter", this, &ModelService::UpdateAdapter)
       .Async("DeleteModel", this, &ModelService::DeleteModel)
       .Unary("GetAdapter", this, &ModelService::GetAdapter)
       .Unary("ListAdapters", this, &ModelService::ListAdapters)
@@ -125,77 +115,63 @@ rpc::Service ModelService::Bind() {
   return service;
 }
 
-absl::StatusOr<v1::Model> ModelService::Link(const rpc::Call& call,
-                                             const v1::CreateModelRequest& request,
-                                             std::string* digest) {
-  GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(request.parent(), "workspaces/*"));
-  const std::string id = request.model_id().empty() ? absl::StrCat("model-", context_.random.Id(8))
-                                                    : request.model_id();
-  GRAFT_RETURN_IF_ERROR(CheckId(id, "model_id"));
-  v1::Model model = request.model();
-  model.set_name(absl::StrCat(request.parent(), "/models/", id));
-  const std::vector<std::string> fileset = absl::StrSplit(model.fileset(), '/');
-  if (fileset.size() < 4 || fileset[0] != "workspaces" || fileset[2] != "filesets") {
+absl::StatusOr<FilesetVersion> ModelService::ResolveFor(const rpc::Call& call,
+                                                        const std::string& fileset,
+                                                        absl::string_view what) {
+  const std::vector<std::string> parts = absl::StrSplit(fileset, '/');
+  if (parts.size() < 4 || parts[0] != "workspaces" || parts[2] != "filesets") {
+    const std::string field = absl::StrCat(what, ".fileset");
     return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
-                             "model.fileset names a fileset or one of its versions")
+                             absl::StrCat(field, " names a fileset or one of its versions"))
         .Reason("FIELD_REQUIRED")
-        .Field("model.fileset", "workspaces/{workspace}/filesets/{fileset}[/versions/{version}]")
+        .Field(field, "workspaces/{workspace}/filesets/{fileset}[/versions/{version}]")
         .Build();
   }
-  if (call.identity->RoleIn(fileset[1]) < rpc::Role::kViewer)
-    return NoSuchResource(model.fileset());
-  GRAFT_ASSIGN_OR_RETURN(const FilesetVersion version, context_.files.Resolve(model.fileset()));
+  if (call.identity->RoleIn(parts[1]) < rpc::Role::kViewer) return NoSuchResource(fileset);
+  return context_.files.Resolve(fileset);
+}
+
+absl::StatusOr<ModelService::LinkedModel> ModelService::ReadFiles(const rpc::Call& call,
+                                                                  const std::string& fileset,
+                                                                  const std::string& holder,
+                                                                  bool validate_only) {
+  GRAFT_ASSIGN_OR_RETURN(const FilesetVersion version, ResolveFor(call, fileset, "model"));
   GRAFT_ASSIGN_OR_RETURN(const auto files, context_.files.OpenModel(version.name));
   const absl::StatusOr<spec::ModelDescription> read = spec::ReadModel(*files);
   if (!read.ok()) return Unusable(read.status(), version.name);
-  *digest = version.digest;
-  model.set_fileset(version.name);
-  *model.mutable_spec() = ToApi(*read);
-  model.set_state(v1::Model::STATE_READY);
-  model.set_serving_state(v1::Model::SERVING_STATE_COLD);
-  model.clear_reason();
-  model.clear_message();
-  model.clear_job();
-  model.set_adapter_count(0);
-  model.set_uid(context_.random.Id(24));
-  model.set_creator(call.identity->subject);
-  if (!request.validate_only()) {
-    GRAFT_RETURN_IF_ERROR(context_.files.PutPin(version.name, model.name()));
-  }
-  return model;
+  if (!validate_only) GRAFT_RETURN_IF_ERROR(context_.files.PutPin(version.name, holder));
+  return LinkedModel{version.name, version.digest, ToApi(*read)};
 }
 
 void ModelService::CreateModel(CallPtr call, const v1::CreateModelRequest& request,
                                rpc::Responder<v1::Model> responder) {
   auto answer = std::make_shared<rpc::Responder<v1::Model>>(std::move(responder));
-  const absl::Status posted = context_.background.Post([this, call, request, answer] {
-    std::string digest;
-    absl::StatusOr<v1::Model> linked = Link(*call, request, &digest);
+  const std::string id = request.model_id().empty() ? absl::StrCat("model-", context_.random.Id(8))
+                                                    : request.model_id();
+  const absl::Status posted = context_.background.Post([this, call, request, answer, id] {
+    if (absl::Status ok = CheckId(id, "model_id"); !ok.ok()) return answer->Answer(ok);
+    v1::Model model = request.model();
+    ClearOutputOnly(model);
+    model.set_name(absl::StrCat(request.parent(), "/models/", id));
+    const auto linked = ReadFiles(*call, model.fileset(), model.name(), request.validate_only());
     if (!linked.ok()) return answer->Answer(linked.status());
-    Mutate<v1::Model>(context_.control, std::move(*answer),
-                      [call, request, model = *std::move(linked),
-                       digest](Turn& turn) mutable -> absl::StatusOr<v1::Model> {
-                        GRAFT_ASSIGN_OR_RETURN(const bool replayed,
-                                               Replay(turn, call->identity->subject, call->method,
-                                                      request.request_id(), request, model));
-                        if (replayed) return model;
-                        const std::vector<std::string> ids = absl::StrSplit(model.name(), '/');
-                        const std::string key = ModelRecordKey(ids[1], ids[3]);
-                        if (!Exists(turn, absl::StrCat("workspace/", ids[1]))) {
-                          return NoSuchResource(request.parent());
-                        }
-                        if (Exists(turn, key)) return ResourceExists(model.name());
-                        *model.mutable_create_time() = ToTimestamp(turn.now());
-                        *model.mutable_update_time() = model.create_time();
-                        if (request.validate_only()) return model;
-                        turn.Put(Family::kRecords, absl::StrCat("version.digest/", model.fileset()),
-                                 digest);
-                        PutResource(turn, key, model);
-                        RememberRequest(turn, call->identity->subject, call->method,
-                                        request.request_id(), request, model);
-                        AuditCall(turn, *call, model.name());
-                        return model;
-                      });
+    model.set_fileset(linked->version);
+    *model.mutable_spec() = linked->spec;
+    model.set_state(v1::Model::STATE_READY);
+    model.set_serving_state(v1::Model::SERVING_STATE_COLD);
+    Mutate<v1::Model>(
+        context_.control, std::move(*answer),
+        [call, request, model, linked = *linked,
+         uid = context_.random.Id(24)](Turn& turn) -> absl::StatusOr<v1::Model> {
+          GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(model.name(), "workspaces/*/models/*"));
+          GRAFT_RETURN_IF_ERROR(CheckWorkspaceOpen(turn, ids[0]));
+          return CreateIn(
+              turn, *call, request, ModelRecordKey(ids[0], ids[1]), model,
+              {.uid = uid, .validate_only = request.validate_only(), .on_new = [&](Turn& now) {
+                 now.Put(Family::kRecords, absl::StrCat("version.digest/", linked.version),
+                         linked.digest);
+               }});
+        });
   });
   if (!posted.ok()) answer->Answer(posted);
 }
@@ -203,6 +179,7 @@ void ModelService::CreateModel(CallPtr call, const v1::CreateModelRequest& reque
 absl::StatusOr<v1::Model> ModelService::GetModel(const rpc::Call&,
                                                  const v1::GetModelRequest& request) {
   GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(request.name(), "workspaces/*/models/*"));
+  GRAFT_RETURN_IF_ERROR(CheckReadMask(request.read_mask(), *v1::Model::descriptor()));
   GRAFT_ASSIGN_OR_RETURN(
       v1::Model model,
       ReadResource<v1::Model>(context_.store, ModelRecordKey(ids[0], ids[1]), request.name()));
@@ -210,32 +187,39 @@ absl::StatusOr<v1::Model> ModelService::GetModel(const rpc::Call&,
       const ListResult adapters,
       context_.store.List({.prefix = absl::StrCat("adapter/", ids[0], "/", ids[1], "/")}));
   model.set_adapter_count(static_cast<int32_t>(adapters.records.size()));
+  ApplyReadMask(request.read_mask(), model);
   return model;
 }
 
 absl::StatusOr<v1::ListModelsResponse> ModelService::ListModels(
     const rpc::Call& call, const v1::ListModelsRequest& request) {
-  GRAFT_RETURN_IF_ERROR(NoFilters(request.filter(), request.order_by()));
+  static const ListFields kFields{.filter = {{"name"},
+                                             {"state"},
+                                             {"project"},
+                                             {"creator"},
+                                             {"labels"},
+                                             {"base_model"},
+                                             {"finetuning_type"},
+                                             {"spec.family"},
+                                             {"spec.parameters"},
+                                             {"create_time"},
+                                             {"update_time"}},
+                                  .order = {"name", "create_time", "update_time"}};
   GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(request.parent(), "workspaces/*", true));
-  const bool all = ids[0] == "-";
-  GRAFT_ASSIGN_OR_RETURN(
-      const Page page,
-      ReadPage(context_.store,
-               {.prefix = all ? "model/" : absl::StrCat("model/", ids[0], "/"),
-                .page_size = request.page_size(),
-                .token = request.page_token()},
-               [&](const Record& record) {
-                 const std::vector<std::string> parts = absl::StrSplit(record.key, '/');
-                 return !all || call.identity->RoleIn(parts[1]) >= rpc::Role::kViewer;
-               }));
+  GRAFT_RETURN_IF_ERROR(CheckReadMask(request.read_mask(), *v1::Model::descriptor()));
+  GRAFT_ASSIGN_OR_RETURN(auto page, ListResources<v1::Model>(context_.store, context_.page_tokens,
+                                                             QueryOf(call, request, "model/", ids),
+                                                             kFields, VisibleTo(call)));
   v1::ListModelsResponse response;
-  for (const Record& record : page.records) {
-    GRAFT_ASSIGN_OR_RETURN(v1::Model model, ToResource<v1::Model>(record));
-    model.mutable_spec()->clear_linear_layers();
-    model.mutable_spec()->clear_chat_template();
+  for (v1::Model& model : page.resources) {
+    if (request.read_mask().paths().empty()) {
+      model.mutable_spec()->clear_linear_layers();
+      model.mutable_spec()->clear_chat_template();
+    }
+    ApplyReadMask(request.read_mask(), model);
     *response.add_models() = std::move(model);
   }
-  response.set_next_page_token(page.next_token);
+  response.set_next_page_token(page.next_page_token);
   response.set_revision(page.revision);
   return response;
 }
@@ -250,9 +234,12 @@ void ModelService::DeleteModel(CallPtr call, const v1::DeleteModelRequest& reque
         if (absl::IsNotFound(model.status()) && request.allow_missing()) return Empty();
         if (!model.ok()) return model.status();
         GRAFT_RETURN_IF_ERROR(CheckEtag(request.name(), request.etag(), model->etag()));
-        GRAFT_ASSIGN_OR_RETURN(const std::vector<std::string> holders,
-                               HoldersOf(turn, request.name()));
+        const std::vector<std::string> holders = LiveJobsThat(turn, [&](const v1::Job& job) {
+          return job.resolved_spec().model().base() == request.name();
+        });
         if (!holders.empty()) return InUse(request.name(), holders);
+        const std::vector<std::string> tuned = TunedFrom(turn, request.name());
+        if (!tuned.empty()) return InUse(request.name(), tuned);
         GRAFT_ASSIGN_OR_RETURN(const std::vector<Record> adapters,
                                turn.List(absl::StrCat("adapter/", ids[0], "/", ids[1], "/")));
         if (!adapters.empty() && !request.force()) {
@@ -276,25 +263,25 @@ absl::StatusOr<v1::Adapter> ModelService::GetAdapter(const rpc::Call&,
 
 absl::StatusOr<v1::ListAdaptersResponse> ModelService::ListAdapters(
     const rpc::Call& call, const v1::ListAdaptersRequest& request) {
-  GRAFT_RETURN_IF_ERROR(NoFilters(request.filter(), request.order_by()));
+  static const ListFields kFields{.filter = {{"name"},
+                                             {"enabled"},
+                                             {"project"},
+                                             {"creator"},
+                                             {"labels"},
+                                             {"rank"},
+                                             {"job"},
+                                             {"create_time"},
+                                             {"update_time"}},
+                                  .order = {"name", "create_time", "update_time"}};
   GRAFT_ASSIGN_OR_RETURN(const auto ids,
                          ParseName(request.parent(), "workspaces/*/models/*", true));
-  std::string prefix = "adapter/";
-  if (ids[0] != "-") absl::StrAppend(&prefix, ids[0], "/");
-  if (ids[0] != "-" && ids[1] != "-") absl::StrAppend(&prefix, ids[1], "/");
   GRAFT_ASSIGN_OR_RETURN(
-      const Page page,
-      ReadPage(context_.store,
-               {.prefix = prefix, .page_size = request.page_size(), .token = request.page_token()},
-               [&](const Record& record) {
-                 const std::vector<std::string> parts = absl::StrSplit(record.key, '/');
-                 return call.identity->RoleIn(parts[1]) >= rpc::Role::kViewer;
-               }));
+      auto page, ListResources<v1::Adapter>(context_.store, context_.page_tokens,
+                                            QueryOf(call, request, "adapter/", ids), kFields,
+                                            VisibleTo(call)));
   v1::ListAdaptersResponse response;
-  for (const Record& record : page.records) {
-    GRAFT_ASSIGN_OR_RETURN(*response.add_adapters(), ToResource<v1::Adapter>(record));
-  }
-  response.set_next_page_token(page.next_token);
+  for (v1::Adapter& adapter : page.resources) *response.add_adapters() = std::move(adapter);
+  response.set_next_page_token(page.next_page_token);
   response.set_revision(page.revision);
   return response;
 }

@@ -16,7 +16,7 @@ graft::v1::ModelSpec ToApi(const spec::ModelDescription& model);
 
 class ModelService {
  public:
-  explicit ModelService(ServiceContext context) : context_(context) {}
+  explicit ModelService(const ServiceContext& context) : context_(context) {}
   rpc::Service Bind();
 
  private:
@@ -40,14 +40,37 @@ class ModelService {
   void DisableAdapter(CallPtr call, const graft::v1::DisableAdapterRequest& request,
                       rpc::Responder<graft::v1::Adapter> responder);
 
-  // Blocking: resolves and reads the model's files.
-  absl::StatusOr<graft::v1::Model> Link(const rpc::Call& call,
-                                        const graft::v1::CreateModelRequest& request,
-                                        std::string* digest);
+  void UpdateModel(CallPtr call, const graft::v1::UpdateModelRequest& request,
+                   rpc::Responder<graft::v1::Model> responder);
+  void CreateAdapter(CallPtr call, const graft::v1::CreateAdapterRequest& request,
+                     rpc::Responder<graft::v1::Adapter> responder);
+  void UpdateAdapter(CallPtr call, const graft::v1::UpdateAdapterRequest& request,
+                     rpc::Responder<graft::v1::Adapter> responder);
+
+  // What the files of a fileset version say.
+  struct LinkedModel {
+    std::string version;
+    std::string digest;
+    graft::v1::ModelSpec spec;
+  };
+  struct LinkedAdapter {
+    std::string version;
+    std::string digest;
+    graft::v1::Adapter facts;  // the fields that are read from the files
+  };
+  // Blocking. `what` is the request's field.
+  absl::StatusOr<FilesetVersion> ResolveFor(const rpc::Call& call, const std::string& fileset,
+                                            absl::string_view what);
+  // Blocking: resolves, reads and, unless only asked, pins for `holder`.
+  absl::StatusOr<LinkedModel> ReadFiles(const rpc::Call& call, const std::string& fileset,
+                                        const std::string& holder, bool validate_only);
+  // Blocking: whether the adapter's files fit the base, tensor by tensor.
+  absl::StatusOr<LinkedAdapter> CheckFiles(const rpc::Call& call, const std::string& base_name,
+                                           const std::string& fileset);
   void SetEnabled(CallPtr call, const std::string& name, const std::string& etag, bool enabled,
                   rpc::Responder<graft::v1::Adapter> responder);
 
-  const ServiceContext context_;
+  const ServiceContext& context_;
 };
 
 }  // namespace graft::scheduler

@@ -15,10 +15,12 @@
 #include "base/random.h"
 #include "grpcpp/impl/codegen/proto_utils.h"  // lets gRPC carry protobuf messages
 #include "rpc/call.h"
+#include "rpc/page_token.h"
 #include "rpc/service.h"
 #include "scheduler/service/background.h"
 #include "scheduler/service/control.h"
 #include "scheduler/service/fileservice_link.h"
+#include "scheduler/service/watchers.h"
 #include "scheduler/store/store.h"
 
 namespace graft::scheduler {
@@ -33,6 +35,9 @@ struct ServiceContext {
   Background& background;
   std::string cluster;              // the cluster's id
   std::string fileservice_address;  // empty: none
+  const rpc::PageTokenCodec& page_tokens;
+  Watchers& watchers;
+  std::string data_key;  // seals what is secret at rest
 };
 
 template <typename Response>
@@ -60,9 +65,13 @@ void Mutate(Control& control, rpc::Responder<Response> responder,
                       }});
 }
 
-inline void AuditCall(Turn& turn, const rpc::Call& call, absl::string_view resource,
-                      absl::string_view text = "") {
-  turn.Audit({call.identity->subject, call.method, std::string(resource), std::string(text)});
-}
+// The trail's line of a call and its event: `{kind}.created` for CreateJob and the like.
+void AuditCall(Turn& turn, const rpc::Call& call, absl::string_view resource,
+               absl::string_view text = "");
+// The event alone.
+void TellOfCall(Turn& turn, const rpc::Call& call, absl::string_view resource,
+                absl::string_view message = "");
+// "job" of "workspaces/w/jobs/j"; empty for what is no resource's name.
+std::string KindOf(absl::string_view resource);
 
 }  // namespace graft::scheduler

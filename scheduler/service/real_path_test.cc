@@ -38,6 +38,13 @@ class FakeFiles final : public FileserviceLink {
     pins.insert(version);
     return absl::OkStatus();
   }
+  absl::Status DeletePin(const std::string& version, const std::string&) override {
+    MutexLock lock(mu_);
+    pins.erase(version);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::vector<PinInfo>> ListPins() override { return std::vector<PinInfo>(); }
+  absl::Status DeleteFilesets(const std::string&) override { return absl::OkStatus(); }
   absl::Status EnsureFileset(const std::string&, int) override { return absl::OkStatus(); }
   absl::StatusOr<std::string> OpenSession(const std::string& fileset) override {
     MutexLock lock(mu_);
@@ -73,7 +80,8 @@ class RealPathTest : public ::testing::Test {
                 IsOk());
     GRAFT_ASSERT_OK_AND_ASSIGN(auto signer, rpc::TokenSigner::FromSeed(std::string(32, 's')));
     signer_ = std::make_unique<rpc::TokenSigner>(std::move(signer));
-    SchedulerOptions options{.no_auth = true, .attempt_secret = "secret"};
+    SchedulerOptions options{
+        .no_auth = true, .attempt_secret = "secret", .data_key = std::string(32, 'd')};
     options.server.insecure = true;
     GRAFT_ASSERT_OK_AND_ASSIGN(server_, SchedulerServer::Start(std::move(options), store_, clock_,
                                                                random_, files_, *signer_));

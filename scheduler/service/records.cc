@@ -99,6 +99,7 @@ Json RequestJson(const JobRequest& request) {
   json.Set("preemptible", request.preemptible).Set("kind", static_cast<int>(request.kind));
   json.Set("time_limit_us", absl::ToInt64Microseconds(request.time_limit));
   json.Set("pause_at_limit", request.pause_at_time_limit).Set("hold", request.hold);
+  json.Set("start_version", request.start_version).Set("start_step", request.start_step);
   return json;
 }
 JobRequest RequestOf(const Json& json) {
@@ -115,6 +116,8 @@ JobRequest RequestOf(const Json& json) {
   request.time_limit = absl::Microseconds(json.GetInt("time_limit_us"));
   request.pause_at_time_limit = json.GetBool("pause_at_limit", true);
   request.hold = json.GetBool("hold");
+  request.start_version = json.GetString("start_version");
+  request.start_step = json.GetInt("start_step");
   return request;
 }
 
@@ -186,6 +189,8 @@ std::string EncodeJob(const Job& job) {
   if (job.attempt.live()) json.Set("attempt", AttemptJson(job.attempt));
   json.Set("checkpoint", job.checkpoint.version).Set("checkpoint_step", job.checkpoint.step);
   json.Set("checkpoint_session", job.checkpoint.session);
+  json.Set("checkpoint_request", job.checkpoint_request).Set("finish", job.finish);
+  json.Set("finish_with_best", job.finish_with_best);
   json.Set("publishing", job.publishing_session).Set("publishing_step", job.publishing_step);
   json.Set("result", job.result_version).Set("time_is_up", job.time_is_up);
   json.Set("device_seconds", job.device_seconds).Set("uncounted", job.device_seconds_limited);
@@ -210,6 +215,9 @@ absl::StatusOr<Job> DecodeJob(absl::string_view bytes) {
   if (const Json* attempt = json.Find("attempt")) job.attempt = AttemptOf(*attempt);
   job.checkpoint = {json.GetString("checkpoint"), json.GetInt("checkpoint_step"),
                     json.GetString("checkpoint_session")};
+  job.checkpoint_request = json.GetInt("checkpoint_request");
+  job.finish = json.GetBool("finish");
+  job.finish_with_best = json.GetBool("finish_with_best");
   job.publishing_session = json.GetString("publishing");
   job.publishing_step = json.GetInt("publishing_step");
   job.result_version = json.GetString("result");

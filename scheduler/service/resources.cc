@@ -5,9 +5,9 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
-#include "base/digest.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "google/protobuf/util/message_differencer.h"
 #include "rpc/status.h"
 
 namespace graft::scheduler {
@@ -33,6 +33,37 @@ std::string Deterministic(const google::protobuf::Message& message) {
 std::string RequestKey(absl::string_view principal, absl::string_view method,
                        absl::string_view request_id) {
   return absl::StrCat(principal, "\n", method, "\n", request_id);
+}
+
+constexpr char kRememberedVersion = 1;
+constexpr size_t kRememberedHead = 17;
+
+struct RememberedRequest {
+  absl::Time expires;
+  absl::string_view request;
+  absl::string_view response;
+};
+absl::optional<RememberedRequest> ParseRemembered(absl::string_view value) {
+  if (value.size() < kRememberedHead || value[0] != kRememberedVersion) return absl::nullopt;
+  const uint64_t size = FromBigEndian(value.substr(9));
+  if (size > value.size() - kRememberedHead) return absl::nullopt;
+  return RememberedRequest{
+      absl::FromUnixSeconds(static_cast<int64_t>(FromBigEndian(value.substr(1)))),
+      value.substr(kRememberedHead, size), value.substr(kRememberedHead + size)};
+}
+
+// The path of the first field in which the two differ.
+std::string FirstDifference(absl::string_view before, const google::protobuf::Message& now) {
+  const std::unique_ptr<google::protobuf::Message> old(now.New());
+  if (!old->ParseFromArray(before.data(), static_cast<int>(before.size()))) return "?";
+  google::protobuf::util::MessageDifferencer differencer;
+  std::string report;
+  differencer.ReportDifferencesToString(&report);
+  differencer.Compare(*old, now);
+  // "modified: job.spec.optimizer.learning_rate: 1 -> 2"
+  const std::vector<std::string> words =
+      absl::StrSplit(report, absl::ByAnyChar(" :"), absl::SkipEmpty());
+  return words.size() > 1 ? words[1] : "?";
 }
 
 }  // namespace
@@ -93,26 +124,28 @@ absl::Status CheckEtag(absl::string_view name, absl::string_view sent, absl::str
       .Build();
 }
 
-// Stored as: BE64 expiry in seconds, 64 hexadecimal digits of the request's hash, the response.
+// Stored as: version, BE64 expiry in seconds, BE64 length of the request, the request, the
+// response.
 absl::StatusOr<bool> Replay(Turn& turn, absl::string_view principal, absl::string_view method,
                             absl::string_view request_id, const google::protobuf::Message& request,
                             google::protobuf::Message& response) {
   if (request_id.empty()) return false;
   const absl::StatusOr<Record> record =
       turn.Get(Family::kIdempotency, RequestKey(principal, method, request_id));
-  if (!record.ok() || record->value.size() < 72) return false;
-  if (static_cast<int64_t>(FromBigEndian(record->value)) < absl::ToUnixSeconds(turn.now())) {
-    return false;
-  }
-  const absl::string_view value = record->value;
-  if (value.substr(8, 64) != Sha256::HexOf(Deterministic(request))) {
+  if (!record.ok()) return false;
+  const absl::optional<RememberedRequest> known = ParseRemembered(record->value);
+  if (!known.has_value() || known->expires < turn.now()) return false;
+  if (known->request != Deterministic(request)) {
+    const std::string field = FirstDifference(known->request, request);
     return rpc::ErrorBuilder(absl::StatusCode::kAlreadyExists,
                              absl::StrCat("the request id ", request_id,
-                                          " was used with another request; draw a new one"))
+                                          " was used with another request (they differ in ", field,
+                                          "); draw a new one"))
         .Reason("REQUEST_ID_REUSED")
+        .Metadata("field", field)
         .Build();
   }
-  if (!response.ParseFromArray(value.data() + 72, static_cast<int>(value.size()) - 72)) {
+  if (!response.ParseFromArray(known->response.data(), static_cast<int>(known->response.size()))) {
     return absl::DataLossError("a remembered answer cannot be read");
   }
   return true;
@@ -123,9 +156,15 @@ void RememberRequest(Turn& turn, absl::string_view principal, absl::string_view 
                      const google::protobuf::Message& response) {
   if (request_id.empty()) return;
   const int64_t until = absl::ToUnixSeconds(turn.now() + kRequestIdTtl);
+  const std::string sent = Deterministic(request);
   turn.Put(Family::kIdempotency, RequestKey(principal, method, request_id),
-           absl::StrCat(BigEndian(static_cast<uint64_t>(until)),
-                        Sha256::HexOf(Deterministic(request)), response.SerializeAsString()));
+           absl::StrCat(std::string(1, kRememberedVersion), BigEndian(static_cast<uint64_t>(until)),
+                        BigEndian(sent.size()), sent, response.SerializeAsString()));
+}
+
+bool IsForgotten(absl::string_view remembered, absl::Time now) {
+  const absl::optional<RememberedRequest> known = ParseRemembered(remembered);
+  return !known.has_value() || known->expires < now;
 }
 
 absl::StatusOr<Page> ReadPage(const Store& store, const PageRequest& request,

@@ -71,6 +71,9 @@ void RememberRequest(Turn& turn, absl::string_view principal, absl::string_view 
                      absl::string_view request_id, const google::protobuf::Message& request,
                      const google::protobuf::Message& response);
 
+// Whether a remembered request may be swept away.
+bool IsForgotten(absl::string_view remembered, absl::Time now);
+
 // The page of a list over a prefix. `token` is what an earlier page answered.
 struct PageRequest {
   std::string prefix;

@@ -4,13 +4,26 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/digest.h"
+#include "base/seal.h"
 #include "base/status_macros.h"
+#include "scheduler/service/access_service.h"
 #include "scheduler/service/agent_service.h"
 #include "scheduler/service/auth_service.h"
-#include "scheduler/service/cluster_service.h"
+#include "scheduler/service/event_service.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/job_service.h"
 #include "scheduler/service/model_service.h"
+#include "scheduler/service/node_service.h"
+#include "scheduler/service/pins.h"
+#include "scheduler/service/queue_service.h"
+#include "scheduler/service/resources.h"
+#include "scheduler/service/secret_service.h"
+#include "scheduler/service/server_service.h"
+#include "scheduler/service/template_service.h"
+#include "scheduler/service/upkeep.h"
+#include "scheduler/service/usage_service.h"
+#include "scheduler/service/workspace_service.h"
 
 namespace graft::scheduler {
 namespace {
@@ -21,11 +34,17 @@ class Outputs final : public EngineOutput {
  public:
   void OnCommitted(int64_t) override {
     if (watchers != nullptr) watchers->OnCommitted();
+    if (jobs != nullptr && std::exchange(doomed, false)) {
+      (void)background->Post([this] { jobs->EraseDoomed(); });
+    }
   }
   void OnDesiredChanged(const std::string& node) override {
     if (agents != nullptr) agents->OnDesiredChanged(node);
   }
-  void OnJobWritten(Turn& turn, const Job& job) override { WriteJobStatus(turn, job); }
+  void OnJobWritten(Turn& turn, const Job& job) override {
+    WriteJobStatus(turn, job);
+    doomed |= IsTerminal(job.state) && Exists(turn, DoomedJobKey(job.request.key));
+  }
   void OnPublish(const PublishCall& call) override {
     if (background == nullptr) {
       early.push_back(call);
@@ -50,6 +69,8 @@ class Outputs final : public EngineOutput {
 
   Watchers* watchers = nullptr;
   AgentService* agents = nullptr;
+  JobService* jobs = nullptr;
+  bool doomed = false;  // a job that is to be deleted has come to its end
   Background* background = nullptr;
   FileserviceLink* files = nullptr;
   Control* control = nullptr;
@@ -63,13 +84,24 @@ struct SchedulerServer::State {
   std::unique_ptr<Background> background;
   std::unique_ptr<Watchers> watchers;
   std::unique_ptr<Control> control;
+  std::unique_ptr<rpc::PageTokenCodec> page_tokens;
+  std::unique_ptr<const ServiceContext> context;
   ProgressBoard progress;
   std::unique_ptr<SchedulerAuthenticator> authenticator;
   std::unique_ptr<AuthService> auth;
-  std::unique_ptr<ClusterService> cluster;
+  std::unique_ptr<AccessService> access;
+  std::unique_ptr<NodeService> nodes;
+  std::unique_ptr<QueueService> queues;
+  std::unique_ptr<WorkspaceService> workspaces;
+  std::unique_ptr<ServerService> info;
   std::unique_ptr<ModelService> models;
   std::unique_ptr<JobService> jobs;
   std::unique_ptr<AgentService> agents;
+  std::unique_ptr<SecretService> secrets;
+  std::unique_ptr<TemplateService> templates;
+  std::unique_ptr<EventService> events;
+  std::unique_ptr<UsageService> usage;
+  std::unique_ptr<Upkeep> upkeep;
   std::string first_token;
   std::unique_ptr<rpc::Server> server;
 };
@@ -83,6 +115,9 @@ const std::string& SchedulerServer::first_token() const { return state_->first_t
 absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
     SchedulerOptions options, Store& store, Clock& clock, Random& random, FileserviceLink& files,
     const rpc::TokenSigner& signer) {
+  if (options.data_key.size() != kSealKeyBytes) {
+    return absl::InvalidArgumentError("the data key has 32 bytes");
+  }
   auto state = std::make_unique<State>();
   State& s = *state;
   GRAFT_ASSIGN_OR_RETURN(s.control,
@@ -102,8 +137,9 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
                            const auto known = turn.Get(Family::kRecords, "meta/cluster");
                            first.cluster = known.ok() ? known->value : random.Id(16);
                            turn.Put(Family::kRecords, "meta/cluster", first.cluster);
-                           first.token = AuthService::Bootstrap(turn, random);
-                           return ClusterService::Bootstrap(turn);
+                           first.token = AccessService::Bootstrap(turn, random);
+                           WorkspaceService::Bootstrap(turn);
+                           return QueueService::Bootstrap(turn);
                          },
                      .done =
                          [&](absl::Status status, int64_t) {
@@ -114,19 +150,35 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   GRAFT_RETURN_IF_ERROR(first.status);
   s.first_token = first.token;
 
-  const ServiceContext context{
-      *s.control, store,         clock,         random,
-      files,      *s.background, first.cluster, options.fileservice_address};
+  s.page_tokens =
+      std::make_unique<rpc::PageTokenCodec>(HmacSha256(options.data_key, "page tokens"));
+  s.context = std::make_unique<const ServiceContext>(
+      ServiceContext{*s.control, store, clock, random, files, *s.background, first.cluster,
+                     options.fileservice_address, *s.page_tokens, *s.watchers, options.data_key});
+  const ServiceContext& context = *s.context;
   s.authenticator = std::make_unique<SchedulerAuthenticator>(clock, signer, options.no_auth);
   s.auth = std::make_unique<AuthService>(context, signer);
-  s.cluster = std::make_unique<ClusterService>(context);
+  s.access = std::make_unique<AccessService>(context);
+  s.nodes = std::make_unique<NodeService>(context);
+  s.queues = std::make_unique<QueueService>(context);
+  s.workspaces = std::make_unique<WorkspaceService>(context);
+  s.info = std::make_unique<ServerService>(context);
   s.models = std::make_unique<ModelService>(context);
-  s.jobs = std::make_unique<JobService>(context, s.progress, *s.watchers);
+  s.jobs = std::make_unique<JobService>(context, s.progress);
   s.agents = std::make_unique<AgentService>(
       context, signer, s.progress,
       AgentService::Options{.lease = options.lease,
                             .stop_after = options.lease * 4 / 5,
                             .attempt_secret = options.attempt_secret});
+  s.secrets = std::make_unique<SecretService>(context);
+  s.templates = std::make_unique<TemplateService>(context);
+  s.events = std::make_unique<EventService>(context);
+  s.usage = std::make_unique<UsageService>(context);
+  s.upkeep = std::make_unique<Upkeep>(context, Upkeep::Options{.also = [&s] {
+                                        s.jobs->EraseDoomed();
+                                        s.workspaces->AdvanceDeletions();
+                                        ReconcilePins(*s.context);
+                                      }});
   // On the loop, which reads them.
   Notification wired;
   s.control->Inspect([&](const Core&) {
@@ -134,6 +186,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
     s.outputs.control = s.control.get();
     s.outputs.background = s.background.get();
     s.outputs.agents = s.agents.get();
+    s.outputs.jobs = s.jobs.get();
     s.outputs.watchers = s.watchers.get();
     for (const PublishCall& call : std::exchange(s.outputs.early, {})) s.outputs.OnPublish(call);
     wired.Notify();
@@ -141,18 +194,27 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   wired.Wait();
 
   std::vector<rpc::Service> services;
-  for (rpc::Service& service : s.auth->Bind()) services.push_back(std::move(service));
-  for (rpc::Service& service : s.cluster->Bind()) services.push_back(std::move(service));
+  services.push_back(s.auth->Bind());
+  services.push_back(s.access->Bind());
+  services.push_back(s.nodes->Bind());
+  services.push_back(s.queues->Bind());
+  services.push_back(s.workspaces->Bind());
+  services.push_back(s.info->Bind());
   services.push_back(s.models->Bind());
   services.push_back(s.jobs->Bind());
   services.push_back(s.agents->Bind());
-  // Of the contract, but not of this build: its methods answer UNIMPLEMENTED by name.
-  services.emplace_back("graft.v1.InferenceService");
+  services.push_back(s.secrets->Bind());
+  services.push_back(s.templates->Bind());
+  services.push_back(s.events->Bind());
+  services.push_back(s.usage->Bind());
+  // Of the contract, but not of this build: their methods answer UNIMPLEMENTED by name.
+  for (const AbsentService& absent : kAbsentServices) services.emplace_back(absent.service);
   options.server.authenticator = s.authenticator.get();
   options.server.health = [control = s.control.get()] { return control->Health(); };
   options.server.on_drain = [agents = s.agents.get()] { agents->AnswerAll(); };
   GRAFT_ASSIGN_OR_RETURN(s.server,
                          rpc::Server::Start(std::move(options.server), std::move(services)));
+  s.upkeep->Start();
   return std::unique_ptr<SchedulerServer>(new SchedulerServer(std::move(state)));
 }
 

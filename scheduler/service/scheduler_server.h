@@ -22,6 +22,7 @@ struct SchedulerOptions {
   bool no_auth = false;             // everyone without a token is an administrator
   std::string fileservice_address;  // as clients and workers are told
   std::string attempt_secret;       // 32 bytes
+  std::string data_key;             // 32 bytes; seals secrets at rest
   absl::Duration lease = absl::Seconds(15);
   int background_threads = 4;
 };

@@ -32,6 +32,17 @@ void MemStore::Load() {
     }
     Apply(*transaction);
   }
+  ForgetCompacted();
+}
+
+void MemStore::ForgetCompacted() {
+  const auto kept = std::find_if(changes_.begin(), changes_.end(), [&](const Change& change) {
+    return change.revision > disk_.compacted;
+  });
+  changes_.erase(changes_.begin(), kept);
+  auto& events = families_[static_cast<int>(Family::kEvents)];
+  events.erase(events.begin(),
+               events.lower_bound(BigEndian(static_cast<uint64_t>(disk_.compacted) + 1)));
 }
 
 void MemStore::Apply(const Transaction& transaction) {
@@ -132,11 +143,13 @@ absl::StatusOr<std::vector<Change>> MemStore::Changes(int64_t revision, int limi
 absl::Status MemStore::Compact(int64_t revision) {
   MutexLock lock(mu_);
   disk_.compacted = std::max(disk_.compacted, std::min(revision, revision_));
-  const auto kept = std::find_if(changes_.begin(), changes_.end(), [&](const Change& change) {
-    return change.revision > disk_.compacted;
-  });
-  changes_.erase(changes_.begin(), kept);
+  ForgetCompacted();
   return absl::OkStatus();
+}
+
+int64_t MemStore::compacted() const {
+  MutexLock lock(mu_);
+  return disk_.compacted;
 }
 
 absl::Status MemStore::Append(Series series, const std::vector<Entry>& entries) {

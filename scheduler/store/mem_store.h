@@ -37,6 +37,7 @@ class MemStore final : public Store {
   absl::StatusOr<ListResult> List(const ListRequest& request) const override;
   absl::StatusOr<std::vector<Change>> Changes(int64_t revision, int limit) const override;
   absl::Status Compact(int64_t revision) override;
+  int64_t compacted() const override;
   absl::Status Recover() override;
   absl::Status Append(Series series, const std::vector<Entry>& entries) override;
   absl::StatusOr<std::vector<Entry>> Scan(Series series, absl::string_view from,
@@ -45,13 +46,14 @@ class MemStore final : public Store {
 
  private:
   void Load() GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ForgetCompacted() GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Apply(const Transaction& transaction) GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   MemDisk& disk_;
   mutable Mutex mu_;
   bool failed_ GRAFT_GUARDED_BY(mu_) = false;
   int64_t revision_ GRAFT_GUARDED_BY(mu_) = 0;
-  std::map<std::string, Record> families_[3] GRAFT_GUARDED_BY(mu_);
+  std::map<std::string, Record> families_[4] GRAFT_GUARDED_BY(mu_);
   std::vector<Change> changes_ GRAFT_GUARDED_BY(mu_);
   std::map<std::string, std::string> series_[2] GRAFT_GUARDED_BY(mu_);
 };

@@ -13,7 +13,7 @@
 namespace graft::scheduler {
 namespace {
 
-constexpr const char* kFamilies[] = {"records", "idempotency", "audit"};
+constexpr const char* kFamilies[] = {"records", "idempotency", "audit", "events"};
 constexpr const char* kSeries[] = {"metrics", "logs"};
 constexpr const char* kRevisionKey = "revision";
 constexpr const char* kCompactedKey = "compacted";
@@ -68,6 +68,7 @@ absl::Status RocksStore::OpenDb() {
                                                                  {"changes"},
                                                                  {"idempotency"},
                                                                  {"audit"},
+                                                                 {"events"},
                                                                  {"metrics"},
                                                                  {"logs"},
                                                                  {"meta"}},
@@ -185,6 +186,11 @@ absl::StatusOr<std::vector<Change>> RocksStore::Changes(int64_t revision, int li
   return changes;
 }
 
+int64_t RocksStore::compacted() const {
+  const std::shared_lock lock(reopen_);
+  return db_ == nullptr ? 0 : ReadNumber(*db_, {}, kCompactedKey);
+}
+
 absl::Status RocksStore::Compact(int64_t revision) {
   const std::shared_lock lock(reopen_);
   if (db_ == nullptr) return absl::UnavailableError("the store is not open");
@@ -192,8 +198,10 @@ absl::Status RocksStore::Compact(int64_t revision) {
   if (upto <= ReadNumber(*db_, {}, kCompactedKey)) return absl::OkStatus();
   // Unsynced: when it is lost, log and mark are lost together, and it is done again.
   rocksdb::WriteBatch batch;
-  batch.DeleteRange(db_->family("changes"), BigEndian(0),
-                    BigEndian(static_cast<uint64_t>(upto) + 1));
+  for (const char* family : {"changes", "events"}) {
+    batch.DeleteRange(db_->family(family), BigEndian(0),
+                      BigEndian(static_cast<uint64_t>(upto) + 1));
+  }
   batch.Put(db_->family("meta"), kCompactedKey, BigEndian(static_cast<uint64_t>(upto)));
   return db_->WriteUnsynced(batch);
 }

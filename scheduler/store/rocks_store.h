@@ -1,5 +1,5 @@
-// The store over RocksDB: column families records, changes, idempotency, audit, metrics, logs and
-// meta. A commit is one batch with one synced WAL append.
+// The store over RocksDB: column families records, changes, idempotency, audit, events, metrics,
+// logs and meta. A commit is one batch with one synced WAL append.
 //
 // How keys lie: records hold eight bytes of revision before their value; changes are keyed by
 // revision and index (big-endian) and hold the key that changed, not its value; meta holds the
@@ -34,6 +34,7 @@ class RocksStore final : public Store {
   absl::StatusOr<ListResult> List(const ListRequest& request) const override;
   absl::StatusOr<std::vector<Change>> Changes(int64_t revision, int limit) const override;
   absl::Status Compact(int64_t revision) override;
+  int64_t compacted() const override;
   absl::Status Recover() override;
   absl::Status Append(Series series, const std::vector<Entry>& entries) override;
   absl::StatusOr<std::vector<Entry>> Scan(Series series, absl::string_view from,

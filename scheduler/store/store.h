@@ -69,8 +69,10 @@ class Store {
   // The changes after `revision`, oldest first, whole commits only, about `limit` of them.
   // OUT_OF_RANGE when they are compacted away: list anew and go on from that revision.
   virtual absl::StatusOr<std::vector<Change>> Changes(int64_t revision, int limit) const = 0;
-  // Forgets the changes up to and with `revision`.
+  // Forgets the changes and events up to and with `revision`.
   virtual absl::Status Compact(int64_t revision) = 0;
+  // The last revision whose changes are forgotten.
+  virtual int64_t compacted() const = 0;
   // After a failed commit: opens again what is on the disk. Readers wait meanwhile.
   virtual absl::Status Recover() = 0;
 

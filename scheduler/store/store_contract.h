@@ -74,6 +74,19 @@ TEST_P(StoreContract, ARemovedKeyIsGoneAndMayComeAgain) {
               IsOk());
 }
 
+TEST_P(StoreContract, EventsGoWithTheChangeLog) {
+  for (uint64_t revision = 1; revision <= 3; ++revision) {
+    ASSERT_THAT(store_->Commit({.writes = {{Family::kEvents, BigEndian(revision), "event"}}}),
+                IsOk());
+  }
+  ASSERT_THAT(store_->Compact(2), IsOk());
+  EXPECT_EQ(store_->compacted(), 2);
+  Reopen();
+  GRAFT_ASSERT_OK_AND_ASSIGN(const ListResult left, store_->List({.family = Family::kEvents}));
+  ASSERT_EQ(left.records.size(), 1);
+  EXPECT_EQ(left.records[0].key, BigEndian(3));
+}
+
 TEST_P(StoreContract, ListsArePagedInTheOrderOfTheKeys) {
   for (int i = 9; i >= 0; --i) ASSERT_THAT(Put(absl::StrCat("a/", i), "x"), IsOk());
   ASSERT_THAT(Put("b/0", "x"), IsOk());

@@ -95,7 +95,7 @@ absl::StatusOr<Transaction> DecodeTransaction(absl::string_view bytes) {
   for (uint64_t i = 0; i < writes; ++i) {
     GRAFT_ASSIGN_OR_RETURN(const uint64_t head, reader.Number());
     Write write;
-    if (head / 2 > static_cast<uint64_t>(Family::kAudit)) return Torn();
+    if (head / 2 > static_cast<uint64_t>(Family::kEvents)) return Torn();
     write.family = static_cast<Family>(head / 2);
     GRAFT_ASSIGN_OR_RETURN(write.key, reader.Bytes());
     if (head % 2 == 1) {

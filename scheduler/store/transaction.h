@@ -20,6 +20,7 @@ enum class Family {
   kRecords = 0,      // "kind/workspace/name"; watched
   kIdempotency = 1,  // "principal/method/request_id"
   kAudit = 2,        // big-endian sequence
+  kEvents = 3,       // big-endian revision and place in it; goes with the change log
 };
 
 // The key's record must have been written last at `revision`; 0: there must be none.

@@ -1,0 +1,191 @@
+#include "scheduler/service/queue_service.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "graft/v1/job.pb.h"
+#include "rpc/status.h"
+#include "scheduler/service/job_records.h"
+#include "scheduler/service/lists.h"
+#include "scheduler/service/names.h"
+#include "scheduler/service/references.h"
+#include "scheduler/service/standard.h"
+
+namespace graft::scheduler {
+namespace {
+
+namespace v1 = graft::v1;
+
+// What the core decides with.
+absl::Status StepQueue(Turn& turn, const v1::Queue& queue) {
+  GRAFT_RETURN_IF_ERROR(
+      turn.Step(QueuePut{{.name = queue.name().substr(std::string("queues/").size()),
+                          .priority = queue.priority(),
+                          .preempts = !queue.has_preempts() || queue.preempts()}}));
+  for (const v1::Share& share : queue.shares()) {
+    GRAFT_RETURN_IF_ERROR(
+        turn.Step(QuotaPut{share.workspace().substr(std::string("workspaces/").size()),
+                           share.has_quota() ? share.quota() + share.borrow_limit() : -1}));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckShares(Turn& turn, const v1::Queue& queue) {
+  for (const v1::Share& share : queue.shares()) {
+    GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(share.workspace(), "workspaces/*"));
+    if (!Exists(turn, absl::StrCat("workspace/", ids[0]))) return NoSuchResource(share.workspace());
+  }
+  return absl::OkStatus();
+}
+
+std::string QueueKey(const std::string& id) { return absl::StrCat("queue/", id); }
+
+// Whether the queue takes jobs of a workspace in which the caller has a role.
+bool Admits(const v1::Queue& queue, const rpc::Identity& who) {
+  if (queue.shares().empty() || who.RoleInCluster() >= rpc::Role::kViewer) return true;
+  return std::any_of(queue.shares().begin(), queue.shares().end(), [&](const v1::Share& share) {
+    return who.RoleIn(share.workspace().substr(share.workspace().find('/') + 1)) >=
+           rpc::Role::kViewer;
+  });
+}
+
+}  // namespace
+
+absl::Status QueueService::Bootstrap(Turn& turn) {
+  // Interactive sessions wait for a person.
+  for (const auto& [id, priority] : {std::pair("default", 0), std::pair("interactive", 100)}) {
+    const std::string key = absl::StrCat("queue/", id);
+    if (Exists(turn, key)) continue;
+    v1::Queue queue;
+    queue.set_name(absl::StrCat("queues/", id));
+    queue.set_state(v1::Queue::STATE_OPEN);
+    queue.set_priority(priority);
+    *queue.mutable_create_time() = ToTimestamp(turn.now());
+    PutResource(turn, key, queue);
+    GRAFT_RETURN_IF_ERROR(StepQueue(turn, queue));
+  }
+  return absl::OkStatus();
+}
+
+rpc::Service QueueService::Bind() {
+  rpc::Service service("graft.v1.QueueService");
+  service.Unary("GetQueue", this, &QueueService::GetQueue)
+      .Unary("ListQueues", this, &QueueService::ListQueues)
+      .Async("CreateQueue", this, &QueueService::CreateQueue)
+      .Async("UpdateQueue", this, &QueueService::UpdateQueue)
+      .Async("DeleteQueue", this, &QueueService::DeleteQueue)
+      .Async("ListQueueEntries", this, &QueueService::ListQueueEntries);
+  return service;
+}
+
+absl::StatusOr<v1::Queue> QueueService::GetQueue(const rpc::Call&,
+                                                 const v1::GetQueueRequest& request) {
+  GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(request.name(), "queues/*"));
+  return ReadResource<v1::Queue>(context_.store, absl::StrCat("queue/", ids[0]), request.name());
+}
+
+absl::StatusOr<v1::ListQueuesResponse> QueueService::ListQueues(
+    const rpc::Call& call, const v1::ListQueuesRequest& request) {
+  static const ListFields kFields{.filter = {{"name"}, {"state"}}, .order = {"priority", "name"}};
+  ListQuery query = QueryOf(call, request, "queue/");
+  query.order_by = "priority desc, name";
+  GRAFT_ASSIGN_OR_RETURN(
+      auto page, ListLoaded<v1::Queue>(context_.store, context_.page_tokens, query, kFields,
+                                       [&](const Record& record) -> absl::StatusOr<MessagePtr> {
+                                         GRAFT_ASSIGN_OR_RETURN(v1::Queue queue,
+                                                                ToResource<v1::Queue>(record));
+                                         if (!Admits(queue, *call.identity)) return nullptr;
+                                         return std::make_unique<v1::Queue>(std::move(queue));
+                                       }));
+  v1::ListQueuesResponse response;
+  for (v1::Queue& queue : page.resources) *response.add_queues() = std::move(queue);
+  response.set_next_page_token(page.next_page_token);
+  return response;
+}
+
+void QueueService::CreateQueue(CallPtr call, const v1::CreateQueueRequest& request,
+                               rpc::Responder<v1::Queue> responder) {
+  Mutate<v1::Queue>(context_.control, std::move(responder),
+                    [call, request](Turn& turn) -> absl::StatusOr<v1::Queue> {
+                      GRAFT_RETURN_IF_ERROR(CheckId(request.queue_id(), "queue_id"));
+                      v1::Queue queue = request.queue();
+                      ClearOutputOnly(queue);
+                      queue.set_name(absl::StrCat("queues/", request.queue_id()));
+                      GRAFT_RETURN_IF_ERROR(CheckShares(turn, queue));
+                      bool is_new = false;
+                      GRAFT_ASSIGN_OR_RETURN(
+                          queue, CreateIn(turn, *call, request, QueueKey(request.queue_id()), queue,
+                                          {.validate_only = request.validate_only(),
+                                           .on_new = [&is_new](Turn&) { is_new = true; }}));
+                      if (is_new) GRAFT_RETURN_IF_ERROR(StepQueue(turn, queue));
+                      return queue;
+                    });
+}
+
+void QueueService::UpdateQueue(CallPtr call, const v1::UpdateQueueRequest& request,
+                               rpc::Responder<v1::Queue> responder) {
+  Mutate<v1::Queue>(context_.control, std::move(responder),
+                    [call, request](Turn& turn) -> absl::StatusOr<v1::Queue> {
+                      GRAFT_ASSIGN_OR_RETURN(const auto ids,
+                                             ParseName(request.queue().name(), "queues/*"));
+                      GRAFT_ASSIGN_OR_RETURN(
+                          const v1::Queue queue,
+                          UpdateIn<v1::Queue>(
+                              turn, *call, QueueKey(ids[0]), request.queue(), request.update_mask(),
+                              [&turn](v1::Queue& now) { return CheckShares(turn, now); },
+                              request.validate_only()));
+                      if (!request.validate_only()) GRAFT_RETURN_IF_ERROR(StepQueue(turn, queue));
+                      return queue;
+                    });
+}
+
+void QueueService::DeleteQueue(CallPtr call, const v1::DeleteQueueRequest& request,
+                               rpc::Responder<google::protobuf::Empty> responder) {
+  using google::protobuf::Empty;
+  Mutate<Empty>(
+      context_.control, std::move(responder), [call, request](Turn& turn) -> absl::StatusOr<Empty> {
+        GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(request.name(), "queues/*"));
+        std::vector<std::string> holders = LiveJobsThat(turn, [&](const v1::Job& job) {
+          return job.resolved_spec().resources().queue() == request.name();
+        });
+        if (ids[0] == "default" || ids[0] == "interactive") holders = {"the cluster itself"};
+        if (!holders.empty()) return InUse(request.name(), holders);
+        GRAFT_RETURN_IF_ERROR(
+            DeleteIn<v1::Queue>(turn, *call, QueueKey(ids[0]), request.name(), request.etag())
+                .status());
+        GRAFT_RETURN_IF_ERROR(turn.Step(QueueRemoved{ids[0]}));
+        return Empty();
+      });
+}
+
+void QueueService::ListQueueEntries(CallPtr call, const v1::ListQueueEntriesRequest& request,
+                                    rpc::Responder<v1::ListQueueEntriesResponse> responder) {
+  const auto ids = ParseName(request.parent(), "queues/*");
+  if (!ids.ok()) return responder.Answer(ids.status());
+  auto answer =
+      std::make_shared<rpc::Responder<v1::ListQueueEntriesResponse>>(std::move(responder));
+  const int limit = request.page_size() > 0 ? std::min(request.page_size(), 1000) : 50;
+  context_.control.Inspect([this, call, answer, limit, queue = (*ids)[0]](const Core& core) {
+    v1::ListQueueEntriesResponse response;
+    int64_t position = 0;
+    for (const Job* job : core.Waiting()) {
+      if (job->request.queue != queue) continue;
+      ++position;
+      if (response.entries_size() == limit) break;
+      v1::QueueEntry& entry = *response.add_entries();
+      if (call->identity->RoleIn(job->request.workspace) >= rpc::Role::kViewer) {
+        entry.set_job(JobNameOf(job->request.key));
+      }
+      entry.set_position(position);
+      entry.set_devices(job->request.gang.layout.world());
+      entry.set_priority(job->request.priority);
+      *entry.mutable_queued_time() = ToTimestamp(job->created);
+      const auto reasons = core.Explain(*job, context_.clock.Now());
+      if (!reasons.empty()) entry.set_cause(CauseCode(reasons[0].code));
+    }
+    answer->Answer(std::move(response));
+  });
+}
+
+}  // namespace graft::scheduler

@@ -1,0 +1,147 @@
+#include "scheduler/service/usage_ledger.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "base/json.h"
+#include "graft/v1/node.pb.h"
+#include "scheduler/service/enum_names.h"
+#include "scheduler/service/job_records.h"
+#include "scheduler/service/resources.h"
+
+namespace graft::scheduler {
+namespace {
+
+namespace v1 = graft::v1;
+constexpr absl::string_view kPrefix = "usage/";
+constexpr int kPage = 5000;
+
+std::string EndKey(absl::Time end) {
+  return absl::StrCat(kPrefix,
+                      absl::StrFormat("%016x", static_cast<uint64_t>(absl::ToUnixMicros(end))));
+}
+
+std::string NodeKey(const std::string& node) { return absl::StrCat("node/", node.substr(6)); }
+
+// When the job last came into `state` before `until`; `until` itself where it never did.
+absl::Time LastEntered(const v1::Job& body, v1::JobState state, absl::Time until) {
+  absl::Time when = until;
+  for (const v1::StateChange& change : body.status().history()) {
+    const absl::Time at = FromTimestamp(change.time());
+    if (change.state() == state && at <= until) when = at;
+  }
+  return when;
+}
+
+UsageEntry EntryOf(const v1::Job& body, absl::Time begin, absl::Time end) {
+  UsageEntry entry{.workspace = body.name().substr(11, body.name().find('/', 11) - 11),
+                   .user = body.creator(),
+                   .queue = body.resolved_spec().resources().queue(),
+                   .project = body.project(),
+                   .job = body.name(),
+                   .begin = begin,
+                   .end = end};
+  const absl::Time queued = LastEntered(body, v1::JOB_STATE_QUEUED, begin);
+  entry.queued_seconds = absl::ToDoubleSeconds(begin - queued);
+  const absl::Time preempted = LastEntered(body, v1::JOB_STATE_PREEMPTING, end);
+  if (preempted > begin && preempted < end) {
+    entry.preempted_seconds = absl::ToDoubleSeconds(end - preempted);
+  }
+  return entry;
+}
+
+Json ToJson(const UsageEntry& entry) {
+  Json json = Json::MakeObject();
+  json.Set("v", 1).Set("workspace", entry.workspace).Set("user", entry.user);
+  json.Set("queue", entry.queue).Set("project", entry.project).Set("job", entry.job);
+  json.Set("product", entry.product).Set("devices", entry.devices);
+  json.Set("begin_us", absl::ToUnixMicros(entry.begin));
+  json.Set("end_us", absl::ToUnixMicros(entry.end));
+  json.Set("queued_s", entry.queued_seconds).Set("lost_s", entry.lost_seconds);
+  json.Set("preempted_s", entry.preempted_seconds).Set("tokens", entry.tokens);
+  return json;
+}
+
+UsageEntry FromJson(const Json& json) {
+  return {.workspace = json.GetString("workspace"),
+          .user = json.GetString("user"),
+          .queue = json.GetString("queue"),
+          .project = json.GetString("project"),
+          .job = json.GetString("job"),
+          .product = json.GetString("product"),
+          .devices = static_cast<int>(json.GetInt("devices")),
+          .begin = absl::FromUnixMicros(json.GetInt("begin_us")),
+          .end = absl::FromUnixMicros(json.GetInt("end_us")),
+          .queued_seconds = json.GetDouble("queued_s"),
+          .lost_seconds = json.GetDouble("lost_s"),
+          .preempted_seconds = json.GetDouble("preempted_s"),
+          .tokens = json.GetInt("tokens")};
+}
+
+}  // namespace
+
+std::string ProductOf(const absl::StatusOr<Record>& node_record, int device) {
+  v1::Node node;
+  if (!node_record.ok() || !DecodeResource("node", node_record->value, node).ok()) return "";
+  for (const v1::Device& one : node.devices()) {
+    if (one.index() != device) continue;
+    return one.product().empty() ? EnumShort(*v1::Device::Kind_descriptor(), one.kind())
+                                 : one.product();
+  }
+  return "";
+}
+
+void KeepUsage(Turn& turn, const v1::Job& body, const v1::Attempt& attempt, bool lost) {
+  const absl::Time begin = FromTimestamp(attempt.create_time());
+  const absl::Time end = FromTimestamp(attempt.end_time());
+  UsageEntry entry = EntryOf(body, begin, end);
+  entry.devices = attempt.ranks_size();
+  entry.tokens = body.status().progress().supervised_tokens();
+  if (attempt.ranks_size() > 0) {
+    const v1::RankPlacement& first = attempt.ranks(0);
+    entry.product =
+        ProductOf(turn.Get(Family::kRecords, NodeKey(first.node())), first.device_index());
+  }
+  if (lost) {
+    // What was trained since the last checkpoint that it published is lost.
+    absl::Time kept = begin;
+    const auto records = turn.List(absl::StrCat("checkpoint/", JobKeyOf(body.name()), "/"));
+    for (const Record& record : records.ok() ? *records : std::vector<Record>()) {
+      v1::Checkpoint checkpoint;
+      if (!DecodeResource(record.key, record.value, checkpoint).ok()) continue;
+      kept = std::max(kept, FromTimestamp(checkpoint.create_time()));
+    }
+    entry.lost_seconds = absl::ToDoubleSeconds(end - std::min(kept, end));
+  }
+  const std::string number = attempt.name().substr(attempt.name().rfind('/') + 1);
+  turn.Put(Family::kRecords, absl::StrCat(EndKey(end), "/", JobKeyOf(body.name()), "/", number),
+           ToJson(entry).Dump());
+}
+
+absl::StatusOr<std::vector<UsageEntry>> ReadUsage(const Store& store, absl::Time since) {
+  std::vector<UsageEntry> entries;
+  ListRequest list{.prefix = std::string(kPrefix), .after = EndKey(since), .limit = kPage};
+  for (bool more = true; more;) {
+    GRAFT_ASSIGN_OR_RETURN(const ListResult page, store.List(list));
+    for (const Record& record : page.records) {
+      list.after = record.key;
+      GRAFT_ASSIGN_OR_RETURN(const Json json, Json::Parse(record.value));
+      entries.push_back(FromJson(json));
+    }
+    more = page.more;
+  }
+  return entries;
+}
+
+UsageEntry RunningUsage(const v1::Job& body, const Job& job, const std::string& product,
+                        absl::Time now) {
+  UsageEntry entry = EntryOf(body, job.attempt.started, now);
+  entry.devices = static_cast<int>(job.attempt.ranks.size());
+  entry.product = product;
+  entry.tokens = body.status().progress().supervised_tokens();
+  return entry;
+}
+
+}  // namespace graft::scheduler
