@@ -10,10 +10,10 @@ const std::string kKey(kSealKeyBytes, 'k');
 const std::string kNonce(kSealNonceBytes, 'n');
 
 TEST(SealTest, WhatWasSealedOpensAgain) {
-  for (const std::string value :
+  for (const std::string& value :
        {std::string(), std::string("hf_secret"), std::string(70000, 'x')}) {
     const std::string sealed = Seal(kKey, kNonce, value, "place");
-    if (!value.empty()) EXPECT_EQ(sealed.find(value), std::string::npos);
+    EXPECT_TRUE(value.empty() || sealed.find(value) == std::string::npos);
     GRAFT_ASSERT_OK_AND_ASSIGN(const std::string opened, Unseal(kKey, sealed, "place"));
     EXPECT_EQ(opened, value);
   }

@@ -1,5 +1,6 @@
 #include "rocks/durable_db.h"
 
+#include <memory>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -9,6 +10,7 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "base/status_macros.h"
+#include "rocks/log_bridge.h"
 #include "rocks/status.h"
 #include "rocksdb/cache.h"
 #include "rocksdb/db.h"
@@ -38,8 +40,7 @@ rocksdb::DBOptions MakeDbOptions(const DurableOptions& durable) {
   options.recycle_log_file_num = 0;  // recycled logs cannot be told from damaged ones in this mode
   options.paranoid_checks = true;
   options.track_and_verify_wals_in_manifest = true;
-  options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
-  options.keep_log_file_num = 4;
+  options.info_log = std::make_shared<LogBridge>();  // shared with the database's threads
   options.max_background_jobs = 2;
   return options;
 }

@@ -26,9 +26,10 @@ namespace agent = graft::agent::v1;
 namespace v1 = graft::v1;
 
 constexpr int kProtocol = 1;
-// Workers renew theirs with each registration; an attempt's capabilities live as long as it may
-// run.
+// Workers are given a fresh one long before it ends. An attempt's capabilities are made anew with
+// every answer that tells of it, at least once in a third of the lease.
 constexpr absl::Duration kWorkerTokenTtl = absl::Hours(24);
+constexpr absl::Duration kRenewAfter = absl::Hours(6);
 constexpr absl::Duration kCapabilityTtl = absl::Hours(24 * 7);
 
 void SetDuration(absl::Duration from, google::protobuf::Duration* to) {
@@ -153,6 +154,17 @@ absl::StatusOr<agent::RegisterResponse> AgentService::Admit(Turn& turn,
   response.set_fileservice_address(context_.fileservice_address);
   response.set_cluster(context_.cluster);
   return response;
+}
+
+std::string AgentService::RenewedToken(const std::string& node) {
+  const absl::Time now = context_.clock.Now();
+  {
+    MutexLock lock(mu_);
+    absl::Time& issued = token_issued_[node];
+    if (now - issued < kRenewAfter) return "";
+    issued = now;
+  }
+  return WorkerToken(node);
 }
 
 std::string AgentService::WorkerToken(const std::string& node) const {
@@ -308,6 +320,9 @@ AgentService::Response AgentService::BuildResponse(const std::string& node, cons
   if (state == nullptr) return response;
   response.set_revision(state->desired_revision);
   response.set_draining(state->draining);
+  if (std::string fresh = RenewedToken(node); !fresh.empty()) {
+    response.set_access_token(std::move(fresh));
+  }
   SetDuration(options_.lease / 3, response.mutable_max_wait());
   SetDuration(options_.lease / 3, response.mutable_next_call());
   for (const DesiredPart& part : core.Desired(node)) {

@@ -85,6 +85,8 @@ class AgentService {
   void OpenGrant(const JobKey& job, int attempt, graft::agent::v1::Upload::Kind kind,
                  const std::string& fileset);
   std::string WorkerToken(const std::string& node) const;
+  // A token to send along, when the last one is some hours old or was not made by this process.
+  std::string RenewedToken(const std::string& node);
   std::string CapabilityToken(const std::string& node, const rpc::Capability& capability) const;
 
   const ServiceContext& context_;
@@ -93,6 +95,7 @@ class AgentService {
   const Options options_;
   Mutex mu_;
   uint64_t next_held_ GRAFT_GUARDED_BY(mu_) = 1;
+  std::map<std::string, absl::Time> token_issued_ GRAFT_GUARDED_BY(mu_);     // by node
   std::map<std::string, std::unique_ptr<Held>> held_ GRAFT_GUARDED_BY(mu_);  // by node
   std::map<std::pair<JobKey, int>, AttemptGrants> grants_ GRAFT_GUARDED_BY(mu_);
 };

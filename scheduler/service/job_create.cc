@@ -10,6 +10,7 @@
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/job_service.h"
 #include "scheduler/service/names.h"
+#include "scheduler/service/recipe_warnings.h"
 #include "scheduler/service/standard.h"
 #include "scheduler/service/template_service.h"
 
@@ -158,6 +159,14 @@ SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
   };
   resolve(check.resolved.mutable_dataset()->mutable_training(), "spec.dataset.training");
   resolve(check.resolved.mutable_dataset()->mutable_validation(), "spec.dataset.validation");
+  for (v1::Warning& warning : RecipeWarnings(check.resolved, {})) {
+    check.warnings.push_back(std::move(warning));
+  }
+  if (check.resolved.strict()) {
+    for (const v1::Warning& warning : check.warnings) {
+      Violate(check, warning.field(), v1::REASON_STRICT_WARNING, warning.message());
+    }
+  }
   return check;
 }
 

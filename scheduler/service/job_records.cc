@@ -274,13 +274,14 @@ absl::Status EraseJob(Turn& turn, Store& store, const JobKey& job, const v1::Job
   return absl::OkStatus();
 }
 
-void WriteJobStatus(Turn& turn, const Job& job) {
+bool WriteJobStatus(Turn& turn, const Job& job) {
   const std::vector<std::string> ids = absl::StrSplit(job.request.key, '/');
   const std::string key = JobRecordKey(ids[0], ids[1]);
   absl::StatusOr<v1::Job> read = ReadResource<v1::Job>(turn, key, job.request.key);
-  if (!read.ok()) return;  // a job of the simulation has no body
+  if (!read.ok()) return false;  // a job of the simulation has no body
   v1::Job& body = *read;
   v1::JobStatus& status = *body.mutable_status();
+  const bool placed = job.state == JobState::kStarting && status.state() != v1::JOB_STATE_STARTING;
   AddHistory(turn, job, status);
   status.set_reason(ReasonOf(job));
   status.set_message(job.reason);
@@ -308,6 +309,7 @@ void WriteJobStatus(Turn& turn, const Job& job) {
     }
   }
   PutResource(turn, key, body);
+  return placed;
 }
 
 }  // namespace graft::scheduler

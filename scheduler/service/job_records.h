@@ -40,8 +40,9 @@ JobKey JobKeyOf(absl::string_view job_name);
 absl::Status EraseJob(Turn& turn, Store& store, const JobKey& job, const graft::v1::Job& body);
 
 // Writes what the core says of the job into its body: state, history, results, attempt, checkpoint;
-// makes the adapter or model of a job that has just completed.
-void WriteJobStatus(Turn& turn, const Job& job);
+// makes the adapter or model of a job that has just completed. Whether it has just been given a
+// place.
+bool WriteJobStatus(Turn& turn, const Job& job);
 
 graft::v1::JobState ToApi(JobState state);
 graft::v1::Explanation::Code CauseCode(absl::string_view code);

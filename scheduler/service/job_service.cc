@@ -41,6 +41,8 @@ rpc::Service JobService::Bind() {
       .Unary("QueryMetrics", this, &JobService::QueryMetrics)
       .Stream("WatchMetrics", this, &JobService::WatchMetrics)
       .Async("ExplainJob", this, &JobService::ExplainJob)
+      .Async("EstimateJob", this, &JobService::EstimateJob)
+      .Unary("GetJobSchema", this, &JobService::GetJobSchema)
       .Async("ValidateJob", this, &JobService::ValidateJob);
   return service;
 }

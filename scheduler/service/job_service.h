@@ -80,6 +80,14 @@ class JobService {
   void ValidateJob(CallPtr call, const graft::v1::ValidateJobRequest& request,
                    rpc::Responder<graft::v1::ValidateJobResponse> responder);
 
+  void EstimateJob(CallPtr call, const graft::v1::EstimateJobRequest& request,
+                   rpc::Responder<graft::v1::EstimateJobResponse> responder);
+  // Blocking: reads the model's files.
+  absl::StatusOr<graft::v1::EstimateJobResponse> Estimate(
+      const rpc::Call& call, const graft::v1::EstimateJobRequest& request);
+  absl::StatusOr<graft::v1::GetJobSchemaResponse> GetJobSchema(
+      const rpc::Call& call, const graft::v1::GetJobSchemaRequest& request);
+
   // Blocking: asks the fileservice.
   SpecCheck CheckSpec(const rpc::Call& call, const graft::v1::JobSpec& spec, Prepared& prepared);
   absl::StatusOr<Prepared> Prepare(const rpc::Call& call,

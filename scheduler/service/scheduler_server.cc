@@ -13,6 +13,7 @@
 #include "scheduler/service/event_service.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/job_service.h"
+#include "scheduler/service/metered_store.h"
 #include "scheduler/service/model_service.h"
 #include "scheduler/service/node_service.h"
 #include "scheduler/service/pins.h"
@@ -34,6 +35,7 @@ class Outputs final : public EngineOutput {
  public:
   void OnCommitted(int64_t) override {
     if (watchers != nullptr) watchers->OnCommitted();
+    if (metrics != nullptr) metrics->CountDecisions(std::exchange(decisions, 0));
     if (jobs != nullptr && std::exchange(doomed, false)) {
       (void)background->Post([this] { jobs->EraseDoomed(); });
     }
@@ -42,7 +44,7 @@ class Outputs final : public EngineOutput {
     if (agents != nullptr) agents->OnDesiredChanged(node);
   }
   void OnJobWritten(Turn& turn, const Job& job) override {
-    WriteJobStatus(turn, job);
+    decisions += WriteJobStatus(turn, job) ? 1 : 0;
     doomed |= IsTerminal(job.state) && Exists(turn, DoomedJobKey(job.request.key));
   }
   void OnPublish(const PublishCall& call) override {
@@ -70,6 +72,8 @@ class Outputs final : public EngineOutput {
   Watchers* watchers = nullptr;
   AgentService* agents = nullptr;
   JobService* jobs = nullptr;
+  SchedulerMetrics* metrics = nullptr;
+  int decisions = 0;    // of the turn
   bool doomed = false;  // a job that is to be deleted has come to its end
   Background* background = nullptr;
   FileserviceLink* files = nullptr;
@@ -80,6 +84,8 @@ class Outputs final : public EngineOutput {
 }  // namespace
 
 struct SchedulerServer::State {
+  SchedulerMetrics metrics;
+  std::unique_ptr<MeteredStore> store;
   Outputs outputs;
   std::unique_ptr<Background> background;
   std::unique_ptr<Watchers> watchers;
@@ -120,10 +126,11 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   }
   auto state = std::make_unique<State>();
   State& s = *state;
+  s.store = std::make_unique<MeteredStore>(store, clock, s.metrics);
   GRAFT_ASSIGN_OR_RETURN(s.control,
-                         Control::Start(store, clock, s.outputs, {.lease = options.lease}));
+                         Control::Start(*s.store, clock, s.outputs, {.lease = options.lease}));
   s.background = std::make_unique<Background>(clock, options.background_threads);
-  s.watchers = std::make_unique<Watchers>(*s.background);
+  s.watchers = std::make_unique<Watchers>(*s.background, store);
 
   // What is always there, and the cluster's id, in the first turn.
   struct First {
@@ -174,11 +181,17 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   s.templates = std::make_unique<TemplateService>(context);
   s.events = std::make_unique<EventService>(context);
   s.usage = std::make_unique<UsageService>(context);
-  s.upkeep = std::make_unique<Upkeep>(context, Upkeep::Options{.also = [&s] {
-                                        s.jobs->EraseDoomed();
-                                        s.workspaces->AdvanceDeletions();
-                                        ReconcilePins(*s.context);
-                                      }});
+  Upkeep::Options upkeep;
+  upkeep.also = [&s] {
+    s.jobs->EraseDoomed();
+    s.workspaces->AdvanceDeletions();
+    ReconcilePins(*s.context);
+  };
+  upkeep.also_often = [&s] {
+    s.control->Inspect(
+        [&s](const Core& core) { s.metrics.Show(SampleOf(core), s.watchers->lag()); });
+  };
+  s.upkeep = std::make_unique<Upkeep>(context, std::move(upkeep));
   // On the loop, which reads them.
   Notification wired;
   s.control->Inspect([&](const Core&) {
@@ -187,6 +200,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
     s.outputs.background = s.background.get();
     s.outputs.agents = s.agents.get();
     s.outputs.jobs = s.jobs.get();
+    s.outputs.metrics = &s.metrics;
     s.outputs.watchers = s.watchers.get();
     for (const PublishCall& call : std::exchange(s.outputs.early, {})) s.outputs.OnPublish(call);
     wired.Notify();
@@ -214,6 +228,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   options.server.on_drain = [agents = s.agents.get()] { agents->AnswerAll(); };
   GRAFT_ASSIGN_OR_RETURN(s.server,
                          rpc::Server::Start(std::move(options.server), std::move(services)));
+  s.metrics.Register(s.server->registry());
   s.upkeep->Start();
   return std::unique_ptr<SchedulerServer>(new SchedulerServer(std::move(state)));
 }

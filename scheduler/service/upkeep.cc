@@ -45,6 +45,7 @@ void Upkeep::PlanSweep() {
 void Upkeep::PlanBookmarks() {
   context_.background.PostAt(context_.clock.Now() + options_.bookmark_every, [this] {
     context_.watchers.OnCommitted();
+    if (options_.also_often) options_.also_often();
     PlanBookmarks();
   });
 }

@@ -19,9 +19,10 @@ class Upkeep {
  public:
   struct Options {
     absl::Duration every = absl::Minutes(10);
-    absl::Duration bookmark_every = absl::Seconds(10);
-    int64_t max_changes = 5'000'000;       // revisions that are kept however young they are
-    std::function<void()> also = nullptr;  // runs with each round
+    absl::Duration bookmark_every = absl::Seconds(5);
+    int64_t max_changes = 5'000'000;             // revisions that are kept however young they are
+    std::function<void()> also = nullptr;        // runs with each round
+    std::function<void()> also_often = nullptr;  // runs every `bookmark_every`
   };
   Upkeep(const ServiceContext& context, Options options)
       : context_(context), options_(std::move(options)) {}

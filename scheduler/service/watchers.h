@@ -5,6 +5,7 @@
 // Thread-safe.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -14,6 +15,7 @@
 
 #include "base/mutex.h"
 #include "scheduler/service/background.h"
+#include "scheduler/store/store.h"
 
 namespace graft::scheduler {
 
@@ -22,7 +24,7 @@ class Watchers {
   // Returns true when it has seen what it waited for; it is then called no more.
   using Watcher = std::function<bool()>;
 
-  explicit Watchers(Background& background) : background_(background) {}
+  Watchers(Background& background, const Store& store) : background_(background), store_(store) {}
 
   // Calls `watcher` soon, and again after each commit.
   void Add(Watcher watcher) {
@@ -38,10 +40,20 @@ class Watchers {
     if (!background_.Post([this] { RunAll(); }).ok()) pending_ = false;
   }
 
+  // Commits that have not been looked at yet; 0 where nobody watches.
+  int64_t lag() {
+    {
+      MutexLock lock(mu_);
+      if (watchers_.empty()) return 0;
+    }
+    return std::max<int64_t>(store_.revision() - seen_, 0);
+  }
+
  private:
   void RunAll() {
     MutexLock one_at_a_time(run_mu_);
     pending_ = false;
+    const int64_t revision = store_.revision();
     // Shared with the map, out of which a watcher may go meanwhile.
     std::vector<std::pair<uint64_t, std::shared_ptr<Watcher>>> now;
     {
@@ -53,9 +65,12 @@ class Watchers {
       MutexLock lock(mu_);
       watchers_.erase(id);
     }
+    seen_ = revision;
   }
 
   Background& background_;
+  const Store& store_;
+  std::atomic<int64_t> seen_{0};
   std::atomic<bool> pending_{false};
   Mutex run_mu_;
   Mutex mu_;

@@ -1,0 +1,75 @@
+// A fileservice that says yes, for tests and benchmarks of the scheduler alone.
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/mutex.h"
+#include "scheduler/service/fileservice_link.h"
+
+namespace graft::scheduler {
+
+// Every fileset has version 1; what is pinned and deleted is kept for the test to look at.
+class FakeFiles final : public FileserviceLink {
+ public:
+  absl::StatusOr<FilesetVersion> Resolve(const std::string& name) override {
+    if (absl::EndsWith(name, "/absent")) return absl::NotFoundError(name);
+    const bool versioned = absl::StrContains(name, "/versions/");
+    return FilesetVersion{versioned ? name : name + "/versions/1", "sha256:00", 10};
+  }
+  absl::Status PutPin(const std::string& version, const std::string& holder) override {
+    MutexLock lock(mu);
+    pins.push_back({version, holder, absl::Now() - absl::Hours(2)});
+    return absl::OkStatus();
+  }
+  absl::Status DeletePin(const std::string& version, const std::string& holder) override {
+    MutexLock lock(mu);
+    pins.erase(std::remove_if(pins.begin(), pins.end(),
+                              [&](const PinInfo& pin) {
+                                return pin.version == version && pin.holder == holder;
+                              }),
+               pins.end());
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::vector<PinInfo>> ListPins() override {
+    MutexLock lock(mu);
+    return pins;
+  }
+  absl::Status DeleteFilesets(const std::string& workspace) override {
+    MutexLock lock(mu);
+    emptied.insert(workspace);
+    return absl::OkStatus();
+  }
+  absl::Status EnsureFileset(const std::string&, int) override { return absl::OkStatus(); }
+  absl::StatusOr<std::string> OpenSession(const std::string& fileset) override {
+    MutexLock lock(mu);
+    return absl::StrCat(fileset, "/uploads/u", ++sessions);
+  }
+  absl::StatusOr<FilesetVersion> Publish(const std::string& session, const std::string&,
+                                         const std::string&) override {
+    return FilesetVersion{session.substr(0, session.find("/uploads/")) + "/versions/1", "sha256:11",
+                          5};
+  }
+  absl::StatusOr<std::unique_ptr<spec::ModelFiles>> OpenModel(const std::string& version) override {
+    MutexLock lock(mu);
+    const auto it = models.find(version);
+    if (it == models.end()) return absl::UnavailableError("no model files here");
+    return spec::FilesInMemory(it->second);
+  }
+
+  Mutex mu;
+  std::vector<PinInfo> pins;
+  std::set<std::string> emptied;  // workspaces
+  std::map<std::string, std::vector<std::pair<std::string, std::string>>> models;
+  int sessions = 0;
+};
+
+}  // namespace graft::scheduler
