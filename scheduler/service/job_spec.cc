@@ -22,6 +22,7 @@ namespace v1 = graft::v1;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
+constexpr int kMostRanks = 1 << 20;  // more than any cluster; keeps products inside of int64
 constexpr double kLoraLearningRate = 2e-4;
 constexpr double kAllWeightsLearningRate = 5e-6;
 
@@ -211,7 +212,10 @@ class Resolver {
       Violate("spec.parallelism.data_parallel_size", v1::REASON_FIELD_READ_ONLY,
               "is nodes x gpus_per_node / (tensor x pipeline x context) and cannot be set");
     }
-    const auto fill = [](bool has, int value) { return has ? std::max(value, 1) : 1; };
+    // Clamped, so that no product below overflows; what lies outside is told and refused.
+    const auto fill = [](bool has, int value) {
+      return has ? std::clamp(value, 1, kMostRanks) : 1;
+    };
     const int tp = fill(parallelism.has_tensor_parallel_size(), parallelism.tensor_parallel_size());
     const int pp =
         fill(parallelism.has_pipeline_parallel_size(), parallelism.pipeline_parallel_size());
@@ -221,14 +225,18 @@ class Resolver {
     const int nodes = fill(parallelism.has_nodes(), parallelism.nodes());
     const int64_t group = int64_t{tp} * pp * cp;
     const int64_t given = parallelism.has_gpus_per_node()
-                              ? int64_t{nodes} * parallelism.gpus_per_node()
-                              : group * nodes;
+                              ? int64_t{nodes} * fill(true, parallelism.gpus_per_node())
+                              : (group <= kMostRanks ? group * nodes : group);
+    if (group > kMostRanks || given > kMostRanks) {
+      Violate("spec.parallelism", v1::REASON_LAYOUT_INVALID,
+              absl::StrCat("asks for more than ", kMostRanks, " ranks"));
+      return SetLayoutSizes(1, 1, 1, 1, 1);
+    }
     if (given % group != 0) {
-      return Violate("spec.parallelism", v1::REASON_LAYOUT_INVALID,
-                     absl::StrCat("nodes x gpus_per_node = ", given,
-                                  " is no multiple of tensor x "
-                                  "pipeline x context = ",
-                                  group));
+      Violate("spec.parallelism", v1::REASON_LAYOUT_INVALID,
+              absl::StrCat("nodes x gpus_per_node = ", given,
+                           " is no multiple of tensor x pipeline x context = ", group));
+      return SetLayoutSizes(1, 1, 1, 1, 1);
     }
     const int dp = static_cast<int>(given / group);
     if (ep > 1 && (tp > 1 || (dp * cp) % ep != 0)) {
@@ -238,11 +246,7 @@ class Resolver {
                            "context = ",
                            dp * cp));
     }
-    parallelism.set_tensor_parallel_size(tp);
-    parallelism.set_pipeline_parallel_size(pp);
-    parallelism.set_context_parallel_size(cp);
-    parallelism.set_expert_parallel_size(ep);
-    parallelism.set_data_parallel_size(dp);
+    SetLayoutSizes(tp, pp, cp, ep, dp);
     const int64_t step = int64_t{spec_.batch().micro_batch_size()} * dp;
     const int64_t global = spec_.batch().global_batch_size();
     if (step > 0 && global % step != 0) {
@@ -252,6 +256,15 @@ class Resolver {
                            ", no multiple of micro_batch_size x data_parallel_size = ", step,
                            "; the nearest is ", nearest));
     }
+  }
+
+  void SetLayoutSizes(int tp, int pp, int cp, int ep, int dp) {
+    auto& parallelism = *spec_.mutable_parallelism();
+    parallelism.set_tensor_parallel_size(tp);
+    parallelism.set_pipeline_parallel_size(pp);
+    parallelism.set_context_parallel_size(cp);
+    parallelism.set_expert_parallel_size(ep);
+    parallelism.set_data_parallel_size(dp);
   }
 
   void CheckSchedule() {

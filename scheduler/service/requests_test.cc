@@ -92,8 +92,8 @@ class Filler {
     return kTexts[random_.Uniform(std::size(kTexts))];
   }
   int64_t Number() {
-    constexpr int64_t kNumbers[] = {0,   1,         2,         8,         -1,       1000,
-                                    1e6, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN};
+    constexpr int64_t kNumbers[] = {0,       1,         2,         8,         -1,       1000,
+                                    1000000, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN};
     return kNumbers[random_.Uniform(std::size(kNumbers))];
   }
   double Real() {

@@ -2,6 +2,10 @@
 
 #include <string>
 
+#include "base/check.h"
+#include "graft/v1/evaluation.pb.h"
+#include "graft/v1/inference.pb.h"
+#include "graft/v1/notification.pb.h"
 #include "rpc/page_token.h"
 #include "scheduler/service/resources.h"
 #include "scheduler/service/upkeep.h"
@@ -28,6 +32,15 @@ constexpr Feature kFeatures[] = {
     {"output.merged_4bit", false, "merged models are written in full precision"}};
 
 }  // namespace
+
+ServerService::ServerService(const ServiceContext& context)
+    : context_(context), started_(context.clock.WallNow()) {
+  // Absent services are found by name: their descriptors must be linked into the program.
+  for (const auto* linked : {v1::Evaluation::descriptor(), v1::Notification::descriptor(),
+                             v1::InferenceSession::descriptor()}) {
+    GRAFT_CHECK(linked != nullptr) << "a part of the contract is missing";
+  }
+}
 
 rpc::Service ServerService::Bind() {
   rpc::Service service("graft.v1.ServerService");

@@ -19,8 +19,7 @@ inline constexpr AbsentService kAbsentServices[] = {
 
 class ServerService {
  public:
-  explicit ServerService(const ServiceContext& context)
-      : context_(context), started_(context.clock.WallNow()) {}
+  explicit ServerService(const ServiceContext& context);
   rpc::Service Bind();
 
  private:
