@@ -233,6 +233,8 @@ absl::StatusOr<std::string> AttemptRunner::RunFileFor(const v1::LocalRank& local
   config.checkpoint.folder = JoinPath(Folder(), "checkpoints");
   config.parallelism.rank = local.rank();
   config.parallelism.rendezvous = desired_.rendezvous_address();
+  config.parallelism.address = environment_.fabric_address;
+  config.parallelism.attempt = desired_.attempt();
   if (config.threads == 0) {
     config.threads = std::max<int64_t>(1, environment_.cores / std::max(1, environment_.devices));
   }
@@ -339,6 +341,10 @@ void AttemptRunner::OnEvent(int rank, const trainer::Event& event, const std::st
     SetState(v1::ActualAttempt::STATE_RUNNING);
   } else if (const auto* step = std::get_if<trainer::StepEvent>(&event)) {
     state.step = step->step;
+    *out.mutable_metrics() = StepRow(*step, now_ms);
+    environment_.relay.Append({desired_.attempt(), rank}, out);
+    // Every rank tells of the same steps; the first one here speaks for the attempt.
+    if (rank != ranks_.begin()->first) return;
     progress.set_steps_done(step->step);
     progress.set_steps_total(step->total_steps);
     progress.set_epoch(step->epoch);
@@ -348,8 +354,6 @@ void AttemptRunner::OnEvent(int rank, const trainer::Event& event, const std::st
     ToProto(environment_.clock.WallNow(), *progress.mutable_last_step_time());
     const double left = static_cast<double>(step->total_steps - step->step) * step->seconds;
     progress.mutable_eta()->set_seconds(static_cast<int64_t>(left));
-    *out.mutable_metrics() = StepRow(*step, now_ms);
-    environment_.relay.Append({desired_.attempt(), rank}, out);
     environment_.on_progress();
     return;
   } else if (const auto* eval = std::get_if<trainer::EvalEvent>(&event)) {

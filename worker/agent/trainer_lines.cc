@@ -18,6 +18,7 @@ enum Metric : uint32_t {
   kBackwardSeconds,
   kOptimizerSeconds,
   kCommunicationSeconds,
+  kIdleSeconds,
   kPeakMemoryBytes,
   kSupervisedTokens,
   kGflops,
@@ -44,6 +45,7 @@ const std::vector<std::string>& MetricNames() {
                                                            "backward_seconds",
                                                            "optimizer_seconds",
                                                            "communication_seconds",
+                                                           "idle_seconds",
                                                            "peak_memory_bytes",
                                                            "supervised_tokens",
                                                            "gflops",
@@ -66,6 +68,7 @@ v1::MetricRow StepRow(const trainer::StepEvent& step, int64_t time_ms) {
   Put(row, kBackwardSeconds, step.backward_seconds);
   Put(row, kOptimizerSeconds, step.optimizer_seconds);
   Put(row, kCommunicationSeconds, step.communication_seconds);
+  Put(row, kIdleSeconds, step.idle_seconds);
   Put(row, kPeakMemoryBytes, static_cast<double>(step.peak_memory_bytes));
   Put(row, kSupervisedTokens, static_cast<double>(step.supervised_tokens));
   Put(row, kGflops, step.gflops);
@@ -100,6 +103,7 @@ Failure FailureOf(trainer::ErrorCode code) {
       return {graft::v1::REASON_DISK_FULL, true};
     case trainer::ErrorCode::kInvalidCheckpoint:
       return {graft::v1::REASON_CHECKPOINT_INVALID, false};
+    case trainer::ErrorCode::kRankLost:
     case trainer::ErrorCode::kInternal:
       break;
   }

@@ -21,11 +21,22 @@ at::Tensor Indices(const std::vector<int32_t>& values) {
   return at::tensor(at::ArrayRef<int32_t>(values), at::kInt).to(at::kLong);
 }
 
-model::Batch BatchOf(const data::MicroBatch& micro) {
+}  // namespace
+
+model::Batch BatchOf(const data::MicroBatch& micro, int64_t multiple) {
   model::Batch batch;
-  batch.tokens = Indices(micro.tokens);
-  batch.positions = Indices(micro.positions);
+  std::vector<int32_t> tokens = micro.tokens;
+  std::vector<int32_t> positions = micro.positions;
   batch.starts.assign(micro.segment_starts.begin(), micro.segment_starts.end());
+  if (const int64_t over = static_cast<int64_t>(tokens.size()) % multiple; over != 0) {
+    for (int64_t i = 0; i < multiple - over; ++i) {
+      tokens.push_back(micro.tokens.front());
+      positions.push_back(static_cast<int32_t>(i));
+    }
+    batch.starts.push_back(static_cast<int64_t>(tokens.size()));
+  }
+  batch.tokens = Indices(tokens);
+  batch.positions = Indices(positions);
   return batch;
 }
 
@@ -39,8 +50,6 @@ model::LossTargets TargetsOf(const data::MicroBatch& micro, double denominator) 
   }
   return targets;
 }
-
-}  // namespace
 
 absl::StatusOr<PassResult> SftBackward(model::Decoder& decoder, const data::MicroBatch& micro,
                                        double denominator, uint64_t dropout_seed) {

@@ -17,6 +17,11 @@ struct PassResult {
   double backward_seconds = 0;
 };
 
+// The micro-batch as the model takes it. Its tokens are filled up to a multiple of `multiple` by
+// one more segment with nothing to learn.
+model::Batch BatchOf(const data::MicroBatch& micro, int64_t multiple = 1);
+model::LossTargets TargetsOf(const data::MicroBatch& micro, double denominator);
+
 // Adds the gradients of the micro-batch to the decoder's store. RESOURCE_EXHAUSTED when memory did
 // not suffice; the gradients are then partly added and must be zeroed.
 absl::StatusOr<PassResult> SftBackward(model::Decoder& decoder, const data::MicroBatch& micro,

@@ -6,6 +6,7 @@
 
 #include <limits>
 
+#include "base/check.h"
 #include "worker/model/attention_kernel.h"
 #include "worker/model/kernels.h"
 #include "worker/model/rows.h"
@@ -284,11 +285,108 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   }
 };
 
+// The same where the batch is cut over ranks: own queries, everybody's keys and values. The early
+// and the late pieces of a segment see overlapping keys, so their gradients are made apart.
+struct ContextAttentionFunction : torch::autograd::Function<ContextAttentionFunction> {
+  struct Held : torch::CustomClassHolder {
+    explicit Held(std::shared_ptr<const ContextCut> cut) : cut(std::move(cut)) {}
+    std::shared_ptr<const ContextCut> cut;  // shared with the batch, which may die before the graph
+  };
+
+  static std::vector<AttentionSegment> Segments(const std::vector<ContextCut::Piece>& pieces) {
+    std::vector<AttentionSegment> segments;
+    for (const ContextCut::Piece& p : pieces) {
+      segments.push_back({p.row, p.count, p.segment, p.token + p.count - p.segment});
+    }
+    return segments;
+  }
+
+  static int64_t KvBegin(const Attention& a) { return PartBegin(a, Part::kK); }
+  static int64_t KvWidth(const Attention& a) { return a.width() - KvBegin(a); }
+
+  // Keys and values of all tokens, [T, K D + K E].
+  static at::Tensor Gathered(const Attention& a, const at::Tensor& prepared,
+                             const ContextCut& cut) {
+    return GatherTokens(cut, prepared.narrow(1, KvBegin(a), KvWidth(a)), "keys and values");
+  }
+
+  static AttentionInputs Inputs(const Attention& a, const at::Tensor& prepared,
+                                const at::Tensor& kv) {
+    const auto* all = kv.const_data_ptr<float>();
+    return {PartRows(a, prepared.const_data_ptr<float>(), Part::kQ),
+            {all, kv.size(1)},
+            {all + PartBegin(a, Part::kV) - KvBegin(a), kv.size(1)}};
+  }
+
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const Attention* a,
+                            const RopeTable* rope, const std::shared_ptr<const ContextCut>* cut) {
+    GRAFT_CHECK(OnKernels(qkv)) << "a batch that is cut over ranks is computed in fp32 on a CPU";
+    const at::Tensor prepared = Prepare(*a, qkv, rope, /*keep=*/ChangesBeforeRotation(*a));
+    const at::Tensor kv = Gathered(*a, prepared, **cut);
+    const int64_t rows = qkv.size(0);
+    at::Tensor o = at::zeros({rows, a->out_width()}, qkv.options());
+    at::Tensor lse = at::zeros({a->heads, rows}, qkv.options());
+    for (const auto* pieces : {&(*cut)->early, &(*cut)->late}) {
+      AttentionForward(ShapeOf(*a), Segments(*pieces), Inputs(*a, prepared, kv),
+                       {o.mutable_data_ptr<float>(), a->out_width()}, lse.mutable_data_ptr<float>(),
+                       rows);
+    }
+    const at::Tensor none;
+    ctx->save_for_backward(
+        {qkv, o, lse, rope == nullptr ? none : rope->cos, rope == nullptr ? none : rope->sin});
+    ctx->saved_data["attention"] = reinterpret_cast<int64_t>(a);
+    ctx->saved_data["cut"] = c10::IValue::make_capsule(c10::make_intrusive<Held>(*cut));
+    return o;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto& a = *reinterpret_cast<const Attention*>(ctx->saved_data["attention"].toInt());
+    const auto held = ctx->saved_data["cut"].toCapsule();
+    const ContextCut& cut = *static_cast<const Held&>(*held).cut;
+    const RopeTable table = {saved[3], saved[4]};
+    const RopeTable* rope = table.cos.defined() ? &table : nullptr;
+    const at::Tensor& qkv = saved[0];
+    const at::Tensor prepared =
+        ChangesBeforeRotation(a) ? Prepare(a, qkv, rope, /*keep=*/true) : qkv;
+    const at::Tensor kv = Gathered(a, prepared, cut);
+    const at::Tensor d_o = grads[0].contiguous();
+    at::Tensor d = at::zeros_like(qkv);
+    at::Tensor d_kv = at::zeros_like(kv);
+    std::vector<double> d_sinks(a.sinks_grad != nullptr ? a.heads : 0);
+    for (const auto* pieces : {&cut.early, &cut.late}) {
+      at::Tensor part = at::zeros_like(kv);
+      float* to = part.mutable_data_ptr<float>();
+      AttentionBackward(ShapeOf(a), Segments(*pieces), Inputs(a, prepared, kv),
+                        {saved[1].const_data_ptr<float>(), a.out_width()},
+                        {d_o.const_data_ptr<float>(), a.out_width()},
+                        saved[2].const_data_ptr<float>(), qkv.size(0),
+                        {PartRows(a, d.mutable_data_ptr<float>(), Part::kQ),
+                         {to, kv.size(1)},
+                         {to + PartBegin(a, Part::kV) - KvBegin(a), kv.size(1)},
+                         d_sinks.empty() ? nullptr : d_sinks.data()});
+      d_kv.add_(part);
+    }
+    if (a.sinks_grad != nullptr) {
+      a.sinks_grad->grad.add_(at::tensor(at::ArrayRef<double>(d_sinks), at::kFloat));
+    }
+    d.narrow(1, KvBegin(a), KvWidth(a))
+        .copy_(SumScatterTokens(cut, d_kv, "gradients of keys and values"));
+    PrepareBackward(a, qkv, rope, d);
+    return {d, at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
 }  // namespace
 
 at::Tensor ApplyAttention(const Attention& attention, at::Tensor qkv, const RopeTable* rope,
-                          const SegmentStarts& starts) {
-  return AttentionFunction::apply(qkv, &attention, attention.rope < 0 ? nullptr : rope, &starts);
+                          const SegmentStarts& starts,
+                          const std::shared_ptr<const ContextCut>& context) {
+  if (attention.rope < 0) rope = nullptr;
+  if (context != nullptr) {
+    return ContextAttentionFunction::apply(qkv, &attention, rope, &context);
+  }
+  return AttentionFunction::apply(qkv, &attention, rope, &starts);
 }
 
 at::Tensor AttendCached(const Attention& a, at::Tensor qkv, const RopeTable* rope,

@@ -11,8 +11,10 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "worker/model/context.h"
 #include "worker/model/norm.h"
 #include "worker/spec/decoder_spec.h"
 
@@ -51,8 +53,10 @@ struct RopeTable {
 using SegmentStarts = std::vector<int64_t>;
 
 // o_T(HE) from qkv_TW. Takes qkv for its own: the caller must not use it again. `rope` may be null.
+// With `context` the rows are this rank's of a batch that is cut over ranks (context.h).
 at::Tensor ApplyAttention(const Attention& attention, at::Tensor qkv_TW, const RopeTable* rope,
-                          const SegmentStarts& starts);
+                          const SegmentStarts& starts,
+                          const std::shared_ptr<const ContextCut>& context = nullptr);
 
 // What has been seen of one sequence by one layer.
 struct LayerCache {

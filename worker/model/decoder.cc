@@ -187,8 +187,9 @@ at::Tensor Decoder::Layer(const DecoderLayer& layer, const at::Tensor& x,
   at::Tensor qkv = ApplyLinear(layer.qkv, x, none, pass);
   if (layer.latent != nullptr) qkv = LatentQkv(*layer.latent, qkv, pass);
   const at::Tensor heads =
-      cache == nullptr ? ApplyAttention(layer.attention, std::move(qkv), rope, batch.starts)
-                       : AttendCached(layer.attention, std::move(qkv), rope, *cache, cached);
+      cache == nullptr
+          ? ApplyAttention(layer.attention, std::move(qkv), rope, batch.starts, batch.context)
+          : AttendCached(layer.attention, std::move(qkv), rope, *cache, cached);
   const at::Tensor after = join(layer.attn_post, x, [&](const at::Tensor& residual) {
     return ApplyLinear(layer.o, heads, residual, pass);
   });

@@ -43,6 +43,9 @@ struct Batch {
   at::Tensor positions;  // int64 [T], anew in every segment
   SegmentStarts starts;  // offsets of the segments, the last one T
   PassState pass;
+  // Where the batch is cut over ranks: `tokens` and `positions` are this rank's rows, `starts`
+  // those of the whole batch. Shared with the graphs made from it.
+  std::shared_ptr<const ContextCut> context;
 };
 
 struct DecoderLayer {

@@ -40,7 +40,6 @@ class Builder {
         decoder_(std::make_unique<Decoder>(description.spec, options.division)) {}
 
   absl::StatusOr<std::unique_ptr<Decoder>> Build() {
-    GRAFT_RETURN_IF_ERROR(CheckImplemented());
     for (const auto& [begin, end] : OwnLayers()) {
       for (int64_t i = begin; i < end; ++i) DescribeLayer(i);
     }
@@ -53,17 +52,6 @@ class Builder {
 
  private:
   bool Trains() const { return options_.train == Train::kAllWeights; }
-
-  absl::Status CheckImplemented() const {
-    if (division().tp == 1) return absl::OkStatus();
-    std::string what;
-    if (spec_.is_moe()) what = "mixture-of-experts layers";
-    if (spec_.attention.mla) what = "multi-head latent attention";
-    if (what.empty()) return absl::OkStatus();
-    return absl::UnimplementedError(
-        absl::StrCat("model family ", spec_.model_type, ": ", what,
-                     " are not divided among tensor-parallel ranks; use tp 1"));
-  }
 
   const Division& division() const { return options_.division; }
 
@@ -114,7 +102,9 @@ class Builder {
     }
     fills_.push_back([this, parameter, trained, frozen, shape, place]() -> absl::Status {
       at::Tensor tensor = trained != nullptr ? trained->value : at::empty(shape, at::dtype(frozen));
-      GRAFT_RETURN_IF_ERROR(Read(*parameter, tensor));
+      if (trained != nullptr || !options_.without_frozen) {
+        GRAFT_RETURN_IF_ERROR(Read(*parameter, tensor));
+      }
       decoder_->parameters[parameter->name] = tensor;
       place(tensor);
       return absl::OkStatus();
@@ -155,7 +145,9 @@ class Builder {
 
   // Several linears over one input, their weights one behind the other. With tensor parallelism
   // either the outputs are cut (and the input is gathered) or the input is (and the sum scattered).
-  void DescribeGroup(const std::vector<std::string>& names, LinearGroup& group) {
+  // Not so with `inside`: between such linears, where tokens are all there and sums still partial.
+  void DescribeGroup(const std::vector<std::string>& names, LinearGroup& group,
+                     bool inside = false) {
     bool bias = false;
     int64_t whole_out = 0;
     std::vector<Trained::Piece> pieces;
@@ -172,12 +164,13 @@ class Builder {
       group.parts.push_back({name, group.out, shape[0]});
       group.in = shape[1];
       group.whole_in = weight->shape[1];
+      group.in_begin = cut.axis == 1 ? cut.begin : 0;
       group.out += shape[0];
       whole_out += weight->shape[0];
       bias = bias || Find(name + ".bias") != nullptr;
       group_of_[name] = &group;
     }
-    (axis == 0 ? group.gather : group.scatter) = division().tensor;
+    if (!inside) (axis == 0 ? group.gather : group.scatter) = division().tensor;
     group.layer = static_cast<uint64_t>(layer_) * kGroupsOfLayer + next_group_++;
     const std::string joined = absl::StrJoin(names, "+");
     if (Trains()) {
@@ -203,12 +196,13 @@ class Builder {
     }
     for (const LinearGroup::Part& part : group.parts) {
       at::Tensor rows = group.weight.narrow(0, part.begin, part.rows);
-      GRAFT_RETURN_IF_ERROR(Read(*Find(part.name + ".weight"), rows));
+      const bool read = group.weight_grad != nullptr || !options_.without_frozen;
+      if (read) GRAFT_RETURN_IF_ERROR(Read(*Find(part.name + ".weight"), rows));
       decoder_->parameters[part.name + ".weight"] = rows;
       const spec::Parameter* b = Find(part.name + ".bias");
       if (b == nullptr) continue;
       at::Tensor numbers = group.bias.narrow(0, part.begin, part.rows);
-      GRAFT_RETURN_IF_ERROR(Read(*b, numbers));
+      if (read) GRAFT_RETURN_IF_ERROR(Read(*b, numbers));
       decoder_->parameters[part.name + ".bias"] = numbers;
     }
     return absl::OkStatus();
@@ -299,41 +293,50 @@ class Builder {
     const spec::AttentionSpec& from = spec_.attention;
     layer.latent = std::make_unique<LatentAttention>();
     LatentAttention& latent = *layer.latent;
-    latent.heads = from.heads;
+    latent.heads = from.heads / division().tp;
     latent.nope_dim = from.qk_nope_dim;
     latent.rope_dim = from.qk_rope_dim;
     latent.value_dim = from.value_dim;
     latent.kv_width = from.kv_lora_rank;
-    latent.q_width = from.q_lora_rank > 0 ? from.q_lora_rank : spec_.q_width();
+    latent.q_width = from.q_lora_rank > 0 ? from.q_lora_rank : latent.heads * from.head_dim;
     const std::string q = from.q_lora_rank > 0 ? "q_a" : "q";
     DescribeGroup({prefix + q, prefix + "kv_a"}, layer.qkv);
     if (from.q_lora_rank > 0) {
       DescribeNorm(prefix + "q_a_norm", from.latent_norm, latent.q_b.norm);
-      DescribeGroup({prefix + "q_b"}, latent.q_b);
+      DescribeGroup({prefix + "q_b"}, latent.q_b, true);
     }
     DescribeNorm(prefix + "kv_a_norm", from.latent_norm, latent.kv_b.norm);
-    DescribeGroup({prefix + "kv_b"}, latent.kv_b);
+    DescribeGroup({prefix + "kv_b"}, latent.kv_b, true);
   }
 
   void DescribeMoe(const std::string& prefix, MoeBlock& moe) {
     moe.spec = &decoder_->spec().moe;
-    DescribeGroup({prefix + "router"}, moe.router);
+    moe.tensor = division().tensor;
+    moe.exchange = division().experts;
+    DescribeGroup({prefix + "router"}, moe.router, true);
     if (const spec::Parameter* p = Find(prefix + "router.correction_bias"); p != nullptr) {
       PlaceFrozen(p, at::kFloat, [&moe](at::Tensor t) { moe.correction_bias = std::move(t); });
     }
     DescribeExperts(prefix + "experts.", moe);
     if (moe.spec->shared_ffn == 0) return;
     moe.has_shared = true;
-    DescribeGroup(InnerNames(prefix + "shared."), moe.shared_gate_up);
-    DescribeGroup({prefix + "shared.down"}, moe.shared_down);
-    if (moe.spec->shared_gate) DescribeGroup({prefix + "shared_gate"}, moe.shared_gate);
+    DescribeGroup(InnerNames(prefix + "shared."), moe.shared_gate_up, true);
+    DescribeGroup({prefix + "shared.down"}, moe.shared_down, true);
+    if (moe.spec->shared_gate) DescribeGroup({prefix + "shared_gate"}, moe.shared_gate, true);
+  }
+
+  // The experts of this rank.
+  Cut OwnExperts() const {
+    const ExpertExchange* ranks = division().experts;
+    if (ranks == nullptr) return {0, 0, spec_.moe.experts, 1};
+    return EvenCut(spec_.moe.experts, ranks->size(), ranks->rank());
   }
 
   // One stacked tensor of all experts for [gate, up] and one for down; each expert's groups are
-  // views of them.
+  // views of them. Expert parallelism divides the experts, tensor parallelism the inside of each.
   void DescribeExperts(const std::string& prefix, MoeBlock& moe) {
     const std::vector<std::string> inner = InnerNames(prefix);
-    const int64_t experts = moe.spec->experts, ffn = moe.spec->expert_ffn;
+    const int64_t experts = OwnExperts().count, ffn = moe.spec->expert_ffn / division().tp;
     const int64_t inside = ffn * static_cast<int64_t>(inner.size());
     moe.gate_up.resize(static_cast<size_t>(experts));
     moe.down.resize(static_cast<size_t>(experts));
@@ -344,21 +347,30 @@ class Builder {
       moe.down[e].parts.push_back({prefix + "down", 0, spec_.hidden});
       moe.gate_up[e].in = moe.gate_up[e].whole_in = moe.down[e].out = spec_.hidden;
       moe.gate_up[e].out = inside;
-      moe.down[e].in = moe.down[e].whole_in = ffn;
+      moe.down[e].in = ffn;
+      moe.down[e].whole_in = moe.spec->expert_ffn;
+      moe.down[e].in_begin = division().tp_rank * ffn;
       const uint64_t number = static_cast<uint64_t>(layer_) * kGroupsOfLayer + next_group_;
-      moe.gate_up[e].layer = number + ((e + 1) << 32);
+      const uint64_t expert = e + static_cast<uint64_t>(OwnExperts().begin);
+      moe.gate_up[e].layer = number + ((expert + 1) << 32);
       moe.down[e].layer = moe.gate_up[e].layer + 1;
     }
     next_group_ += 2;
-    const auto stack = [&](const std::vector<std::string>& names, const char* suffix,
-                           std::vector<int64_t> shape, at::Tensor& into) {
-      return PlaceStacked(names, suffix, std::move(shape), into);
-    };
-    Trained* w1 = stack(inner, ".weight", {experts, inside, spec_.hidden}, moe.gate_up_weight);
-    Trained* b1 = stack(inner, ".bias", {experts, inside}, moe.gate_up_bias);
-    Trained* w2 =
-        stack({prefix + "down"}, ".weight", {experts, spec_.hidden, ffn}, moe.down_weight);
-    moe.down_bias_grad = stack({prefix + "down"}, ".bias", {experts, spec_.hidden}, moe.down_bias);
+    using Stacked = StackedCut;
+    Trained* w1 = PlaceStacked(inner, ".weight", {experts, inside, spec_.hidden}, Stacked::kRows,
+                               moe.gate_up_weight);
+    Trained* b1 = PlaceStacked(inner, ".bias", {experts, inside}, Stacked::kRows, moe.gate_up_bias);
+    Trained* w2 = PlaceStacked({prefix + "down"}, ".weight", {experts, spec_.hidden, ffn},
+                               Stacked::kColumns, moe.down_weight);
+    moe.down_bias_grad = PlaceStacked({prefix + "down"}, ".bias", {experts, spec_.hidden},
+                                      Stacked::kWhole, moe.down_bias);
+    if (division().tp_rank > 0) {
+      // What is summed over the tensor-parallel ranks gets its bias once.
+      fills_.push_back([&moe] {
+        moe.down_bias.reset();
+        return absl::OkStatus();
+      });
+    }
     fills_.push_back([&moe, w1, b1, w2] {
       for (size_t e = 0; e < moe.gate_up.size(); ++e) {
         const auto at = static_cast<int64_t>(e);
@@ -388,28 +400,66 @@ class Builder {
     return &view;
   }
 
+  // What tensor parallelism divides of each expert's matrix (or vector, whose numbers are rows).
+  enum class StackedCut { kWhole, kRows, kColumns };
+
+  // Where the numbers of a stack of this rank, of `shape`, stand in the whole one. `parts` linears
+  // stand one behind the other in each expert.
+  void SetStackedPieces(Trained* trained, int64_t parts, StackedCut kind) const {
+    const int64_t tp = division().tp, tp_rank = division().tp_rank;
+    const Cut experts = OwnExperts();
+    const bool divided = division().experts != nullptr;
+    const std::vector<int64_t>& shape = trained->shape;
+    std::vector<int64_t> whole = shape;
+    whole[0] = spec_.moe.experts;
+    if (kind == StackedCut::kRows) whole[1] *= tp;
+    if (kind == StackedCut::kColumns) whole[2] *= tp;
+    std::vector<Trained::Piece> pieces;
+    const int64_t rows = shape[1] / parts;  // of a part
+    if (kind == StackedCut::kColumns && tp > 1) {
+      SetPieces(trained, whole, 1, {{0, tp_rank * shape[2], shape[2], 1, divided}});
+      return;
+    }
+    if (kind == StackedCut::kRows && tp > 1) {
+      const bool vectors = shape.size() == 2;  // the parts stand in the columns of a row
+      for (int64_t e = 0; e < (vectors ? 1 : shape[0]); ++e) {
+        for (int64_t i = 0; i < parts; ++i) {
+          pieces.push_back({e * shape[1] + i * rows, e * whole[1] + (i * tp + tp_rank) * rows, rows,
+                            1, divided});
+        }
+      }
+      SetPieces(trained, whole, vectors ? 1 : 0, pieces);
+      return;
+    }
+    const int64_t each = trained->rows() / shape[0];  // rows of an expert
+    SetPieces(trained, whole, 0,
+              {{0, experts.begin * each, experts.count * each, divided ? 1 : tp, divided}});
+  }
+
   // The parameters `names`, each [experts, rows...], one behind the other within each expert's part
   // of a tensor of `shape`. nullptr where nothing of it is trained; `into` stays undefined where
   // the model has none of them.
   Trained* PlaceStacked(const std::vector<std::string>& names, const std::string& suffix,
-                        std::vector<int64_t> shape, at::Tensor& into) {
+                        std::vector<int64_t> shape, StackedCut kind, at::Tensor& into) {
     if (Find(names.front() + suffix) == nullptr) return nullptr;
     Trained* trained = nullptr;
     if (Trains()) {
       trained = decoder_->store().Declare(absl::StrJoin(names, "+") + suffix, shape,
                                           suffix == ".weight", layer_, 1);
-      SetPieces(trained, shape, 0, {{0, 0, shape[0], 1}});
+      SetStackedPieces(trained, static_cast<int64_t>(names.size()), kind);
     }
-    fills_.push_back([this, names, suffix, shape, trained, &into]() -> absl::Status {
+    fills_.push_back([this, names, suffix, shape, kind, trained, &into]() -> absl::Status {
       // Biases are added in the computation's type.
       const at::ScalarType kept = suffix == ".bias" ? at::kFloat : options_.frozen_type;
       into = trained != nullptr ? trained->value : at::empty(shape, at::dtype(kept));
       const int64_t rows = shape[1] / static_cast<int64_t>(names.size());
+      const int64_t first = OwnExperts().begin;
       for (size_t i = 0; i < names.size(); ++i) {
         const spec::Parameter* p = Find(names[i] + suffix);
         at::Tensor part = into.narrow(1, static_cast<int64_t>(i) * rows, rows);
         for (int64_t e = 0; e < shape[0]; ++e) {
-          GRAFT_RETURN_IF_ERROR(ReadExpert(*p, e, part.select(0, e)));
+          if (trained == nullptr && options_.without_frozen) break;
+          GRAFT_RETURN_IF_ERROR(ReadExpert(*p, first + e, kind, part.select(0, e)));
         }
         decoder_->parameters[p->name] = part;
       }
@@ -418,11 +468,19 @@ class Builder {
     return trained;
   }
 
-  absl::Status ReadExpert(const spec::Parameter& parameter, int64_t expert, at::Tensor into) const {
+  absl::Status ReadExpert(const spec::Parameter& parameter, int64_t expert, StackedCut kind,
+                          at::Tensor into) const {
     GRAFT_CHECK(into.is_contiguous()) << parameter.name;
     spec::ParameterBlock block{.expert = expert};
-    if (parameter.shape.size() == 2) {  // a bias: a matrix with a row for each expert
-      block = {.row_begin = expert, .row_end = expert + 1};
+    const int64_t tp_rank = division().tp_rank;
+    const bool vectors = parameter.shape.size() == 2;  // a matrix with a row for each expert
+    if (vectors) block = {.row_begin = expert, .row_end = expert + 1};
+    if (kind == StackedCut::kColumns || (vectors && kind == StackedCut::kRows)) {
+      block.column_begin = tp_rank * into.size(-1);
+      block.column_end = block.column_begin + into.size(-1);
+    } else if (kind == StackedCut::kRows) {
+      block.row_begin = tp_rank * into.size(0);
+      block.row_end = block.row_begin + into.size(0);
     }
     return reader_.Read(parameter, block, FileType(into.scalar_type()),
                         static_cast<char*>(into.mutable_data_ptr()));
@@ -606,7 +664,7 @@ class Builder {
       joined = joined && adapter.a->offset == first + rank * group.in;
       rank += adapter.rank;
       DrawA(group, adapter);
-      if (adapter.magnitude == nullptr) continue;
+      if (adapter.magnitude == nullptr || options_.without_frozen) continue;
       at::Tensor& magnitude = adapter.magnitude->value;
       for (const Adapter::Rows& r : adapter.rows) {
         const at::Tensor rows = group.weight.narrow(0, r.group_begin, r.count).to(at::kFloat);

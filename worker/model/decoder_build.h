@@ -42,6 +42,9 @@ struct BuildOptions {
   at::ScalarType frozen_type = at::kFloat;
   // Of several ranks: what this one holds. No other bytes of the files are read.
   Division division;
+  // Frozen tensors get their shapes alone, and no memory until they are written to: for a decoder
+  // that another source fills, or of which only the trained tensors are wanted.
+  bool without_frozen = false;
 };
 
 // INVALID_ARGUMENT: target modules that match nothing (with the known names), a weight that is not

@@ -37,6 +37,25 @@ class Exchange {
   virtual void Max(at::Tensor& x, const char* what) = 0;
 };
 
+// The same with gradients: the way back of a gather is a sum, of a sum a gather. `x` itself where
+// `exchange` is null.
+at::Tensor GatherRowsOp(const at::Tensor& x, Exchange* exchange, const char* what);
+at::Tensor SumScatterRowsOp(const at::Tensor& x, Exchange* exchange, const char* what);
+
+// The ranks that hold the experts of a layer together. Every member makes the same calls.
+class ExpertExchange {
+ public:
+  virtual ~ExpertExchange() = default;
+  virtual int64_t size() const = 0;
+  virtual int64_t rank() const = 0;
+  // counts[i] is for member i; what every member has for this one.
+  virtual std::vector<int64_t> ShareCounts(const std::vector<int64_t>& counts,
+                                           const char* what) = 0;
+  // counts[i] rows of `rows` in turn go to member i, expected[i] come from it, member after member.
+  virtual at::Tensor AllToAll(const at::Tensor& rows, const std::vector<int64_t>& counts,
+                              const std::vector<int64_t>& expected, const char* what) = 0;
+};
+
 // What passes happen, told to whom overlaps communication with them or watches for progress.
 class LayerObserver {
  public:
@@ -50,7 +69,9 @@ class LayerObserver {
 struct Division {
   int64_t tp = 1;
   int64_t tp_rank = 0;
-  Exchange* tensor = nullptr;  // set where tp > 1
+  Exchange* tensor = nullptr;         // set where tp > 1
+  Exchange* context = nullptr;        // set where tokens are cut over ranks (context.h)
+  ExpertExchange* experts = nullptr;  // set where experts are divided over ranks
   // The layers of this rank in the order of computation, as ranges [first, second). Empty: all.
   std::vector<std::pair<int64_t, int64_t>> layers;
   bool embedding = true;

@@ -34,10 +34,15 @@ at::Tensor Dropped(const LinearGroup& group, size_t adapter, const at::Tensor& x
   const at::Tensor in = x.to(at::kFloat).cpu().contiguous();
   at::Tensor y = at::empty_like(in);
   const int64_t columns = in.size(-1);
+  // The mask is that of the whole input, of which these may be some columns.
+  const int64_t whole = std::max(columns, group.whole_in);
+  const int64_t first = columns == group.in ? group.in_begin : 0;
   ForRows(in.size(0), columns, [&](int64_t begin, int64_t end) {
-    kernels::Dropout(in.const_data_ptr<float>() + begin * columns, MaskSeed(group, adapter, pass),
-                     begin * columns, static_cast<float>(1 - group.dropout),
-                     (end - begin) * columns, y.mutable_data_ptr<float>() + begin * columns);
+    for (int64_t row = begin; row < end; ++row) {
+      kernels::Dropout(in.const_data_ptr<float>() + row * columns, MaskSeed(group, adapter, pass),
+                       row * whole + first, static_cast<float>(1 - group.dropout), columns,
+                       y.mutable_data_ptr<float>() + row * columns);
+    }
   });
   return y.to(x.options());
 }

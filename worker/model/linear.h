@@ -68,6 +68,7 @@ struct LinearGroup {
   Exchange* gather = nullptr;
   Exchange* scatter = nullptr;
   int64_t whole_in = 0;
+  int64_t in_begin = 0;  // of this rank's columns among them
   // All of it, when the group is trained in full: `weight` is then a view of the store.
   Trained* weight_grad = nullptr;
   Trained* bias_grad = nullptr;

@@ -126,7 +126,7 @@ struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
     at::Tensor y = at::zeros_like(x);
     const at::Tensor flat = weights_Tk.reshape({-1, 1});
     variable_list saved = {x, weights_Tk, chosen_Tk};
-    for (const Share& share : SharesOf(chosen_Tk, block->spec->experts)) {
+    for (const Share& share : SharesOf(chosen_Tk, static_cast<int64_t>(block->gate_up.size()))) {
       const at::Tensor w = flat.index_select(0, share.places);
       at::Tensor kept_in, kept_out;
       const at::Tensor inner = LinearForward(block->gate_up[share.expert],
@@ -158,7 +158,7 @@ struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
     at::Tensor dx = at::zeros_like(x);
     at::Tensor d_weights = at::zeros_like(flat);
     size_t next = 3;
-    for (const Share& share : SharesOf(saved[2], block.spec->experts)) {
+    for (const Share& share : SharesOf(saved[2], static_cast<int64_t>(block.gate_up.size()))) {
       const at::Tensor& inner = saved[next];
       const at::Tensor w = flat.index_select(0, share.places);
       const at::Tensor dy = grads[0].index_select(0, share.rows);
@@ -190,6 +190,99 @@ struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
   }
 };
 
+// Which rows go where: tokens in the order of the experts that they chose, and so of ranks.
+struct Dispatch {
+  at::Tensor places;                      // [T k] into the flattened weights, sorted by expert
+  at::Tensor rows;                        // into x
+  std::vector<int64_t> counts, expected;  // rows for and from every rank
+
+  static Dispatch Plan(const MoeBlock& block, const at::Tensor& chosen_Tk) {
+    Dispatch d;
+    const int64_t per_rank = block.spec->experts / block.exchange->size();
+    d.counts.resize(static_cast<size_t>(block.exchange->size()));
+    std::vector<int64_t> order;
+    const auto places = PlacesOf(chosen_Tk, block.spec->experts);
+    for (size_t e = 0; e < places.size(); ++e) {
+      order.insert(order.end(), places[e].begin(), places[e].end());
+      d.counts[e / static_cast<size_t>(per_rank)] += static_cast<int64_t>(places[e].size());
+    }
+    d.expected = block.exchange->ShareCounts(d.counts, "ep counts");
+    d.places = IndexOf(order, chosen_Tk.device());
+    d.rows = d.places.floor_divide(chosen_Tk.size(1));
+    return d;
+  }
+};
+
+// Rows of x and their weights to the ranks of their experts.
+struct SendFunction : torch::autograd::Function<SendFunction> {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x,
+                               const at::Tensor& weights_Tk, const Dispatch* d,
+                               ExpertExchange* exchange) {
+    Save(ctx, *d, exchange);
+    ctx->saved_data["tokens"] = x.size(0);
+    ctx->saved_data["slots"] = weights_Tk.size(1);
+    return {exchange->AllToAll(x.index_select(0, d->rows), d->counts, d->expected, "ep tokens"),
+            exchange->AllToAll(weights_Tk.reshape({-1, 1}).index_select(0, d->places), d->counts,
+                               d->expected, "ep weights")};
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    auto* exchange = reinterpret_cast<ExpertExchange*>(ctx->saved_data["exchange"].toInt());
+    const auto counts = ctx->saved_data["counts"].toIntVector();
+    const auto expected = ctx->saved_data["expected"].toIntVector();
+    const int64_t tokens = ctx->saved_data["tokens"].toInt();
+    const int64_t slots = ctx->saved_data["slots"].toInt();
+    const at::Tensor d_rows =
+        exchange->AllToAll(grads[0], expected, counts, "ep gradients of tokens");
+    const at::Tensor d_weights =
+        exchange->AllToAll(grads[1], expected, counts, "ep gradients of weights");
+    at::Tensor dx = at::zeros({tokens, d_rows.size(1)}, d_rows.options());
+    dx.index_add_(0, saved[1], d_rows);
+    at::Tensor dw = at::zeros({tokens * slots, 1}, d_weights.options());
+    dw.index_copy_(0, saved[0], d_weights);
+    return {dx, dw.view({tokens, slots}), at::Tensor(), at::Tensor()};
+  }
+  static void Save(AutogradContext* ctx, const Dispatch& d, ExpertExchange* exchange) {
+    ctx->save_for_backward({d.places, d.rows});
+    ctx->saved_data["counts"] = d.counts;
+    ctx->saved_data["expected"] = d.expected;
+    ctx->saved_data["exchange"] = reinterpret_cast<int64_t>(exchange);
+  }
+};
+
+// The experts' answers back to their tokens, added in the order of the experts' numbers.
+struct ReturnFunction : torch::autograd::Function<ReturnFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& answers, int64_t tokens,
+                            const Dispatch* d, ExpertExchange* exchange) {
+    SendFunction::Save(ctx, *d, exchange);
+    const at::Tensor rows = exchange->AllToAll(answers, d->expected, d->counts, "ep answers");
+    at::Tensor y = at::zeros({tokens, answers.size(1)}, answers.options());
+    y.index_add_(0, d->rows, rows);
+    return y;
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    auto* exchange = reinterpret_cast<ExpertExchange*>(ctx->saved_data["exchange"].toInt());
+    return {exchange->AllToAll(
+                grads[0].index_select(0, saved[1]), ctx->saved_data["counts"].toIntVector(),
+                ctx->saved_data["expected"].toIntVector(), "ep gradients of answers"),
+            at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+// The experts' part where each rank has some of them.
+at::Tensor AcrossRanks(const MoeBlock& block, const at::Tensor& xn, const at::Tensor& weights_Tk,
+                       const at::Tensor& chosen_Tk, const PassState& pass) {
+  const Dispatch d = Dispatch::Plan(block, chosen_Tk);
+  const int64_t first = block.spec->experts / block.exchange->size() * block.exchange->rank();
+  const at::Tensor ids = chosen_Tk.reshape({-1, 1}).index_select(0, d.places);
+  const at::Tensor own_ids =
+      block.exchange->AllToAll(ids, d.counts, d.expected, "ep choices") - first;
+  const variable_list sent = SendFunction::apply(xn, weights_Tk, &d, block.exchange);
+  const at::Tensor answers = ExpertsFunction::apply(sent[0], sent[1], own_ids, &block, pass);
+  return ReturnFunction::apply(answers, xn.size(0), &d, block.exchange);
+}
+
 at::Tensor SharedExpert(const MoeBlock& block, const at::Tensor& xn, const PassState& pass) {
   const at::Tensor inner = ApplyLinear(block.shared_gate_up, xn, {}, pass);
   at::Tensor y = ApplyDown(block.spec->expert, block.shared_down, inner, {}, pass);
@@ -207,14 +300,18 @@ double RouterBalance::Loss() const {
 }
 
 at::Tensor ApplyMoe(const MoeBlock& block, const at::Tensor& x, const PassState& pass) {
-  const at::Tensor xn = block.norm.present ? ApplyNorm(block.norm, x) : x;
+  const at::Tensor xn = GatherRowsOp(block.norm.present ? ApplyNorm(block.norm, x) : x,
+                                     block.tensor, "tp gather for experts");
   const Routing routing = Route(block, xn, pass);
   // Experts that are trained make a graph even where nothing before them does.
   const at::Tensor weights = at::GradMode::is_enabled() && !routing.weights_Tk.requires_grad()
                                  ? routing.weights_Tk.detach().requires_grad_(true)
                                  : routing.weights_Tk;
-  const at::Tensor y = ExpertsFunction::apply(xn, weights, routing.chosen_Tk, &block, pass);
-  return block.has_shared ? y + SharedExpert(block, xn, pass) : y;
+  at::Tensor y = block.exchange != nullptr
+                     ? AcrossRanks(block, xn, weights, routing.chosen_Tk, pass)
+                     : ExpertsFunction::apply(xn, weights, routing.chosen_Tk, &block, pass);
+  if (block.has_shared) y = y + SharedExpert(block, xn, pass);
+  return SumScatterRowsOp(y, block.tensor, "tp sum of experts");
 }
 
 }  // namespace graft::model

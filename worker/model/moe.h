@@ -31,6 +31,11 @@ struct MoeBlock {
   LinearGroup shared_gate_up;
   LinearGroup shared_down;
   LinearGroup shared_gate;  // of one row; parts are empty where the spec has none
+  // Where the block is divided over ranks. `tensor`: tokens come and go cut, the inside of every
+  // expert is cut. `exchange`: `gate_up` and `down` are some of the experts, the others' tokens go
+  // to their ranks.
+  Exchange* tensor = nullptr;
+  ExpertExchange* exchange = nullptr;
 
   // Views of stacked tensors for each expert: what the groups above point to.
   std::deque<Trained> views;

@@ -19,7 +19,7 @@ Trained* ParameterStore::Declare(std::string name, std::vector<int64_t> shape, b
   entry.shape = std::move(shape);
   entry.decay = decay;
   entry.whole = entry.shape;
-  entry.pieces = {{0, 0, entry.shape.empty() ? 1 : entry.shape[0], copies}};
+  entry.pieces = {{0, 0, entry.rows(), copies}};
   entry.layer = layer;
   entry.offset = size_;
   size_ += (entry.elements() + kAlignElements - 1) / kAlignElements * kAlignElements;

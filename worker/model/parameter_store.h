@@ -20,12 +20,14 @@ struct Trained {
   std::vector<int64_t> shape;
   bool decay = true;  // weight decay applies: neither a bias nor the weight of a norm
   // Where the model is divided over ranks: the shape of the whole tensor, and the pieces of it that
-  // stand here, along `axis`. One rank has one piece, which is all.
+  // stand here. A tensor is a matrix of rows() for this, whatever its dimensions are; the pieces
+  // are rows (`axis` 0) or columns (1). One rank has one piece, which is all.
   struct Piece {
     int64_t begin = 0;        // here
     int64_t whole_begin = 0;  // in the whole tensor
     int64_t count = 0;
-    int64_t copies = 1;  // neighbouring tensor-parallel ranks that hold the same
+    int64_t copies = 1;    // neighbouring tensor-parallel ranks that hold the same
+    bool experts = false;  // divided over the expert-parallel ranks instead
   };
   std::vector<int64_t> whole;
   int axis = 0;
@@ -40,6 +42,9 @@ struct Trained {
     for (int64_t d : shape) count *= d;
     return count;
   }
+  // All dimensions but the last; of a vector its numbers.
+  int64_t rows() const { return shape.size() < 2 ? elements() : elements() / shape.back(); }
+  int64_t columns() const { return shape.size() < 2 ? 1 : shape.back(); }
 };
 
 class ParameterStore {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "worker/spec/stages.h"
 
 namespace graft::spec {
 namespace {
@@ -65,10 +66,6 @@ CostModel::Division DivisionOf(const Parameter& p) {
 }
 
 // First layer and one past the last of a stage, as even as can be.
-std::pair<int64_t, int64_t> LayersOfStage(int64_t layers, int64_t pp, int64_t stage) {
-  return {layers * stage / pp, layers * (stage + 1) / pp};
-}
-
 bool Adapted(const TrainingPlan& plan, const CostModel::Linear& linear) {
   return plan.targets.empty() ||
          std::find(plan.targets.begin(), plan.targets.end(), linear.role) != plan.targets.end();
@@ -122,9 +119,15 @@ CostModel::CostModel(const ModelDescription& model)
 // The memory of one rank of one pipeline stage.
 class CostModel::StageMemory {
  public:
-  StageMemory(const CostModel& cost, const TrainingPlan& plan, int64_t stage)
-      : cost_(cost), spec_(cost.spec_), plan_(plan), layout_(plan.layout), stage_(stage) {
-    std::tie(first_, last_) = LayersOfStage(spec_.num_layers(), layout_.pp, stage);
+  StageMemory(const CostModel& cost, const TrainingPlan& plan, int64_t stage,
+              std::pair<int64_t, int64_t> layers)
+      : cost_(cost),
+        spec_(cost.spec_),
+        plan_(plan),
+        layout_(plan.layout),
+        stage_(stage),
+        first_(layers.first),
+        last_(layers.second) {
     tp_ = static_cast<double>(layout_.tp);
     tokens_ =
         static_cast<double>(plan.micro_batch * plan.sequence) / static_cast<double>(layout_.cp);
@@ -244,7 +247,8 @@ class CostModel::StageMemory {
   }
 
   double KeptPerToken(const LayerSpec& layer) const {
-    return 2 * static_cast<double>(spec_.hidden) + (AttentionPerToken() + MlpPerToken(layer)) / tp_;
+    // The residual stream between blocks is cut by tokens over the tensor-parallel ranks.
+    return (2 * static_cast<double>(spec_.hidden) + AttentionPerToken() + MlpPerToken(layer)) / tp_;
   }
 
   // The gradients and remade values that live together in the backward of a layer.
@@ -265,7 +269,8 @@ class CostModel::StageMemory {
     }
     const double h = static_cast<double>(spec_.hidden);
     const bool again = plan_.recompute == Recompute::kLayers;
-    const double kept = (again ? h * layers : all_layers) + h;  // and the stream behind the last
+    // And the stream behind the last.
+    const double kept = (again ? h / tp_ * layers : all_layers) + h / tp_;
     // 1F1B: a stage holds as many micro-batches as there are stages from it on.
     const double in_flight = static_cast<double>(std::min(MicroBatches(), layout_.pp - stage_));
     Add("activations", kept * tokens_ * bytes_ * in_flight);
@@ -310,7 +315,7 @@ class CostModel::StageMemory {
   const TrainingPlan& plan_;
   const Layout& layout_;
   const int64_t stage_;
-  int64_t first_ = 0, last_ = 0;  // its layers
+  const int64_t first_, last_;  // its layers
   double tp_ = 1;
   double tokens_ = 0;  // of a micro-batch on one rank
   double bytes_ = 2;   // of a number in the computation
@@ -322,8 +327,12 @@ class CostModel::StageMemory {
 
 MemoryEstimate CostModel::Memory(const TrainingPlan& plan) const {
   MemoryEstimate fullest;
-  for (int64_t stage = 0; stage < plan.layout.pp; ++stage) {
-    MemoryEstimate estimate = StageMemory(*this, plan, stage).Estimate();
+  // A pipeline of more stages than layers is CheckLayout's to refuse.
+  const auto stages = CutLayers(spec_, plan.sequence, plan.supervised_share,
+                                std::min(plan.layout.pp, spec_.num_layers()));
+  for (int64_t stage = 0; stage < static_cast<int64_t>(stages.size()); ++stage) {
+    MemoryEstimate estimate =
+        StageMemory(*this, plan, stage, stages[static_cast<size_t>(stage)]).Estimate();
     if (stage == 0 || estimate.total() > fullest.total()) fullest = std::move(estimate);
   }
   return fullest;

@@ -180,6 +180,7 @@ class Checker {
     if (r_.ep == 1) return;
     if (!spec_.is_moe()) {
       Warn(kEp, absl::StrCat(kEp, " ", r_.ep, " is ignored: the model has no experts"));
+      check_.layout.ep = 1;
       return;
     }
     if (r_.tp > 1) {

@@ -7,11 +7,15 @@
 #include <chrono>
 #include <cstdio>
 
+#include "absl/container/btree_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "base/check.h"
 #include "base/digest.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -125,13 +129,95 @@ std::vector<int64_t> StepsIn(const std::string& folder) {
   return steps;
 }
 
-NamedTensors Copies(const NamedTensors& tensors) {
-  NamedTensors out;
-  for (const auto& [name, tensor] : tensors) out.emplace_back(name, tensor.clone());
+// What this rank writes, as it is now.
+TensorParts Copies(const TensorParts& parts) {
+  TensorParts out;
+  for (const TensorPart& part : parts) {
+    out.push_back(part);
+    if (part.writes) out.back().value = part.value.clone();
+  }
   return out;
 }
 
+// A rank's tensors as a text: a name and its shape a line.
+std::string ShapesText(const TensorParts& parts) {
+  std::string text;
+  for (const TensorPart& part : parts) {
+    absl::StrAppend(&text, part.name, "\t", absl::StrJoin(part.whole, ","), "\n");
+  }
+  return text;
+}
+
+// Of all ranks, by name.
+std::vector<spec::TensorToWrite> Union(const std::vector<std::string>& texts) {
+  absl::btree_map<std::string, spec::TensorToWrite> all;
+  for (const std::string& text : texts) {
+    for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+      const std::pair<absl::string_view, absl::string_view> entry = absl::StrSplit(line, '\t');
+      spec::TensorToWrite& tensor = all[std::string(entry.first)];
+      tensor.name = std::string(entry.first);
+      tensor.shape.clear();
+      for (const absl::string_view d : absl::StrSplit(entry.second, ',', absl::SkipEmpty())) {
+        int64_t size = 0;
+        GRAFT_CHECK(absl::SimpleAtoi(d, &size)) << text;
+        tensor.shape.push_back(size);
+      }
+    }
+  }
+  std::vector<spec::TensorToWrite> list;
+  for (auto& [name, tensor] : all) list.push_back(std::move(tensor));
+  return list;
+}
+
+constexpr char kTrained[] = "trained";
+constexpr char kOptimizer[] = "optimizer";
+
+std::string FileOf(const std::string& folder, const std::string& stem) {
+  return JoinPath(folder, absl::StrCat(stem, ".safetensors"));
+}
+
+absl::StatusOr<std::vector<std::string>> Share(const CheckpointGang& gang, const std::string& key,
+                                               const std::string& own) {
+  if (gang.world == 1) return std::vector<std::string>{own};
+  return gang.share(key, own);
+}
+
+// OK where every rank's `own` is.
+absl::Status Agree(const CheckpointGang& gang, const std::string& key, const absl::Status& own) {
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<std::string> texts,
+                         Share(gang, key, std::string(own.message())));
+  GRAFT_RETURN_IF_ERROR(own);
+  for (size_t rank = 0; rank < texts.size(); ++rank) {
+    if (texts[rank].empty()) continue;
+    return absl::AbortedError(absl::StrCat("rank ", rank, ": ", texts[rank]));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MakeFile(const std::string& folder, const std::string& stem,
+                      const std::vector<spec::TensorToWrite>& tensors) {
+  spec::SafetensorsWriterOptions options;
+  options.folder = folder;
+  options.stem = stem;
+  options.max_shard_bytes = int64_t{1} << 60;
+  GRAFT_ASSIGN_OR_RETURN(const auto writer, spec::SafetensorsWriter::Create(options, tensors));
+  return writer->Finish().status();
+}
+
 }  // namespace
+
+absl::Status WriteTogether(const CheckpointGang& gang, const std::string& key,
+                           const std::string& folder, const std::string& stem,
+                           const TensorParts& parts) {
+  const std::string prefix = absl::StrCat(key, "/", stem);
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<std::string> shapes,
+                         Share(gang, prefix + "/shapes", ShapesText(parts)));
+  const std::vector<spec::TensorToWrite> tensors = Union(shapes);
+  if (tensors.empty()) return absl::OkStatus();
+  GRAFT_RETURN_IF_ERROR(Agree(gang, prefix + "/made",
+                              gang.rank == 0 ? MakeFile(folder, stem, tensors) : absl::OkStatus()));
+  return Agree(gang, prefix + "/written", WriteParts(FileOf(folder, stem), parts));
+}
 
 std::string CheckpointName(int64_t step) { return absl::StrFormat("%s%06d", kPrefix, step); }
 
@@ -141,6 +227,7 @@ absl::Status Checkpoints::Save(const CheckpointContents& contents) {
   writer_ = std::thread([this, copy = std::move(copy)] {
     const auto saved = Write(copy);
     last_ = saved.status();
+    if (options_.gang.rank != 0) return;
     if (saved.ok()) Prune(copy.state);
     done_(saved);
   });
@@ -156,17 +243,31 @@ absl::Status Checkpoints::Wait() {
 
 absl::StatusOr<SavedCheckpoint> Checkpoints::Write(const CheckpointContents& contents) {
   const auto start = std::chrono::steady_clock::now();
-  const std::string name = CheckpointName(contents.state.step);
-  const std::string writing = JoinPath(options_.folder, absl::StrCat(kWriting, name));
-  const std::string final_folder = JoinPath(options_.folder, name);
-  GRAFT_RETURN_IF_ERROR(RemoveTree(writing));
-  GRAFT_RETURN_IF_ERROR(MakeDirectories(writing));
-  GRAFT_RETURN_IF_ERROR(WriteTensors(writing, "trained", contents.trained).status());
-  if (!contents.optimizer.empty()) {
-    GRAFT_RETURN_IF_ERROR(WriteTensors(writing, "optimizer", contents.optimizer).status());
+  const std::string writing =
+      JoinPath(options_.folder, absl::StrCat(kWriting, CheckpointName(contents.state.step)));
+  ++writes_;
+  const std::string key = absl::StrCat("checkpoint/", writes_);
+  const auto clean = [&]() -> absl::Status {
+    GRAFT_RETURN_IF_ERROR(RemoveTree(writing));
+    return MakeDirectories(writing);
+  };
+  const CheckpointGang& gang = options_.gang;
+  GRAFT_RETURN_IF_ERROR(Agree(gang, key + "/folder", gang.rank == 0 ? clean() : absl::OkStatus()));
+  GRAFT_RETURN_IF_ERROR(WriteTogether(gang, key, writing, kTrained, contents.trained));
+  GRAFT_RETURN_IF_ERROR(WriteTogether(gang, key, writing, kOptimizer, contents.optimizer));
+  SavedCheckpoint saved;
+  if (gang.rank == 0) {
+    GRAFT_ASSIGN_OR_RETURN(saved, Seal(writing, contents.state));
   }
+  saved.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return saved;
+}
+
+absl::StatusOr<SavedCheckpoint> Checkpoints::Seal(const std::string& writing,
+                                                  const CheckpointState& state) {
+  const std::string final_folder = JoinPath(options_.folder, CheckpointName(state.step));
   GRAFT_RETURN_IF_ERROR(
-      WriteFileAtomically(JoinPath(writing, kState), WriteFields(contents.state).Dump(2) + "\n"));
+      WriteFileAtomically(JoinPath(writing, kState), WriteFields(state).Dump(2) + "\n"));
   GRAFT_ASSIGN_OR_RETURN(const int64_t bytes, WriteManifest(writing));
   // A checkpoint of the same step is of the same bytes, or the rest of an earlier run.
   GRAFT_RETURN_IF_ERROR(RemoveTree(final_folder));
@@ -174,9 +275,7 @@ absl::StatusOr<SavedCheckpoint> Checkpoints::Write(const CheckpointContents& con
     return ErrnoStatus(errno, absl::StrCat("rename ", writing));
   }
   GRAFT_RETURN_IF_ERROR(SyncDirectory(options_.folder));
-  return SavedCheckpoint{
-      final_folder, contents.state.step, bytes,
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()};
+  return SavedCheckpoint{final_folder, state.step, bytes, 0};
 }
 
 void Checkpoints::Prune(const CheckpointState& newest) {
@@ -209,21 +308,27 @@ absl::StatusOr<std::string> FindCheckpoint(const std::string& path, bool deep) {
 
 absl::StatusOr<CheckpointState> ReadCheckpointState(const std::string& folder) {
   GRAFT_ASSIGN_OR_RETURN(const Json json, ReadJsonFile(JoinPath(folder, kState)));
-  if (json.GetInt("version") != kCheckpointVersion) {
-    return absl::FailedPreconditionError(absl::StrCat(folder, " has version ",
-                                                      json.GetInt("version"),
-                                                      ", this trainer reads ", kCheckpointVersion));
+  const int64_t version = json.GetInt("version");
+  if (version != kCheckpointVersion && version != kCheckpointVersion - 1) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(folder, " has version ", version, ", this trainer reads ",
+                     kCheckpointVersion - 1, " and ", kCheckpointVersion));
   }
   CheckpointState state;
   GRAFT_RETURN_IF_ERROR(ReadFields(json, kState, state, UnknownKeys::kIgnored));
   return state;
 }
 
-absl::Status ReadCheckpointTensors(const std::string& folder, const NamedTensors& trained,
-                                   const NamedTensors& optimizer) {
-  GRAFT_RETURN_IF_ERROR(ReadTensors(JoinPath(folder, "trained.safetensors"), trained));
-  if (optimizer.empty()) return absl::OkStatus();
-  return ReadTensors(JoinPath(folder, "optimizer.safetensors"), optimizer);
+absl::Status ReadCheckpointTensors(const std::string& folder, int64_t version,
+                                   const TensorParts& trained, const TensorParts& optimizer) {
+  GRAFT_RETURN_IF_ERROR(ReadParts(FileOf(folder, kTrained), trained));
+  if (optimizer.empty() || version < kCheckpointVersion) return absl::OkStatus();
+  return ReadParts(FileOf(folder, kOptimizer), optimizer);
+}
+
+absl::Status ReadFlatStates(const std::string& folder, const NamedTensors& states) {
+  if (states.empty()) return absl::OkStatus();
+  return ReadTensors(FileOf(folder, kOptimizer), states);
 }
 
 }  // namespace graft::trainer

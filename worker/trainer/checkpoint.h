@@ -1,14 +1,19 @@
 // Checkpoints: everything that a run needs to go on as if it had never stopped. A folder of
 // folders:
 //
-//   step-000120/trained.safetensors    the trained tensors
-//               optimizer.safetensors  the optimizer's states
+//   step-000120/trained.safetensors    the trained tensors, whole
+//               optimizer.safetensors  the optimizer's states: "exp_avg.<tensor>", of that tensor's
+//                                      shape
 //               state.json             step, schedule, losses, the run's identity
 //               manifest.json          sizes and SHA-256 of the others, written last
 //
 // A folder is written as `.writing-step-000120`, synced and renamed; what has no such name or no
 // whole manifest is no checkpoint. There is no generator state: data order, packing and dropout are
 // functions of seed and step.
+//
+// Ranks write one checkpoint together: the first one makes the files at their final size, each puts
+// its own numbers where they belong, the first one seals it. What is read is cut likewise, so a run
+// goes on under another layout than it was saved under. The folder is one that all ranks see.
 //
 // Save copies the tensors and returns; a thread of its own writes. One write is under way at a
 // time.
@@ -27,7 +32,8 @@
 
 namespace graft::trainer {
 
-inline constexpr int64_t kCheckpointVersion = 1;
+// 1 had the optimizer's states as flat buffers in the order of one rank.
+inline constexpr int64_t kCheckpointVersion = 2;
 
 // What stands in state.json.
 struct CheckpointState {
@@ -50,9 +56,26 @@ struct CheckpointState {
 
 struct CheckpointContents {
   CheckpointState state;
-  NamedTensors trained;
-  NamedTensors optimizer;
+  TensorParts trained;
+  TensorParts optimizer;
 };
+
+// The ranks that write a checkpoint together, as one of them sees them.
+struct CheckpointGang {
+  int64_t rank = 0;
+  int64_t world = 1;
+  // Brings every rank's text to every rank, by rank; called on the writing thread, by all ranks
+  // with the same key.
+  std::function<absl::StatusOr<std::vector<std::string>>(const std::string& key,
+                                                         const std::string& own)>
+      share;
+};
+
+// Writes folder/stem.safetensors with the tensors of all ranks' parts; nothing where there are
+// none. Every rank of the gang calls it with the same `key`; the first one makes the file.
+absl::Status WriteTogether(const CheckpointGang& gang, const std::string& key,
+                           const std::string& folder, const std::string& stem,
+                           const TensorParts& parts);
 
 struct SavedCheckpoint {
   std::string folder;
@@ -67,8 +90,9 @@ class Checkpoints {
     std::string folder;
     int64_t keep_last = 2;
     bool keep_best = true;
+    CheckpointGang gang;
   };
-  // `done` is called on the writing thread after each checkpoint.
+  // `done` is called on the writing thread after each checkpoint, on the first rank alone.
   using Done = std::function<void(const absl::StatusOr<SavedCheckpoint>&)>;
   Checkpoints(Options options, Done done) : options_(std::move(options)), done_(std::move(done)) {}
   // Waits for the write under way.
@@ -82,21 +106,25 @@ class Checkpoints {
 
  private:
   absl::StatusOr<SavedCheckpoint> Write(const CheckpointContents& contents);
+  absl::StatusOr<SavedCheckpoint> Seal(const std::string& writing, const CheckpointState& state);
   void Prune(const CheckpointState& newest);
 
   const Options options_;
   const Done done_;
   std::thread writer_;
-  absl::Status last_;  // of the writer; read after joining it
+  absl::Status last_;   // of the writer; read after joining it
+  int64_t writes_ = 0;  // makes keys differ
 };
 
 // The newest whole checkpoint in `path`, or `path` itself where it is one. NOT_FOUND where there is
 // none. Verifies sizes, and hashes as well with `deep`.
 absl::StatusOr<std::string> FindCheckpoint(const std::string& path, bool deep = true);
 absl::StatusOr<CheckpointState> ReadCheckpointState(const std::string& folder);
-// Copies the tensors into those of `contents`, which name them.
-absl::Status ReadCheckpointTensors(const std::string& folder, const NamedTensors& trained,
-                                   const NamedTensors& optimizer);
+// Fills the parts. Version 1 is read by a single rank.
+absl::Status ReadCheckpointTensors(const std::string& folder, int64_t version,
+                                   const TensorParts& trained, const TensorParts& optimizer);
+// The flat states of version 1, by their names, in the order of the store.
+absl::Status ReadFlatStates(const std::string& folder, const NamedTensors& states);
 std::string CheckpointName(int64_t step);
 
 }  // namespace graft::trainer

@@ -82,14 +82,14 @@ absl::StatusOr<StepResult> LocalEngine::Passes(const data::StepBatch& batch) {
   return result;
 }
 
-void LocalEngine::Guard(StepResult& result) {
-  if (config_.guards.skip_nonfinite &&
-      !(std::isfinite(result.loss) && std::isfinite(result.grad_norm))) {
+void StepGuard::Check(StepResult& result) {
+  if (config_.skip_nonfinite && !(std::isfinite(result.loss) && std::isfinite(result.grad_norm))) {
     result.skipped = true;
-    result.skip_reason = absl::StrCat("loss ", result.loss, ", gradient norm ", result.grad_norm);
+    absl::StrAppend(&result.skip_reason, result.skip_reason.empty() ? "" : "; ", "loss ",
+                    result.loss, ", gradient norm ", result.grad_norm);
     return;
   }
-  const double factor = config_.guards.spike_factor;
+  const double factor = config_.spike_factor;
   if (factor > 0 && losses_seen_ >= kSpikeWarmup && result.loss > factor * usual_loss_) {
     result.skipped = true;
     result.skip_reason = absl::StrCat("loss ", result.loss, " where ", usual_loss_, " is usual");
@@ -98,6 +98,11 @@ void LocalEngine::Guard(StepResult& result) {
   usual_loss_ =
       losses_seen_ == 0 ? result.loss : usual_loss_ + kUsualWeight * (result.loss - usual_loss_);
   ++losses_seen_;
+}
+
+// As torch.nn.utils.clip_grad_norm_: its small number below the line included.
+double ClipScale(double grad_norm, double clip_norm) {
+  return clip_norm > 0 ? std::min(1.0, clip_norm / (grad_norm + 1e-6)) : 1.0;
 }
 
 absl::StatusOr<StepResult> LocalEngine::Step(const data::StepBatch& batch, double learning_rate) {
@@ -111,14 +116,9 @@ absl::StatusOr<StepResult> LocalEngine::Step(const data::StepBatch& batch, doubl
   result->split = split;
   const auto start = SteadyClock::now();
   result->grad_norm = GradientNorm(decoder_.store());
-  Guard(*result);
+  guard_.Check(*result);
   if (!result->skipped) {
-    double scale = 1;
-    // As torch.nn.utils.clip_grad_norm_: its small number below the line included.
-    if (const double clip = config_.optimizer.clip_norm; clip > 0) {
-      scale = std::min(1.0, clip / (result->grad_norm + 1e-6));
-    }
-    optimizer_.Step(learning_rate, scale);
+    optimizer_.Step(learning_rate, ClipScale(result->grad_norm, config_.optimizer.clip_norm));
   }
   result->optimizer_seconds = SecondsSince(start);
   return result;

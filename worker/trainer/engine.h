@@ -22,7 +22,12 @@ struct StepResult {
   double backward_seconds = 0;
   double optimizer_seconds = 0;
   double communication_seconds = 0;
-  bool skipped = false;  // nothing was changed
+  double tensor_seconds = 0;        // of it, inside of passes for tensor parallelism
+  double idle_seconds = 0;          // that a pipeline stage waited for its neighbours
+  double busy_seconds = 0;          // of this rank, in passes, without waiting
+  int64_t slowest_rank = -1;        // which computed longest; -1: there is one rank alone
+  double slowest_busy_seconds = 0;  // and for how long
+  bool skipped = false;             // nothing was changed
   std::string skip_reason;
   bool split = false;  // memory did not suffice: micro-batches were halved from here on
 };
@@ -32,6 +37,22 @@ struct EvalResult {
   int64_t supervised_tokens = 0;
   double seconds = 0;
 };
+
+// Holds back updates that would do harm: of a step that is not finite, or whose loss spikes.
+class StepGuard {
+ public:
+  explicit StepGuard(const GuardConfig& config) : config_(config) {}
+  // Sets `skipped` and the reason where the update is to be held back.
+  void Check(StepResult& result);
+
+ private:
+  const GuardConfig& config_;
+  double usual_loss_ = 0;  // an exponential mean
+  int64_t losses_seen_ = 0;
+};
+
+// By what the gradients are multiplied so that their norm is at most `clip_norm` (0: no clipping).
+double ClipScale(double grad_norm, double clip_norm);
 
 class Engine {
  public:
@@ -46,22 +67,19 @@ class LocalEngine final : public Engine {
  public:
   // All must outlive it.
   LocalEngine(const RunConfig& config, model::Decoder& decoder, Optimizer& optimizer)
-      : config_(config), decoder_(decoder), optimizer_(optimizer) {}
+      : config_(config), decoder_(decoder), optimizer_(optimizer), guard_(config.guards) {}
 
   absl::StatusOr<StepResult> Step(const data::StepBatch& batch, double learning_rate) override;
   absl::StatusOr<EvalResult> Evaluate(const data::BatchPlan& plan) override;
 
  private:
   absl::StatusOr<StepResult> Passes(const data::StepBatch& batch);
-  // Sets `skipped` where a guard holds the update back.
-  void Guard(StepResult& result);
 
   const RunConfig& config_;
   model::Decoder& decoder_;
   Optimizer& optimizer_;
-  bool halve_ = false;     // since memory did not suffice once
-  double usual_loss_ = 0;  // an exponential mean, for the spike guard
-  int64_t losses_seen_ = 0;
+  bool halve_ = false;  // since memory did not suffice once
+  StepGuard guard_;
 };
 
 // `micro` cut between two segments into parts of about the same number of tokens; one part where it

@@ -23,6 +23,7 @@ StepEvent Merge(const StepEvent& a, const StepEvent& b) {
   merged.backward_seconds = a.backward_seconds + b.backward_seconds;
   merged.optimizer_seconds = a.optimizer_seconds + b.optimizer_seconds;
   merged.communication_seconds = a.communication_seconds + b.communication_seconds;
+  merged.idle_seconds = a.idle_seconds + b.idle_seconds;
   if (merged.seconds > 0) {
     merged.tokens_per_second = static_cast<double>(merged.tokens) / merged.seconds;
   }

@@ -41,6 +41,9 @@ void VisitFields(V& v, StepEvent& e) {
   v("backward_seconds", e.backward_seconds);
   v("optimizer_seconds", e.optimizer_seconds);
   v("communication_seconds", e.communication_seconds);
+  v("idle_seconds", e.idle_seconds);
+  v("slowest_rank", e.slowest_rank);
+  v("slowest_busy_seconds", e.slowest_busy_seconds);
   v("peak_memory_bytes", e.peak_memory_bytes);
   v("gflops", e.gflops);
   v("mfu", e.mfu);

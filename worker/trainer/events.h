@@ -31,6 +31,7 @@ enum class ErrorCode {
   kDiverged,        // too many steps in a row were not finite or spiked
   kStorage,         // a checkpoint or the output could not be written
   kInvalidCheckpoint,
+  kRankLost,  // another rank died, hung, failed or came apart; it says which
   kInternal,
 };
 
@@ -74,6 +75,10 @@ struct StepEvent {
   double backward_seconds = 0;
   double optimizer_seconds = 0;
   double communication_seconds = 0;
+  double idle_seconds = 0;  // that a pipeline stage waited for its neighbours
+  // Of all ranks: which computed longest, and for how long. -1: there is one rank.
+  int64_t slowest_rank = -1;
+  double slowest_busy_seconds = 0;
   int64_t peak_memory_bytes = 0;  // resident set of the process so far
   double gflops = 0;              // model arithmetic per second
   std::optional<double> mfu;      // where the device's peak is known
@@ -152,6 +157,7 @@ struct EnumNames<ErrorCode> {
             {ErrorCode::kDiverged, "diverged"},
             {ErrorCode::kStorage, "storage"},
             {ErrorCode::kInvalidCheckpoint, "invalid_checkpoint"},
+            {ErrorCode::kRankLost, "rank_lost"},
             {ErrorCode::kInternal, "internal"}};
   }
 };

@@ -100,6 +100,10 @@ void VisitFields(V& v, ParallelismConfig& c) {
   v("rank", c.rank);
   v("world", c.world);
   v("rendezvous", c.rendezvous);
+  v("address", c.address);
+  v("attempt", c.attempt);
+  v("chunks", c.chunks);
+  v("zero", c.zero);
 }
 
 template <typename V>
@@ -221,6 +225,14 @@ absl::Status ValidateRunConfig(const RunConfig& c) {
     return absl::InvalidArgumentError(
         absl::StrCat("parallelism: world is ", p.world, ", but tp x cp x dp x pp is ",
                      p.tp * p.cp * p.dp * p.pp, "; rank is ", p.rank));
+  }
+  if (p.chunks < 1 || p.chunks > 64 || (p.chunks > 1 && p.pp == 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "parallelism.chunks is ", p.chunks, "; allowed are 1 to 64, and 1 without a pipeline"));
+  }
+  if (p.zero != 0 && p.zero != 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("parallelism.zero is ", p.zero, "; this trainer has 0 and 1"));
   }
   return absl::OkStatus();
 }

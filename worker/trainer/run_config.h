@@ -119,7 +119,12 @@ struct ParallelismConfig {
   int64_t dp = 1;
   int64_t rank = 0;
   int64_t world = 1;
-  std::string rendezvous;  // host:port of rank 0's store
+  std::string rendezvous;             // host:port of rank 0's store
+  std::string address = "127.0.0.1";  // of the interface that this rank's traffic goes through
+  std::string attempt;                // its name; two attempts at one rendezvous do not meet
+  int64_t chunks = 1;                 // parts of the model a pipeline stage holds, interleaved
+  // 0: every rank of a dp x cp group keeps all; 1: optimizer states are divided over them.
+  int64_t zero = 0;
 };
 
 struct OutputConfig {

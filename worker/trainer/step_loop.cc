@@ -3,14 +3,18 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <utility>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/digest.h"
 #include "base/file.h"
@@ -18,15 +22,22 @@
 #include "base/status_macros.h"
 #include "worker/model/decoder_build.h"
 #include "worker/model/torch_boundary.h"
+#include "worker/parallel/rendezvous.h"
+#include "worker/parallel/watchdog.h"
+#include "worker/parallel/world.h"
+#include "worker/spec/layout.h"
 #include "worker/trainer/adapter_files.h"
 #include "worker/trainer/checkpoint.h"
 #include "worker/trainer/engine.h"
 #include "worker/trainer/flops.h"
 #include "worker/trainer/generator.h"
+#include "worker/trainer/health.h"
 #include "worker/trainer/model_export.h"
 #include "worker/trainer/model_source.h"
 #include "worker/trainer/optimizer.h"
+#include "worker/trainer/parallel_engine.h"
 #include "worker/trainer/schedule.h"
+#include "worker/trainer/sharded_state.h"
 #include "worker/trainer/training_data.h"
 
 namespace graft::trainer {
@@ -45,7 +56,33 @@ int64_t PeakResidentBytes() {
 }
 
 // Where in a run an error arose says what kind it is.
-enum class Phase { kConfig, kModel, kData, kResume, kTrain, kStore };
+enum class Phase { kConfig, kModel, kGather, kData, kResume, kTrain, kStore };
+
+// How long a rank that fails stays, so that the others hear of it from itself; and how long one
+// whose collective broke waits to learn who is to blame. Together they stay below 30 s.
+constexpr double kTellSeconds = 3;
+constexpr double kLearnSeconds = 22;
+constexpr int kExitFailed = 1;
+constexpr int64_t kJudgedSteps = 8;  // that a verdict on the layout is made from
+
+// What the agent hands to a rank beside run.json. The secret does not stay in the environment.
+parallel::RendezvousOptions RendezvousOf(const ParallelismConfig& p) {
+  parallel::RendezvousOptions options;
+  options.rank = p.rank;
+  options.world = p.world;
+  options.address = p.rendezvous;
+  options.attempt = p.attempt;
+  int fd = -1;
+  if (const char* given = std::getenv("GRAFT_RENDEZVOUS_FD");
+      given != nullptr && absl::SimpleAtoi(given, &fd)) {
+    options.listen_fd = fd;
+  }
+  if (const char* secret = std::getenv("GRAFT_ATTEMPT_SECRET"); secret != nullptr) {
+    options.secret = absl::HexStringToBytes(secret);
+    unsetenv("GRAFT_ATTEMPT_SECRET");
+  }
+  return options;
+}
 
 RunFailure Classify(Phase phase, const absl::Status& status) {
   if (absl::IsUnimplemented(status)) {
@@ -60,6 +97,11 @@ RunFailure Classify(Phase phase, const absl::Status& status) {
       return {ErrorCode::kInvalidConfig, status, "mend run.json"};
     case Phase::kModel:
       return {ErrorCode::kInvalidModel, status, "check the model's files"};
+    case Phase::kGather:
+      if (absl::IsInvalidArgument(status)) {
+        return {ErrorCode::kInvalidConfig, status, "mend the layout"};
+      }
+      return {ErrorCode::kRankLost, status, "start all ranks of the attempt anew"};
     case Phase::kData:
       return {ErrorCode::kInvalidDataset, status, "mend the rows that are named"};
     case Phase::kResume:
@@ -69,6 +111,9 @@ RunFailure Classify(Phase phase, const absl::Status& status) {
       return {ErrorCode::kStorage, status, "make room, or check the folder's permissions"};
     case Phase::kTrain:
       break;
+  }
+  if (absl::IsDataLoss(status) || absl::IsUnavailable(status)) {
+    return {ErrorCode::kRankLost, status, "the run goes on from its last checkpoint"};
   }
   if (absl::IsAborted(status)) {
     return {ErrorCode::kDiverged, status, "lower the learning rate, or look at the rows named"};
@@ -84,6 +129,7 @@ std::string IdentityOf(const RunConfig& config, int64_t rows) {
   same.model.name.clear();
   same.dataset.training.clear();
   same.dataset.validation.clear();
+  same.parallelism = {};  // another layout gives the same run
   same.output = {};
   same.checkpoint = {};
   same.resume_from.clear();
@@ -107,6 +153,8 @@ class RunLoop {
     GRAFT_RETURN_IF_ERROR(CheckSupported());
     phase_ = Phase::kModel;
     GRAFT_ASSIGN_OR_RETURN(model_, OpenModel(config_.model.path, config_.dataset.chat_template));
+    phase_ = Phase::kGather;
+    if (config_.parallelism.world > 1) GRAFT_RETURN_IF_ERROR(Gather());
     phase_ = Phase::kData;
     GRAFT_ASSIGN_OR_RETURN(data_, PrepareData(config_, *model_));
     phase_ = Phase::kModel;
@@ -119,14 +167,27 @@ class RunLoop {
     return Finish();
   }
 
+  // The run has failed with `status`. Returns what to say of it: where a collective broke, the
+  // watchdog knows who is to blame and ends the process itself.
+  void TellOthers(const absl::Status& status) {
+    if (watchdog_ == nullptr) return;
+    if (world_->activity().Now().broken) {
+      watchdog_->Stay(kLearnSeconds);
+    } else {
+      watchdog_->Fail(std::string(status.message()));
+      watchdog_->FinishTogether(kTellSeconds);
+    }
+    watchdog_->Stop();
+  }
+
  private:
   absl::Status CheckSupported() const {
     const ParallelismConfig& p = config_.parallelism;
-    if (p.world > 1) {
-      return absl::UnimplementedError(absl::StrCat(
-          "parallelism.world is ", p.world,
-          "; this trainer runs on one rank (tensor, pipeline, context, expert and data "
-          "parallelism are not there)"));
+    if (p.world > 1 && config_.optimizer.kind == OptimizerKind::kAdafactor &&
+        (p.tp > 1 || p.zero > 0)) {
+      return absl::UnimplementedError(
+          "optimizer.kind adafactor together with parallelism.tp or parallelism.zero is not there: "
+          "its rows and columns are of whole tensors; use adamw, lion or sgd");
     }
     const TuningConfig& t = config_.tuning;
     if (config_.precision == Precision::kBf16) {
@@ -144,8 +205,66 @@ class RunLoop {
     return absl::OkStatus();
   }
 
+  bool first_rank() const { return config_.parallelism.rank == 0; }
+
+  // Finds the other ranks.
+  absl::Status Gather() {
+    const ParallelismConfig& p = config_.parallelism;
+    const spec::DecoderSpec& spec = model_->description.spec;
+    const spec::LayoutCheck check =
+        spec::CheckLayout(spec, {.gpus = p.world,
+                                 .tp = p.tp,
+                                 .pp = p.pp,
+                                 .cp = p.cp,
+                                 .ep = p.ep,
+                                 .micro_batch = config_.batch.micro,
+                                 .global_batch = config_.batch.global,
+                                 .sequence = config_.dataset.max_seq_length});
+    GRAFT_RETURN_IF_ERROR(check.status());
+    if (first_rank()) {
+      for (const spec::LayoutRemark& warning : check.warnings) {
+        events_.Warn("LAYOUT", warning.message);
+      }
+    }
+    GRAFT_ASSIGN_OR_RETURN(const parallel::StorePtr store, parallel::Join(RendezvousOf(p)));
+    parallel::WorldOptions options;
+    options.layout = check.layout;
+    options.rank = p.rank;
+    options.address = p.address;
+    options.kv_heads = spec.attention.kv_heads;
+    GRAFT_ASSIGN_OR_RETURN(world_, parallel::World::Create(options, store));
+    watchdog_ = std::make_unique<parallel::Watchdog>(
+        p.rank, p.world, store, world_->activity(),
+        [this](const std::string& message, int64_t step) { OnLost(message, step); });
+    GRAFT_ASSIGN_OR_RETURN(part_, PartOf(*world_, config_, spec));
+    return absl::OkStatus();
+  }
+
+  // On the watchdog's thread, while this rank's own may wait in a collective that never returns.
+  void OnLost(const std::string& message, int64_t step) {
+    events_.Write(ErrorEvent{ErrorCode::kRankLost, message,
+                             "the run goes on from its last checkpoint", step});
+    events_.Close(absl::Seconds(2));
+    LOG_ERROR("the run cannot go on", {{"why", message}});
+    _exit(kExitFailed);
+  }
+
+  CheckpointGang Gang() {
+    CheckpointGang gang;
+    if (world_ == nullptr) return gang;
+    gang.rank = world_->rank();
+    gang.world = world_->size();
+    gang.share = [this](const std::string& key, const std::string& own) {
+      return world_->Share(key, own);
+    };
+    return gang;
+  }
+
+  RankRefs Refs() { return {world_.get(), reducer_.get()}; }
+
   absl::Status Build() {
-    model::BuildOptions options;
+    model::BuildOptions& options = build_options_;
+    if (world_ != nullptr) options.division = part_.division;
     const TuningConfig& t = config_.tuning;
     if (t.kind == TuningKind::kAllWeights) {
       options.train = model::Train::kAllWeights;
@@ -169,17 +288,30 @@ class RunLoop {
     if (config_.activation_checkpointing == ActivationCheckpointing::kFull) {
       decoder_->set_recompute(model::Recompute::kLayers);
     }
-    GRAFT_ASSIGN_OR_RETURN(optimizer_, MakeOptimizer(config_.optimizer, decoder_->store()));
+    if (world_ != nullptr) {
+      reducer_ = std::make_unique<parallel::Reducer>(
+          *world_, decoder_->store(),
+          parallel::Reducer::Options{.shard = config_.parallelism.zero > 0,
+                                     .tied = decoder_->spec().tied_embeddings});
+    }
+    GRAFT_ASSIGN_OR_RETURN(
+        optimizer_, MakeOptimizer(config_.optimizer,
+                                  reducer_ != nullptr ? reducer_->owned() : decoder_->store()));
     GRAFT_ASSIGN_OR_RETURN(Schedule schedule,
                            Schedule::Create(config_.schedule, data_->total_steps));
     schedule_.emplace(std::move(schedule));
-    engine_ = std::make_unique<LocalEngine>(config_, *decoder_, *optimizer_);
+    if (world_ != nullptr) {
+      engine_ = std::make_unique<ParallelEngine>(config_, part_, *world_, *decoder_, *reducer_,
+                                                 *optimizer_);
+    } else {
+      engine_ = std::make_unique<LocalEngine>(config_, *decoder_, *optimizer_);
+    }
     state_.identity = IdentityOf(config_, data_->training.rows());
     if (!config_.checkpoint.folder.empty()) {
       GRAFT_RETURN_IF_ERROR(MakeDirectories(config_.checkpoint.folder));
       checkpoints_ = std::make_unique<Checkpoints>(
           Checkpoints::Options{config_.checkpoint.folder, config_.checkpoint.keep_last,
-                               config_.checkpoint.keep_best},
+                               config_.checkpoint.keep_best, Gang()},
           [this](const absl::StatusOr<SavedCheckpoint>& saved) { OnSaved(saved); });
     }
     return absl::OkStatus();
@@ -194,10 +326,8 @@ class RunLoop {
     state_.plateau_bad = plateau.bad;
     state_.plateau_seen = plateau.seen;
     contents.state = state_;
-    for (const model::Trained& t : decoder_->store().trained()) {
-      contents.trained.emplace_back(t.name, t.value);
-    }
-    contents.optimizer = optimizer_->states();
+    contents.trained = TrainedParts(*decoder_, Refs());
+    contents.optimizer = OptimizerParts(*optimizer_, *decoder_, Refs());
     return contents;
   }
 
@@ -211,8 +341,18 @@ class RunLoop {
           "precision differ from run.json"));
     }
     const CheckpointContents contents = Contents();
-    GRAFT_RETURN_IF_ERROR(ReadCheckpointTensors(folder, contents.trained, contents.optimizer));
+    GRAFT_RETURN_IF_ERROR(
+        ReadCheckpointTensors(folder, state.version, contents.trained, contents.optimizer));
+    if (state.version < kCheckpointVersion) {
+      if (world_ != nullptr) {
+        return absl::FailedPreconditionError(absl::StrCat(folder, " has version ", state.version,
+                                                          ", which one rank alone goes on from"));
+      }
+      GRAFT_RETURN_IF_ERROR(ReadFlatStates(folder, optimizer_->states()));
+    }
+    if (reducer_ != nullptr) reducer_->TakeValues();
     state_ = state;
+    state_.version = kCheckpointVersion;
     optimizer_->set_steps(state.optimizer_steps);
     schedule_->set_plateau(
         {state.plateau_factor, state.plateau_best, state.plateau_bad, state.plateau_seen});
@@ -223,6 +363,10 @@ class RunLoop {
   void Announce() {
     RunEvent run;
     run.device = absl::StrCat("cpu, ", at::get_num_threads(), " threads");
+    if (world_ != nullptr) {
+      absl::StrAppend(&run.device, ", rank ", world_->rank(), " of ", world_->size(), " (",
+                      spec::LayoutText(world_->layout()), ")");
+    }
     run.architecture = model_->description.facts.architecture;
     run.parameters = model_->description.facts.parameters;
     run.trainable_parameters = decoder_->store().trained_elements();
@@ -245,8 +389,9 @@ class RunLoop {
 
   absl::Status Train() {
     while (state_.step < data_->total_steps) {
-      if (control_.terminate() || control_.pause()) {
-        reason_ = control_.pause() ? DoneReason::kPaused : DoneReason::kTerminated;
+      GRAFT_RETURN_IF_ERROR(Listen());
+      if (told_.terminate || told_.pause) {
+        reason_ = told_.pause ? DoneReason::kPaused : DoneReason::kTerminated;
         phase_ = Phase::kStore;
         return SaveCheckpoint();
       }
@@ -262,6 +407,20 @@ class RunLoop {
     return absl::OkStatus();
   }
 
+  // What this rank was told, or any rank: all obey at the same step.
+  absl::Status Listen() {
+    told_ = {control_.terminate(), control_.pause(), control_.TakeCheckpointRequest()};
+    if (world_ == nullptr) return absl::OkStatus();
+    return model::TorchCall("asking the ranks", [&] {
+      at::Tensor flags = at::zeros({3}, at::kFloat);
+      const bool own[] = {told_.terminate, told_.pause, told_.checkpoint};
+      for (int64_t i = 0; i < 3; ++i) flags[i] = own[i] ? 1.0f : 0.0f;
+      world_->all().AllReduce(flags, parallel::Reduce::kMax, "orders from outside");
+      const auto all = flags.accessor<float, 1>();
+      told_ = {all[0] > 0, all[1] > 0, all[2] > 0};
+    });
+  }
+
   // Whether an epoch ends with the first `steps` steps.
   bool IsEpochEnd(int64_t steps) const {
     if (steps == data_->total_steps) return true;
@@ -272,7 +431,8 @@ class RunLoop {
 
   absl::Status OneStep() {
     const auto begin = SteadyClock::now();
-    const data::StepBatch batch = data_->plan->Step(state_.step, 0);
+    const int64_t share = world_ == nullptr ? 0 : world_->place().dp;
+    const data::StepBatch batch = data_->plan->Step(state_.step, static_cast<int>(share));
     const double data_seconds = SecondsSince(begin);
     const double learning_rate = schedule_->LearningRate(state_.step);
     GRAFT_ASSIGN_OR_RETURN(const StepResult result, engine_->Step(batch, learning_rate));
@@ -299,14 +459,43 @@ class RunLoop {
     event.backward_seconds = result.backward_seconds;
     event.optimizer_seconds = result.optimizer_seconds;
     event.communication_seconds = result.communication_seconds;
+    event.idle_seconds = result.idle_seconds;
+    event.slowest_rank = result.slowest_rank;
+    event.slowest_busy_seconds = result.slowest_busy_seconds;
     event.peak_memory_bytes = PeakResidentBytes();
     event.gflops = StepFlops(decoder_->spec(), *decoder_, batch) / event.seconds * 1e-9;
     event.skipped = result.skipped;
+    JudgeStall(result, event.seconds);
     if (state_.step % config_.log_interval == 0 || state_.step == data_->total_steps ||
         result.skipped) {
       events_.Write(event);
     }
     return CountSkipped(result, batch);
+  }
+
+  // Says once where the time goes, from steps that are past the first ones.
+  void JudgeStall(const StepResult& result, double seconds) {
+    if (world_ == nullptr || !first_rank() || judged_ > kJudgedSteps) return;
+    if (++judged_ > 1) {  // the first step is another
+      shares_.seconds += seconds;
+      shares_.busy_seconds += result.busy_seconds;
+      shares_.tensor_seconds += result.tensor_seconds;
+      shares_.sum_seconds += result.communication_seconds - result.tensor_seconds;
+      shares_.idle_seconds += result.idle_seconds;
+    }
+    if (judged_ <= kJudgedSteps) return;
+    spec::TrainingPlan plan;
+    plan.tuning = config_.tuning.kind == TuningKind::kAllWeights ? spec::Tuning::kAllWeights
+                                                                 : spec::Tuning::kLora;
+    plan.lora_rank = config_.tuning.rank;
+    plan.compute = plan.weights = spec::DType::kF32;
+    plan.micro_batch = config_.batch.micro;
+    plan.global_batch = config_.batch.global;
+    plan.sequence = config_.dataset.max_seq_length;
+    plan.layout = world_->layout();
+    const spec::CostModel cost(model_->description);
+    const auto verdict = StallVerdict(cost, plan, shares_);
+    if (verdict.has_value()) events_.Warn("LAYOUT_STALLS", *verdict, state_.step);
   }
 
   absl::Status CountSkipped(const StepResult& result, const data::StepBatch& batch) {
@@ -322,7 +511,7 @@ class RunLoop {
     }
     const std::string message = absl::StrCat(
         "step ", state_.step, " changed nothing: ", result.skip_reason, "; its rows are ", rows);
-    events_.Warn("STEP_SKIPPED", message, state_.step);
+    if (first_rank()) events_.Warn("STEP_SKIPPED", message, state_.step);
     if (++state_.skipped_in_a_row > config_.guards.max_skipped) {
       return absl::AbortedError(absl::StrCat(state_.skipped_in_a_row,
                                              " steps in a row were skipped; the last: ", message));
@@ -356,8 +545,8 @@ class RunLoop {
     event.supervised_tokens = result.supervised_tokens;
     event.seconds = result.seconds;
     event.best = best;
-    events_.Write(event);
-    if (rises && state_.bad_evaluations >= 2 && !warned_overfitting_) {
+    if (first_rank()) events_.Write(event);
+    if (first_rank() && rises && state_.bad_evaluations >= 2 && !warned_overfitting_) {
       warned_overfitting_ = true;
       events_.Warn("OVERFITTING",
                    absl::StrCat("validation loss rises since step ", state_.best_step, ", whose ",
@@ -375,6 +564,18 @@ class RunLoop {
   void KeepBest() { best_values_ = decoder_->store().values().clone(); }
 
   absl::Status Samples() {
+    if (config_.evaluation.sample_prompts.empty() || !first_rank()) return absl::OkStatus();
+    if (!decoder_->division().whole()) {
+      if (!warned_samples_) {
+        events_.Warn("SAMPLES_LEFT_OUT",
+                     "evaluation.sample_prompts are not answered where tp or pp divide the model",
+                     state_.step);
+      }
+      warned_samples_ = true;
+      return absl::OkStatus();
+    }
+    // The others wait at the next step meanwhile.
+    if (world_ != nullptr) world_->activity().EndTraining();
     for (const std::string& prompt : config_.evaluation.sample_prompts) {
       GRAFT_ASSIGN_OR_RETURN(const std::string text, AnswerOnce(*model_, *decoder_, prompt,
                                                                 config_.evaluation.sample_tokens));
@@ -384,14 +585,10 @@ class RunLoop {
   }
 
   absl::Status MaybeCheckpoint(bool epoch_end) {
-    if (checkpoints_ == nullptr) {
-      control_.TakeCheckpointRequest();
-      return absl::OkStatus();
-    }
+    if (checkpoints_ == nullptr) return absl::OkStatus();
     const int64_t interval = config_.checkpoint.interval;
     const bool due = interval > 0 ? state_.step % interval == 0 : epoch_end;
-    const bool asked = control_.TakeCheckpointRequest();
-    if (!due && !asked && state_.step != data_->total_steps) return absl::OkStatus();
+    if (!due && !told_.checkpoint && state_.step != data_->total_steps) return absl::OkStatus();
     return SaveCheckpoint();
   }
 
@@ -426,16 +623,28 @@ class RunLoop {
     newest_checkpoint_ = saved->folder;
   }
 
+  // Writes what the run leaves behind; on the first rank alone where there are several.
+  absl::Status Output() {
+    std::unique_ptr<model::Decoder> whole;
+    if (world_ != nullptr && !decoder_->division().whole()) {
+      const bool merged = config_.tuning.kind == TuningKind::kLoraMerged;
+      GRAFT_ASSIGN_OR_RETURN(whole, GatherDecoder(*model_, build_options_, *decoder_, Refs(),
+                                                  Gang(), config_.output.folder, merged));
+    }
+    if (!first_rank()) return absl::OkStatus();
+    return WriteOutput(config_, *model_, whole != nullptr ? *whole : *decoder_);
+  }
+
   absl::Status Finish() {
     phase_ = Phase::kStore;
+    if (world_ != nullptr) world_->activity().EndTraining();
     if (checkpoints_ != nullptr) GRAFT_RETURN_IF_ERROR(checkpoints_->Wait());
     DoneEvent done;
     const bool ended = reason_ == DoneReason::kCompleted || reason_ == DoneReason::kEarlyStopped;
     if (ended && !config_.output.folder.empty()) {
       if (best_values_.defined()) decoder_->store().values().copy_(best_values_);
       absl::Status written;
-      GRAFT_RETURN_IF_ERROR(model::TorchCall(
-          "writing the output", [&] { written = WriteOutput(config_, *model_, *decoder_); }));
+      GRAFT_RETURN_IF_ERROR(model::TorchCall("writing the output", [&] { written = Output(); }));
       GRAFT_RETURN_IF_ERROR(written);
       done.output_folder = config_.output.folder;
     }
@@ -447,6 +656,12 @@ class RunLoop {
     done.checkpoint_folder = newest_checkpoint_;
     done.seconds = SecondsSince(start_);
     done.peak_memory_bytes = PeakResidentBytes();
+    if (watchdog_ != nullptr) {
+      // Nobody is done before all are: the first rank holds the store, and writes the output.
+      GRAFT_RETURN_IF_ERROR(world_->Share("finished", "").status());
+      watchdog_->FinishTogether(kTellSeconds);
+      watchdog_->Stop();
+    }
     events_.Write(done);
     return absl::OkStatus();
   }
@@ -457,9 +672,21 @@ class RunLoop {
   const SteadyClock::time_point start_;
   Phase phase_ = Phase::kConfig;
 
+  struct Told {
+    bool terminate = false;
+    bool pause = false;
+    bool checkpoint = false;
+  };
+  Told told_;
+
   std::unique_ptr<ModelSource> model_;
   std::unique_ptr<TrainingData> data_;
+  // Null where there is one rank.
+  std::unique_ptr<parallel::World> world_;
+  ModelPart part_;
+  model::BuildOptions build_options_;
   std::unique_ptr<model::Decoder> decoder_;
+  std::unique_ptr<parallel::Reducer> reducer_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<Schedule> schedule_;
   std::unique_ptr<Engine> engine_;
@@ -468,10 +695,15 @@ class RunLoop {
   at::Tensor best_values_;
   bool stop_early_ = false;
   bool warned_overfitting_ = false;
+  bool warned_samples_ = false;
+  int64_t judged_ = 0;  // steps that went into `shares_`, and the first
+  StepShares shares_;
   DoneReason reason_ = DoneReason::kCompleted;
   std::pair<CheckpointState, double> saving_;  // what is being written, and how long a step waited
   std::string newest_checkpoint_;              // the writer sets it; read after Wait alone
-  std::unique_ptr<Checkpoints> checkpoints_;   // last: its thread uses what stands above
+  // Last: their threads use what stands above.
+  std::unique_ptr<Checkpoints> checkpoints_;
+  std::unique_ptr<parallel::Watchdog> watchdog_;
 };
 
 }  // namespace
@@ -481,6 +713,7 @@ absl::Status Run(const RunConfig& config, Control& control, EventWriter& events,
   RunLoop loop(config, control, events);
   const absl::Status status = loop.Go();
   if (!status.ok()) {
+    loop.TellOthers(status);
     const RunFailure failure = Classify(loop.phase(), status);
     events.Write(
         ErrorEvent{failure.code, std::string(status.message()), failure.hint, loop.step()});

@@ -1,8 +1,15 @@
 #include "worker/trainer/tensor_files.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/check.h"
+#include "base/file.h"
 #include "base/status_macros.h"
 #include "worker/spec/byte_source.h"
 
@@ -27,6 +34,24 @@ spec::DType FileType(at::ScalarType type) {
   return spec::DType::kF32;
 }
 
+constexpr int64_t kFloatBytes = static_cast<int64_t>(sizeof(float));
+
+// Where the part's tensor stands in the file.
+absl::StatusOr<spec::TensorInfo> Expect(const spec::TensorIndex& index, const std::string& path,
+                                        const TensorPart& part) {
+  const auto found = index.find(part.name);
+  if (found == index.end()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " lacks tensor ", part.name));
+  }
+  const spec::TensorInfo& info = found->second;
+  if (info.shape != part.whole || info.dtype != spec::DType::kF32) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": tensor ", part.name, " is ", spec::DTypeName(info.dtype), " [",
+        absl::StrJoin(info.shape, ", "), "], wanted F32 [", absl::StrJoin(part.whole, ", "), "]"));
+  }
+  return info;
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<std::string>> WriteTensors(const std::string& folder,
@@ -47,6 +72,57 @@ absl::StatusOr<std::vector<std::string>> WriteTensors(const std::string& folder,
         static_cast<const char*>(whole.const_data_ptr()), static_cast<size_t>(whole.nbytes()))));
   }
   return writer->Finish();
+}
+
+TensorPart WholePart(std::string name, at::Tensor value) {
+  TensorPart part;
+  part.name = std::move(name);
+  part.whole = value.sizes().vec();
+  part.runs = {{0, 0, value.numel()}};
+  part.value = std::move(value);
+  return part;
+}
+
+absl::Status WriteParts(const std::string& path, const TensorParts& parts) {
+  GRAFT_ASSIGN_OR_RETURN(const spec::TensorIndex index, ListTensors(path));
+  const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, path);
+  for (const TensorPart& part : parts) {
+    if (!part.writes) continue;
+    GRAFT_ASSIGN_OR_RETURN(const spec::TensorInfo info, Expect(index, path, part));
+    const at::Tensor value = part.value.contiguous();
+    const char* bytes = static_cast<const char*>(value.const_data_ptr());
+    for (const TensorPart::Run& run : part.runs) {
+      int64_t done = 0;
+      while (done < run.count * kFloatBytes) {
+        const ssize_t wrote = pwrite(fd.get(), bytes + run.begin * kFloatBytes + done,
+                                     static_cast<size_t>(run.count * kFloatBytes - done),
+                                     info.offset + run.whole_begin * kFloatBytes + done);
+        if (wrote < 0 && errno == EINTR) continue;
+        if (wrote < 0) return ErrnoStatus(errno, path);
+        done += wrote;
+      }
+    }
+  }
+  if (fsync(fd.get()) != 0) return ErrnoStatus(errno, path);
+  return absl::OkStatus();
+}
+
+absl::Status ReadParts(const std::string& path, const TensorParts& parts) {
+  GRAFT_ASSIGN_OR_RETURN(const auto source, spec::OpenFile(path));
+  GRAFT_ASSIGN_OR_RETURN(const spec::TensorIndex index, spec::ReadSafetensorsHeader(*source, path));
+  for (const TensorPart& part : parts) {
+    GRAFT_ASSIGN_OR_RETURN(const spec::TensorInfo info, Expect(index, path, part));
+    at::Tensor value = part.value.is_contiguous() ? part.value : part.value.contiguous();
+    char* bytes = static_cast<char*>(value.mutable_data_ptr());
+    for (const TensorPart::Run& run : part.runs) {
+      GRAFT_RETURN_IF_ERROR(source->ReadAt(info.offset + run.whole_begin * kFloatBytes,
+                                           run.count * kFloatBytes,
+                                           bytes + run.begin * kFloatBytes));
+    }
+    if (!part.value.is_contiguous()) at::Tensor(part.value).copy_(value);
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<spec::TensorIndex> ListTensors(const std::string& path) {

@@ -26,6 +26,30 @@ absl::StatusOr<std::vector<std::string>> WriteTensors(const std::string& folder,
 // shape, naming it.
 absl::Status ReadTensors(const std::string& path, const NamedTensors& tensors);
 
+// A rank's numbers of a tensor, which ranks write to one file together. `value` is fp32; its
+// numbers [begin, begin + count) stand at `whole_begin` of the whole tensor, row after row.
+struct TensorPart {
+  struct Run {
+    int64_t begin;
+    int64_t whole_begin;
+    int64_t count;
+  };
+  std::string name;
+  std::vector<int64_t> whole;
+  at::Tensor value;
+  std::vector<Run> runs;
+  bool writes = true;  // of several ranks that hold the same, one writes
+};
+using TensorParts = std::vector<TensorPart>;
+
+// All of a tensor.
+TensorPart WholePart(std::string name, at::Tensor value);
+// Writes the parts of those that `write` into path, a safetensors file that holds their tensors
+// already, and syncs it.
+absl::Status WriteParts(const std::string& path, const TensorParts& parts);
+// Fills every part from path.
+absl::Status ReadParts(const std::string& path, const TensorParts& parts);
+
 // The names and shapes in the file.
 absl::StatusOr<spec::TensorIndex> ListTensors(const std::string& path);
 

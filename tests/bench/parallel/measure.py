@@ -1,0 +1,119 @@
+"""Two Gloo ranks with a thread each against one rank with a thread, on bench-135m with LoRA r=16.
+
+  measure.py BUILD_DIR [dp] [tp] [pp] [memory]
+
+Prints one JSON line a figure and a table. Speed: tokens/s of the timed steps behind one warm-up
+step. Memory: the peak of resident bytes of the fullest rank against what worker/spec estimates for
+it, whose share for the process itself (kCpuResidentExtraBytes) is counted in.
+"""
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+
+BUILD = sys.argv[1]
+PARTS = sys.argv[2:] or ["dp", "tp", "pp", "memory"]
+SEQUENCE, MICRO = 256, 2
+figures = []
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def run(folder, micros, steps, kind="lora", **layout):
+    """Trains; returns the step events of every rank."""
+    world = 1
+    for axis in ("tp", "pp", "dp"):
+        world *= layout.get(axis, 1)
+    share = layout.get("dp", 1)
+    address = f"127.0.0.1:{free_port()}"
+    ranks = []
+    for rank in range(world):
+        config = {
+            "model": {"path": folder},
+            "dataset": {"training": [f"{folder}/rows.jsonl"], "format": "text", "packing": False,
+                        "loss_on": "all", "max_seq_length": SEQUENCE},
+            "tuning": {"kind": kind, "rank": 16},
+            "schedule": {"max_steps": steps, "epochs": 0},
+            "batch": {"global": MICRO * micros * share, "micro": MICRO},
+            "parallelism": dict(layout, world=world, rank=rank, rendezvous=address),
+            "threads": 1, "seed": 1,
+        }
+        path = f"{folder}/run-{rank}.json"
+        with open(path, "w") as f:
+            json.dump(config, f)
+        env = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+        ranks.append(subprocess.Popen([f"{BUILD}/bin/graft-trainer", "--run", path],
+                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env,
+                                      stdin=subprocess.DEVNULL, text=True))
+    outputs = [process.communicate()[0] for process in ranks]
+    steps = []
+    for output in outputs:
+        events = [json.loads(line) for line in output.splitlines()]
+        if not events or events[-1]["event"] != "done":
+            raise SystemExit(f"{layout}: {events[-1:]}")
+        steps.append([e for e in events if e["event"] == "step"])
+    return steps
+
+
+def speed(ranks):
+    timed = ranks[0][1:]
+    return sum(e["tokens"] for e in timed) / sum(e["seconds"] for e in timed)
+
+
+def report(metric, value, base, bar):
+    ratio = value / base
+    figure = dict(bench="parallel", metric=metric, value=round(value, 1), unit="tokens/s",
+                  peer="one rank, one thread", peer_value=round(base, 1), ratio=round(ratio, 3),
+                  bar=bar, ok=ratio >= bar)
+    figures.append(figure)
+    print(json.dumps(figure), flush=True)
+
+
+def memory(folder, kind, micros, **layout):
+    ranks = run(folder, micros, 2, kind, **layout)
+    peak = max(e["peak_memory_bytes"] for steps in ranks for e in steps)
+    world = layout.get("dp", 1)
+    numbers = [layout.get(axis, 1) for axis in ("tp", "pp", "dp")] + [layout.get("zero", 0)]
+    command = [f"{BUILD}/bin/parallel_bench_model", "--estimate", *map(str, numbers), kind,
+               str(MICRO), str(MICRO * micros * world)]
+    estimate = int(subprocess.check_output(command))
+    ratio = peak / estimate
+    name = " ".join(f"{k}={v}" for k, v in layout.items())
+    figure = dict(bench="parallel", metric=f"memory {kind} {name}", value=round(peak / 2**20, 1),
+                  unit="MiB", peer="estimate", peer_value=round(estimate / 2**20, 1),
+                  ratio=round(ratio, 3), bar=1.1, ok=0.9 <= ratio <= 1.1)
+    figures.append(figure)
+    print(json.dumps(figure), flush=True)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.check_call([f"{BUILD}/bin/parallel_bench_model", folder])
+        if "dp" in PARTS or "tp" in PARTS:
+            one = speed(run(folder, 1, 4))
+            if "dp" in PARTS:
+                report("dp=2", speed(run(folder, 1, 4, dp=2)), one, 1.7)
+            if "tp" in PARTS:
+                report("tp=2", speed(run(folder, 1, 4, tp=2)), one, 1.3)
+        if "pp" in PARTS:
+            one = speed(run(folder, 8, 2))
+            report("pp=2, 8 micro-batches", speed(run(folder, 8, 2, pp=2)), one, 1.5)
+        if "memory" in PARTS:
+            memory(folder, "lora", 2, tp=2)
+            memory(folder, "lora", 2, pp=2)
+            memory(folder, "all_weights", 1, tp=2)
+    print(f"\n{'metric':32} {'value':>9} {'unit':9} {'against':>9} {'ratio':>6} {'bar':>5}  ok")
+    for f in figures:
+        print(f"{f['metric']:32} {f['value']:9} {f['unit']:9} {f['peer_value']:9} {f['ratio']:6} "
+              f"{f['bar']:5}  {f['ok']}")
+    print(f"load: {os.getloadavg()[0]:.2f}")
+    sys.exit(any(not f["ok"] for f in figures))
+
+
+main()

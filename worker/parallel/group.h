@@ -1,0 +1,124 @@
+// Some ranks that talk to each other: every collective of the platform is one of these methods, and
+// each names itself (`what`) to the rank's Activity, so that whoever waits can say for what.
+//
+// All members make the same calls in the same order; sends and receives are matched by their tags.
+// Sums have one order of ranks, so that every member gets the same bits. Everything throws
+// c10::Error when a member is lost, which TorchCall (worker/model/torch_boundary.h) turns into a
+// status. One thread drives a group; the Activity must outlive it.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <string>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <vector>
+
+#include "worker/model/division.h"
+#include "worker/parallel/activity.h"
+#include "worker/parallel/topology.h"
+
+namespace graft::parallel {
+
+enum class Reduce { kSum, kMax };
+
+// A collective under way. The tensors live until it has been waited for.
+class Pending {
+ public:
+  Pending() = default;
+  void Wait();
+  bool started() const { return !works_.empty(); }
+
+ private:
+  friend class Group;
+  std::vector<c10::intrusive_ptr<c10d::Work>> works_;
+  std::vector<at::Tensor> kept_;
+  Activity* activity_ = nullptr;
+  const char* what_ = "";
+  const std::string* with_ = nullptr;
+  WaitKind kind_ = WaitKind::kCommunication;
+};
+
+class Group {
+ public:
+  // `backend` may be null where `ranks` is one rank: everything is then done at once.
+  // `kind` is what waits in its collectives count as.
+  Group(Ranks ranks, int64_t own, c10::intrusive_ptr<c10d::Backend> backend, Activity& activity,
+        WaitKind kind = WaitKind::kCommunication);
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
+
+  const Ranks& ranks() const { return ranks_; }
+  int64_t size() const { return static_cast<int64_t>(ranks_.size()); }
+  int64_t index() const { return index_; }  // of this rank
+  Activity& activity() const { return activity_; }
+
+  void AllReduce(at::Tensor& x, Reduce op, const char* what);
+  Pending StartSum(at::Tensor x, const char* what);
+  // Of `x`, as many equal pieces as ranks, each rank gets the sum of its own.
+  at::Tensor SumScatter(const at::Tensor& x, const char* what);
+  // What that sum is made of: `parts` [size(), ...] gets every member's piece for this rank.
+  Pending StartScatter(const at::Tensor& x, at::Tensor parts, const char* what);
+  // The pieces of all ranks, rank after rank along the first dimension.
+  at::Tensor Gather(const at::Tensor& own, const char* what);
+  Pending StartGather(const at::Tensor& own, at::Tensor out, const char* what);
+
+  // To and from the member with that index.
+  Pending Send(at::Tensor x, int64_t to, int tag, const char* what);
+  void Receive(at::Tensor x, int64_t from, int tag, const char* what);
+  Pending StartReceive(at::Tensor x, int64_t from, int tag, const char* what);
+
+  // Rows of `x`, `counts[i]` of them for member i in turn; what came, member after member, of which
+  // member i sent `expected[i]` rows.
+  at::Tensor AllToAll(const at::Tensor& x, const std::vector<int64_t>& counts,
+                      const std::vector<int64_t>& expected, const char* what);
+
+ private:
+  Pending Start(const char* what);
+  // Everybody's piece to everybody: few ranks and little to say.
+  at::Tensor Exchange(const at::Tensor& own, const char* what);
+
+  const Ranks ranks_;
+  const std::string text_;
+  int64_t index_ = 0;
+  const c10::intrusive_ptr<c10d::Backend> backend_;
+  Activity& activity_;
+  const WaitKind kind_;
+};
+
+// A tensor- or context-parallel group as the model's modules see it.
+class TensorExchange final : public model::Exchange {
+ public:
+  explicit TensorExchange(Group& group) : group_(group) {}
+  int64_t size() const override { return group_.size(); }
+  int64_t rank() const override { return group_.index(); }
+  at::Tensor GatherRows(const at::Tensor& own, const char* what) override {
+    return group_.Gather(own, what);
+  }
+  at::Tensor SumScatterRows(const at::Tensor& partial, const char* what) override {
+    return group_.SumScatter(partial, what);
+  }
+  void Sum(at::Tensor& x, const char* what) override { group_.AllReduce(x, Reduce::kSum, what); }
+  void Max(at::Tensor& x, const char* what) override { group_.AllReduce(x, Reduce::kMax, what); }
+
+ private:
+  Group& group_;
+};
+
+// The ranks that hold the experts of a layer together, likewise.
+class ExpertGroup final : public model::ExpertExchange {
+ public:
+  explicit ExpertGroup(Group& group) : group_(group) {}
+  int64_t size() const override { return group_.size(); }
+  int64_t rank() const override { return group_.index(); }
+  std::vector<int64_t> ShareCounts(const std::vector<int64_t>& counts, const char* what) override;
+  at::Tensor AllToAll(const at::Tensor& rows, const std::vector<int64_t>& counts,
+                      const std::vector<int64_t>& expected, const char* what) override {
+    return group_.AllToAll(rows, counts, expected, what);
+  }
+
+ private:
+  Group& group_;
+};
+
+}  // namespace graft::parallel

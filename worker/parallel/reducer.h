@@ -1,0 +1,111 @@
+// From every rank's gradients to their sums, and from updated numbers to everybody's copy.
+//
+// Whatever several ranks hold alike has a partial gradient on each (worker/model/division.h), so
+// one rule serves data, context and tensor parallelism and tied embeddings: a piece's gradient is
+// the sum over the ranks that hold it. Pieces with the same holders are gathered in buckets in the
+// order in which the backward reaches their layers; a bucket's sum starts when the last pass of a
+// step has left its lowest layer, and goes on beside the rest of the backward.
+//
+// With `shard` (ZeRO-1) each holder keeps the sums of its part of a bucket alone, and the optimizer
+// runs over `owned()`: those parts, in a store of their own. Publish() hands the results around.
+//
+// Life cycle: made after the store is allocated and filled; must outlive the passes it observes.
+// One thread.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "worker/model/division.h"
+#include "worker/model/parameter_store.h"
+#include "worker/parallel/world.h"
+
+namespace graft::parallel {
+
+class Reducer final : public model::LayerObserver {
+ public:
+  struct Options {
+    bool shard = false;
+    bool tied = false;  // the embedding is the head: both ends of the pipeline hold it
+    int64_t bucket_bytes = 16 << 20;
+  };
+  Reducer(World& world, model::ParameterStore& store, const Options& options);
+
+  // What the optimizer works on: the store itself, or this rank's share of it.
+  model::ParameterStore& owned() { return options_.shard ? owned_ : store_; }
+  // A share's numbers: [begin, begin + count) of the numbers of `of` as they lie here.
+  struct OwnedPart {
+    const model::Trained* of = nullptr;
+    int64_t begin = 0;
+    int64_t count = 0;
+    model::Trained* own = nullptr;
+  };
+  // Empty unless `shard`.
+  const std::vector<OwnedPart>& parts() const { return parts_; }
+  // The share's values from the store's: after a checkpoint was read into it.
+  void TakeValues();
+
+  // A step begins. Its last passes may start sums as they go, once `armed`.
+  void Begin() {
+    own_finite_ = true;
+    armed_ = false;
+  }
+  void Arm(bool armed) { armed_ = armed; }
+  // Starts what has not begun and waits for all. Gradients are then sums.
+  void Finish();
+  // The sum of squares of the sums, each number counted by one rank; over all ranks it is the
+  // square of the gradient's norm.
+  double OwnSquares();
+  // After the update: every holder's values.
+  void Publish();
+  // Whether this rank's own gradients of the last step were finite before they were summed.
+  bool own_finite() const { return own_finite_; }
+  // A digest of the values that the ranks of each group hold alike: it differs where one of them
+  // has gone astray. In the same order on every member of a group.
+  std::vector<std::pair<const Group*, uint64_t>> Digests() const;
+
+  void Entered(int64_t layer) override;
+  void BackwardPassed(int64_t layer) override;
+
+ private:
+  struct Range {
+    const model::Trained* of;
+    int64_t begin;  // in the flat buffers
+    int64_t count;
+  };
+  struct Bucket {
+    Group* group = nullptr;
+    std::vector<Range> ranges;
+    int64_t elements = 0;
+    int64_t layer = 0;  // the lowest
+    int64_t share = 0;  // numbers of one holder, with ZeRO-1
+    std::vector<OwnedPart> parts;
+    // While its sum is under way.
+    at::Tensor buffer;
+    at::Tensor shares;  // ZeRO-1: every holder's partial sums of this rank's share
+    Pending pending;
+  };
+
+  void MakeBuckets();
+  void MakeShares(Bucket& bucket);
+  void Start(Bucket& bucket);
+  void End(Bucket& bucket);
+  at::Tensor Pack(const Bucket& bucket, const at::Tensor& flat, int64_t padded) const;
+  void Unpack(const Bucket& bucket, const at::Tensor& packed, at::Tensor& flat) const;
+
+  World& world_;
+  model::ParameterStore& store_;
+  const Options options_;
+  std::vector<Bucket> buckets_;  // from the last layer to the first
+  std::vector<OwnedPart> parts_;
+  model::ParameterStore owned_;
+  bool armed_ = false;
+  bool own_finite_ = true;
+  size_t started_ = 0;
+};
+
+}  // namespace graft::parallel

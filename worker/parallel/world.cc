@@ -1,0 +1,103 @@
+#include "worker/parallel/world.h"
+
+#include <algorithm>
+#include <set>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "worker/model/torch_boundary.h"
+#include "worker/parallel/gloo_backend.h"
+
+namespace graft::parallel {
+
+namespace {
+
+constexpr std::chrono::hours kShareTimeout(24);
+
+}  // namespace
+
+World::World(const WorldOptions& options, StorePtr store)
+    : options_(options), place_(PlaceOf(options.layout, options.rank)), store_(std::move(store)) {}
+
+absl::StatusOr<std::unique_ptr<World>> World::Create(const WorldOptions& options, StorePtr store) {
+  GRAFT_CHECK(options.rank >= 0 && options.rank < options.layout.world()) << options.rank;
+  auto world = absl::WrapUnique(new World(options, std::move(store)));
+  GRAFT_RETURN_IF_ERROR(model::TorchCall("connecting the ranks", [&world] { world->Connect(); }));
+  return world;
+}
+
+// The same kinds of groups in the same order on every rank; the groups of one kind do not overlap,
+// so no two ranks wait for each other.
+void World::Connect() {
+  const spec::Layout& l = options_.layout;
+  const int64_t rank = options_.rank;
+  all_ = Make("all", AllRanks(l));
+  tensor_ = Make("tensor", TensorRanks(l, rank), WaitKind::kTensor);
+  context_ = Make("context", ContextRanks(l, rank));
+  pipeline_ = Make("pipeline", PipelineRanks(l, rank), WaitKind::kPipeline);
+  experts_ = Make("experts", ExpertRanks(l, rank), WaitKind::kExperts);
+  expert_holders_ = Make("expert holders", ExpertHolderRanks(l, rank));
+  std::set<int64_t> copies = {1, l.tp};
+  if (options_.kv_heads > 0) copies.insert(std::max<int64_t>(1, l.tp / options_.kv_heads));
+  for (const int64_t c : copies) Make("holders", HolderRanks(l, rank, c, false));
+  if (l.pp > 1 && (first_stage() || last_stage())) {
+    Make("ends", HolderRanks(l, rank, 1, true));
+  }
+  if (l.tp > 1) tensor_exchange_ = std::make_unique<TensorExchange>(*tensor_);
+  if (l.cp > 1) context_exchange_ = std::make_unique<TensorExchange>(*context_);
+  if (l.ep > 1) expert_exchange_ = std::make_unique<ExpertGroup>(*experts_);
+}
+
+Group* World::Make(const std::string& name, const Ranks& ranks, WaitKind kind) {
+  // The same ranks may stand in groups of two kinds, whose waits count as different things.
+  auto& made = groups_[{ranks, kind}];
+  if (made != nullptr) return made.get();
+  c10::intrusive_ptr<c10d::Backend> backend;
+  if (ranks.size() > 1) {
+    const auto index = std::find(ranks.begin(), ranks.end(), options_.rank) - ranks.begin();
+    const auto prefix = c10::make_intrusive<c10d::PrefixStore>(
+        absl::StrCat("group/", name, "/", RanksText(ranks)), store_);
+    if (backends_ == nullptr) {
+      backends_ = std::make_unique<GlooBackends>(options_.address, options_.timeout);
+    }
+    backend = backends_->Make(prefix, index, static_cast<int64_t>(ranks.size()));
+  }
+  made = std::make_unique<Group>(ranks, options_.rank, std::move(backend), activity_, kind);
+  return made.get();
+}
+
+Group& World::holders(int64_t copies, bool both_ends) {
+  const Ranks ranks = HolderRanks(options_.layout, options_.rank, copies, both_ends);
+  const auto found = groups_.find({ranks, WaitKind::kCommunication});
+  GRAFT_CHECK(found != groups_.end()) << RanksText(ranks);
+  return *found->second;
+}
+
+Group& World::HoldersOf(const model::Trained& trained, const model::Trained::Piece& piece,
+                        bool tied) {
+  if (piece.experts) return *expert_holders_;
+  return holders(piece.copies, tied && trained.name == "embed.weight" && layout().pp > 1);
+}
+
+absl::StatusOr<std::vector<std::string>> World::Share(const std::string& key,
+                                                      const std::string& own) {
+  std::vector<std::string> texts;
+  if (size() == 1) return std::vector<std::string>{own};
+  GRAFT_RETURN_IF_ERROR(model::TorchCall("the ranks' store", [&] {
+    store_->set(absl::StrCat(key, "/", rank()), std::vector<uint8_t>(own.begin(), own.end()));
+    for (int64_t r = 0; r < size(); ++r) {
+      const std::string from = absl::StrCat(key, "/", r);
+      // As long as it takes, an output's writing for instance; the watchdog knows who is gone.
+      store_->wait({from}, kShareTimeout);
+      const auto bytes = store_->get(from);
+      texts.emplace_back(bytes.begin(), bytes.end());
+    }
+  }));
+  return texts;
+}
+
+}  // namespace graft::parallel

@@ -1,0 +1,96 @@
+// One rank's place in a run of several: its groups, made once in a fixed order on every rank, the
+// store behind them, and what it is doing.
+//
+//   GRAFT_ASSIGN_OR_RETURN(auto world, World::Create({.layout = layout, .rank = 3}, store));
+//   world->tensor().Gather(...);
+//
+// Life cycle: made before the model; must outlive every engine and module that uses its groups. One
+// thread drives it; the Activity may be read by others.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "worker/model/division.h"
+#include "worker/model/parameter_store.h"
+#include "worker/parallel/gloo_backend.h"
+#include "worker/parallel/group.h"
+#include "worker/parallel/rendezvous.h"
+#include "worker/parallel/topology.h"
+
+namespace graft::parallel {
+
+struct WorldOptions {
+  spec::Layout layout;
+  int64_t rank = 0;
+  std::string address = "127.0.0.1";  // of the interface that this rank's traffic goes through
+  int64_t kv_heads = 0;               // of the model: how many ranks share one
+  // Until a collective gives up by itself. The watchdog is what finds out earlier.
+  std::chrono::milliseconds timeout = std::chrono::minutes(30);
+};
+
+class World {
+ public:
+  // Connects all groups; every rank of the layout calls it. `store` is null for a world of one.
+  static absl::StatusOr<std::unique_ptr<World>> Create(const WorldOptions& options, StorePtr store);
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
+  const spec::Layout& layout() const { return options_.layout; }
+  int64_t rank() const { return options_.rank; }
+  int64_t size() const { return options_.layout.world(); }
+  const Place& place() const { return place_; }
+  bool first_stage() const { return place_.pp == 0; }
+  bool last_stage() const { return place_.pp == options_.layout.pp - 1; }
+  const StorePtr& store() const { return store_; }
+  Activity& activity() { return activity_; }
+
+  Group& all() { return *all_; }
+  Group& tensor() { return *tensor_; }
+  Group& context() { return *context_; }
+  Group& pipeline() { return *pipeline_; }
+  Group& experts() { return *experts_; }
+  Group& expert_holders() { return *expert_holders_; }
+  // The ranks with the same numbers of a tensor that `copies` neighbouring tensor-parallel ranks
+  // hold (topology.h).
+  Group& holders(int64_t copies, bool both_ends);
+  // Of a piece of `trained`, whose model ties its head to the embedding or not.
+  Group& HoldersOf(const model::Trained& trained, const model::Trained::Piece& piece, bool tied);
+  // What the model's modules call; nullptr where the layout does not divide them so.
+  model::Exchange* tensor_exchange() { return tensor_exchange_.get(); }
+  model::Exchange* context_exchange() { return context_exchange_.get(); }
+  model::ExpertExchange* expert_exchange() { return expert_exchange_.get(); }
+
+  // Every rank's text, by rank, through the store; every rank calls it with the same `key`.
+  absl::StatusOr<std::vector<std::string>> Share(const std::string& key, const std::string& own);
+
+ private:
+  World(const WorldOptions& options, StorePtr store);
+  void Connect();
+  Group* Make(const std::string& name, const Ranks& ranks,
+              WaitKind kind = WaitKind::kCommunication);
+
+  const WorldOptions options_;
+  const Place place_;
+  StorePtr store_;
+  Activity activity_;
+  std::unique_ptr<GlooBackends> backends_;
+  std::map<std::pair<Ranks, WaitKind>, std::unique_ptr<Group>> groups_;
+  Group* all_ = nullptr;
+  Group* tensor_ = nullptr;
+  Group* context_ = nullptr;
+  Group* pipeline_ = nullptr;
+  Group* experts_ = nullptr;
+  Group* expert_holders_ = nullptr;
+  std::unique_ptr<TensorExchange> tensor_exchange_;
+  std::unique_ptr<TensorExchange> context_exchange_;
+  std::unique_ptr<ExpertGroup> expert_exchange_;
+};
+
+}  // namespace graft::parallel

@@ -1,0 +1,420 @@
+#include "worker/trainer/parallel_engine.h"
+
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "worker/method/sft.h"
+#include "worker/model/torch_boundary.h"
+#include "worker/spec/stages.h"
+
+namespace graft::trainer {
+namespace {
+
+using parallel::OpKind;
+using parallel::PipelineOp;
+using parallel::PipelineShape;
+using parallel::Ranks;
+using SteadyClock = std::chrono::steady_clock;
+
+double SecondsSince(SteadyClock::time_point start) {
+  return std::chrono::duration<double>(SteadyClock::now() - start).count();
+}
+
+// A rank's line of what all ranks learn of each other once a step. Digests take two columns each:
+// 32 bits are exact in a double.
+enum Column : int64_t {
+  kLoss,
+  kSquares,
+  kFinite,
+  kBusySeconds,
+  kDigests,
+  kColumns = kDigests + 8,
+};
+
+// Whose digest of a group's numbers is not that of the most.
+Ranks Odd(const Ranks& ranks, const std::vector<uint64_t>& digests) {
+  std::map<uint64_t, size_t> votes;
+  for (uint64_t digest : digests) ++votes[digest];
+  if (votes.size() < 2) return {};
+  const auto most = std::max_element(
+      votes.begin(), votes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  // Without a majority nobody can tell who is right.
+  const bool tie = std::count_if(votes.begin(), votes.end(),
+                                 [&](const auto& v) { return v.second == most->second; }) > 1;
+  Ranks odd;
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    if (tie || digests[i] != most->first) odd.push_back(ranks[i]);
+  }
+  return odd;
+}
+
+}  // namespace
+
+struct ParallelEngine::Summary {
+  double loss = 0;
+  double squares = 0;
+  Ranks not_finite;
+  int64_t slowest = 0;
+  double slowest_seconds = 0;
+};
+
+absl::StatusOr<ModelPart> PartOf(parallel::World& world, const RunConfig& config,
+                                 const spec::DecoderSpec& spec) {
+  const int64_t stages = world.layout().pp;
+  const int64_t chunks = config.parallelism.chunks;
+  if (stages * chunks > spec.num_layers()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "parallelism: ", stages, " stages of ", chunks, " chunks are more than the model's ",
+        spec.num_layers(), " layers; use pp x chunks of at most ", spec.num_layers()));
+  }
+  ModelPart part;
+  part.division.tp = world.layout().tp;
+  part.division.tp_rank = world.place().tp;
+  part.division.tensor = world.tensor_exchange();
+  part.division.context = world.context_exchange();
+  part.division.experts = world.expert_exchange();
+  part.division.embedding = world.first_stage();
+  part.division.head = world.last_stage();
+  // Every token counts for the head where all carry loss; of answers about half do.
+  const double share = config.dataset.loss_on == LossOn::kAll ? 1.0 : 0.5;
+  const auto ranges = spec::CutLayers(spec, config.dataset.max_seq_length, share, stages * chunks);
+  int64_t at = 0;
+  for (int64_t c = 0; c < chunks; ++c) {
+    const auto range = ranges[static_cast<size_t>(c * stages + world.place().pp)];
+    part.division.layers.push_back(range);
+    part.chunks.emplace_back(at, at + range.second - range.first);
+    at = part.chunks.back().second;
+  }
+  return part;
+}
+
+ParallelEngine::ParallelEngine(const RunConfig& config, const ModelPart& part,
+                               parallel::World& world, model::Decoder& decoder,
+                               parallel::Reducer& reducer, Optimizer& optimizer)
+    : config_(config),
+      part_(part),
+      world_(world),
+      decoder_(decoder),
+      reducer_(reducer),
+      optimizer_(optimizer),
+      guard_(config.guards) {
+  decoder_.set_observer(&reducer_);
+}
+
+PipelineShape ParallelEngine::Shape(int64_t micros) const {
+  return {world_.layout().pp, static_cast<int64_t>(part_.chunks.size()), micros};
+}
+
+int64_t ParallelEngine::PartIndex(int64_t chunk) const {
+  return chunk * world_.layout().pp + world_.place().pp;
+}
+
+void ParallelEngine::Cut(Passes& passes) const {
+  if (part_.division.context == nullptr) return;
+  for (const data::MicroBatch* micro : *passes.micros) {
+    const std::vector<int64_t> starts(micro->segment_starts.begin(), micro->segment_starts.end());
+    passes.cuts.push_back(std::make_shared<const model::ContextCut>(
+        model::MakeContextCut(starts, *part_.division.context, world_.layout().tp)));
+  }
+}
+
+at::Tensor ParallelEngine::Activations(const Passes& passes, int64_t micro) const {
+  const int64_t tp = world_.layout().tp;
+  const int64_t all = passes.cuts.empty()
+                          ? static_cast<int64_t>((*passes.micros)[micro]->tokens.size())
+                          : passes.cuts[micro]->rows;
+  return at::empty({(all + tp - 1) / tp, decoder_.spec().hidden}, at::kFloat);
+}
+
+model::Batch ParallelEngine::BatchOf(const Passes& passes, int64_t index) const {
+  const data::MicroBatch& micro = *(*passes.micros)[index];
+  const parallel::Place& own = world_.place();
+  model::Batch batch = method::BatchOf(micro, passes.cuts.empty() ? world_.layout().tp : 1);
+  if (!passes.cuts.empty()) {
+    batch.context = passes.cuts[index];
+    batch.tokens = batch.tokens.index_select(0, batch.context->tokens);
+    batch.positions = batch.positions.index_select(0, batch.context->tokens);
+  }
+  // As one rank would draw them, and alike on every rank that sees these tokens; other data and
+  // context ranks have other masks.
+  const uint64_t place = passes.training ? static_cast<uint64_t>(&micro - passes.first) : 0;
+  const uint64_t pass = static_cast<uint64_t>(own.dp * world_.layout().cp + own.cp) << 48 |
+                        static_cast<uint64_t>(passes.step) << 20 | place;
+  batch.pass = {.training = passes.training,
+                .dropout_seed = static_cast<uint64_t>(config_.seed) * 0x9E3779B97F4A7C15ULL ^ pass};
+  return batch;
+}
+
+model::LossTargets ParallelEngine::TargetsOf(const Passes& passes, int64_t index) const {
+  const data::MicroBatch& micro = *(*passes.micros)[index];
+  if (passes.cuts.empty()) return method::TargetsOf(micro, passes.denominator);
+  // Of this rank's rows, in their order.
+  const model::ContextCut& cut = *passes.cuts[index];
+  std::vector<int64_t> token_of(static_cast<size_t>(cut.rows), -1);
+  for (const auto* pieces : {&cut.early, &cut.late}) {
+    for (const model::ContextCut::Piece& piece : *pieces) {
+      for (int64_t i = 0; i < piece.count; ++i) token_of[piece.row + i] = piece.token + i;
+    }
+  }
+  model::LossTargets targets;
+  targets.denominator = passes.denominator;
+  for (size_t row = 0; row < token_of.size(); ++row) {
+    if (token_of[row] < 0 || micro.targets[token_of[row]] == data::kIgnoreTarget) continue;
+    targets.rows.push_back(static_cast<int64_t>(row));
+    targets.targets.push_back(micro.targets[token_of[row]]);
+  }
+  return targets;
+}
+
+// Without a target a pass changes nothing, and the ranks that share its tokens all leave it out;
+// but where other data ranks' tokens pass this rank's experts, all make as many passes.
+std::vector<const data::MicroBatch*> ParallelEngine::Active(const data::StepBatch& batch) const {
+  std::vector<const data::MicroBatch*> micros;
+  for (const data::MicroBatch& micro : batch.micro_batches) {
+    if (micro.supervised_tokens > 0 || part_.division.experts != nullptr) micros.push_back(&micro);
+  }
+  return micros;
+}
+
+void ParallelEngine::Forward(const PipelineOp& op, Passes& passes) {
+  const auto start = SteadyClock::now();
+  const auto [begin, end] = part_.chunks[op.chunk];
+  Flight& flight = passes.flights[{op.micro, op.chunk}];
+  if (flight.in.defined() && passes.training) flight.in.requires_grad_(true);
+  const model::Batch batch = BatchOf(passes, op.micro);
+  flight.out = decoder_.Through(batch, begin, end, flight.in);
+  if (PartIndex(op.chunk) == world_.layout().pp * Shape(1).chunks - 1) {
+    const model::LossTargets targets = TargetsOf(passes, op.micro);
+    double loss = 0;
+    flight.out = model::HeadLoss(decoder_.head(), flight.out, targets, &loss);
+    passes.result->loss += loss;
+    if (!passes.training) passes.flights.erase({op.micro, op.chunk});
+  }
+  passes.result->forward_seconds += SecondsSince(start);
+}
+
+void ParallelEngine::Backward(const PipelineOp& op, Passes& passes) {
+  const auto start = SteadyClock::now();
+  // After the last micro-batch a chunk's gradients are whole.
+  reducer_.Arm(op.micro == static_cast<int64_t>(passes.micros->size()) - 1);
+  Flight flight = std::move(passes.flights[{op.micro, op.chunk}]);
+  passes.flights.erase({op.micro, op.chunk});
+  const auto came = passes.gradients.find({op.micro, op.chunk});
+  at::Tensor out = std::move(flight.out);
+  flight.out = at::Tensor();
+  if (!out.requires_grad()) {
+    // Nothing is trained here or before.
+  } else if (came == passes.gradients.end()) {
+    out.backward();
+  } else {
+    torch::autograd::backward({out}, {came->second});
+  }
+  out.reset();
+  if (came != passes.gradients.end()) passes.gradients.erase(came);
+  if (flight.in.defined()) {
+    at::Tensor d = flight.in.grad();
+    passes.gradients[{op.micro, op.chunk}] = d.defined() ? d : at::zeros_like(flight.in);
+  }
+  passes.result->backward_seconds += SecondsSince(start);
+}
+
+void ParallelEngine::Run(const PipelineOp& op, const PipelineShape& shape, Passes& passes) {
+  parallel::Group& pipeline = world_.pipeline();
+  const std::pair<int64_t, int64_t> key = {op.micro, op.chunk};
+  const int64_t part = PartIndex(op.chunk);
+  switch (op.kind) {
+    case OpKind::kReceiveForward: {
+      at::Tensor x = Activations(passes, op.micro);
+      pipeline.Receive(x, op.peer, MessageTag(shape, op.micro, part, false),
+                       "pipeline activations");
+      passes.flights[key].in = x;
+      break;
+    }
+    case OpKind::kForward:
+      Forward(op, passes);
+      break;
+    case OpKind::kSendForward: {
+      Flight& flight = passes.flights[key];
+      passes.sends.push_back(pipeline.Send(flight.out.detach(), op.peer,
+                                           MessageTag(shape, op.micro, part + 1, false),
+                                           "pipeline activations"));
+      if (!passes.training) passes.flights.erase(key);
+      break;
+    }
+    case OpKind::kReceiveBackward: {
+      at::Tensor d = Activations(passes, op.micro);
+      pipeline.Receive(d, op.peer, MessageTag(shape, op.micro, part, true), "pipeline gradients");
+      passes.gradients[key] = d;
+      break;
+    }
+    case OpKind::kBackward:
+      Backward(op, passes);
+      break;
+    case OpKind::kSendBackward:
+      passes.sends.push_back(pipeline.Send(std::move(passes.gradients[key]), op.peer,
+                                           MessageTag(shape, op.micro, part - 1, true),
+                                           "pipeline gradients"));
+      passes.gradients.erase(key);
+      break;
+  }
+}
+
+absl::StatusOr<ParallelEngine::Summary> ParallelEngine::Exchange(const StepResult& own) {
+  at::Tensor row = at::zeros({1, kColumns}, at::kDouble);
+  double* columns = row.mutable_data_ptr<double>();
+  // Tensor-parallel ranks of the last stage all have its loss.
+  columns[kLoss] = world_.last_stage() && world_.place().tp == 0 ? own.loss : 0;
+  columns[kSquares] = reducer_.OwnSquares();
+  columns[kFinite] = reducer_.own_finite() ? 1 : 0;
+  columns[kBusySeconds] = own.busy_seconds;
+  int64_t column = kDigests;
+  for (const auto& [group, digest] : reducer_.Digests()) {
+    if (group->size() == 1 || column + 2 > kColumns) continue;
+    columns[column++] = static_cast<double>(digest >> 32);
+    columns[column++] = static_cast<double>(digest & 0xffffffffULL);
+  }
+  const at::Tensor rows = world_.all().Gather(row, "step summary");
+  GRAFT_RETURN_IF_ERROR(CheckDigests(rows));
+  Summary summary;
+  const auto all = rows.accessor<double, 2>();
+  for (int64_t r = 0; r < world_.size(); ++r) {
+    summary.loss += all[r][kLoss];
+    summary.squares += all[r][kSquares];
+    if (all[r][kFinite] == 0) summary.not_finite.push_back(r);
+    if (all[r][kBusySeconds] > summary.slowest_seconds) {
+      summary.slowest = r;
+      summary.slowest_seconds = all[r][kBusySeconds];
+    }
+  }
+  return summary;
+}
+
+absl::Status ParallelEngine::CheckDigests(const at::Tensor& rows) const {
+  const auto all = rows.accessor<double, 2>();
+  int64_t column = kDigests;
+  for (const auto& [group, digest] : reducer_.Digests()) {
+    if (group->size() == 1 || column + 2 > kColumns) continue;
+    std::vector<uint64_t> digests;
+    for (const int64_t r : group->ranks()) {
+      digests.push_back(static_cast<uint64_t>(all[r][column]) << 32 |
+                        static_cast<uint64_t>(all[r][column + 1]));
+    }
+    column += 2;
+    const Ranks odd = Odd(group->ranks(), digests);
+    if (odd.empty()) continue;
+    return absl::DataLossError(
+        absl::StrCat("rank ", parallel::RanksText(odd), " has come apart from ranks ",
+                     parallel::RanksText(group->ranks()),
+                     ": numbers that they hold alike differ; seen in \"step summary\" of ranks ",
+                     parallel::RanksText(world_.all().ranks())));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> ParallelEngine::Step(const data::StepBatch& batch,
+                                                double learning_rate) {
+  world_.activity().SetStep(batch.step + 1);
+  world_.activity().TakeSeconds();
+  StepResult result;
+  const std::vector<const data::MicroBatch*> micros = Active(batch);
+  Passes passes;
+  passes.micros = &micros;
+  passes.denominator = static_cast<double>(std::max<int64_t>(batch.supervised_tokens, 1));
+  passes.training = true;
+  passes.step = batch.step;
+  passes.first = batch.micro_batches.data();
+  passes.result = &result;
+  parallel::Activity::Seconds waited;
+  GRAFT_RETURN_IF_ERROR(model::TorchCall("a training step", [&] {
+    decoder_.store().ZeroGradients();
+    reducer_.Begin();
+    Cut(passes);
+    if (!micros.empty()) {
+      const PipelineShape shape = Shape(static_cast<int64_t>(micros.size()));
+      auto& schedule = schedules_[shape.micros];
+      if (schedule.empty()) schedule = parallel::MakeSchedule(shape);
+      for (const PipelineOp& op : schedule[world_.place().pp]) Run(op, shape, passes);
+    }
+    for (parallel::Pending& send : passes.sends) send.Wait();
+    waited = world_.activity().TakeSeconds();
+    reducer_.Finish();
+  }));
+  // Waits for the neighbours stand beside the passes, collectives of tensor parallelism in them.
+  result.busy_seconds = result.forward_seconds + result.backward_seconds - waited.communication;
+  result.communication_seconds =
+      waited.communication + world_.activity().TakeSeconds().communication;
+  result.tensor_seconds = waited.tensor;
+  result.idle_seconds = waited.pipeline;
+  absl::StatusOr<Summary> summary = absl::InternalError("no summary");
+  GRAFT_RETURN_IF_ERROR(model::TorchCall("a step's summary", [&] { summary = Exchange(result); }));
+  if (!summary.ok()) return summary.status();
+  result.loss = summary->loss;
+  result.grad_norm = std::sqrt(summary->squares);
+  result.slowest_rank = summary->slowest;
+  result.slowest_busy_seconds = summary->slowest_seconds;
+  if (!summary->not_finite.empty()) {
+    result.skip_reason = absl::StrCat("the gradients of rank ",
+                                      parallel::RanksText(summary->not_finite), " are not finite");
+  }
+  const auto start = SteadyClock::now();
+  guard_.Check(result);
+  if (!result.skipped) {
+    result.skip_reason.clear();
+    GRAFT_RETURN_IF_ERROR(model::TorchCall("an update", [&] {
+      optimizer_.Step(learning_rate, ClipScale(result.grad_norm, config_.optimizer.clip_norm));
+      reducer_.Publish();
+    }));
+  }
+  result.optimizer_seconds = SecondsSince(start);
+  return result;
+}
+
+// The data ranks share the micro-batches; every rank learns the sum.
+absl::StatusOr<EvalResult> ParallelEngine::Evaluate(const data::BatchPlan& plan) {
+  EvalResult result;
+  const auto start = SteadyClock::now();
+  StepResult own;
+  const spec::Layout& layout = world_.layout();
+  int64_t index = 0;
+  // Where experts are divided over data ranks, these make the same passes and one of them counts.
+  const bool together = part_.division.experts != nullptr;
+  at::Tensor sum;
+  GRAFT_RETURN_IF_ERROR(model::TorchCall("an evaluation", [&] {
+    const at::NoGradGuard no_grad;
+    for (int64_t step = 0; step < plan.steps(); ++step) {
+      const data::StepBatch batch = plan.Step(step, 0);
+      std::vector<const data::MicroBatch*> micros;
+      for (const data::MicroBatch& micro : batch.micro_batches) {
+        result.supervised_tokens += micro.supervised_tokens;
+        if (micro.supervised_tokens == 0) continue;
+        if (together || index++ % layout.dp == world_.place().dp) micros.push_back(&micro);
+      }
+      if (micros.empty()) continue;
+      Passes passes;
+      passes.micros = &micros;
+      passes.result = &own;
+      Cut(passes);
+      const PipelineShape shape = Shape(static_cast<int64_t>(micros.size()));
+      for (const PipelineOp& op : parallel::ForwardSchedule(shape, world_.place().pp)) {
+        Run(op, shape, passes);
+      }
+      for (parallel::Pending& send : passes.sends) send.Wait();
+    }
+    const bool counts =
+        world_.last_stage() && world_.place().tp == 0 && (!together || world_.place().dp == 0);
+    sum = at::full({1}, counts ? own.loss : 0.0, at::kDouble);
+    world_.all().AllReduce(sum, parallel::Reduce::kSum, "evaluation loss");
+  }));
+  result.loss =
+      sum.item<double>() / static_cast<double>(std::max<int64_t>(result.supervised_tokens, 1));
+  result.seconds = SecondsSince(start);
+  return result;
+}
+
+}  // namespace graft::trainer

@@ -1,0 +1,234 @@
+// Several ranks as processes: what they leave behind is what one rank does, and a rank that dies,
+// stops or comes apart ends the attempt within half a minute, by name, with a checkpoint to go on
+// from.
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "base/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/tier.h"
+#include "worker/spec/byte_source.h"
+#include "worker/spec/safetensors.h"
+#include "worker/trainer/test_run.h"
+
+namespace graft::trainer {
+namespace {
+
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+
+constexpr absl::Duration kPromised = absl::Seconds(30);
+
+class RanksTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/graft_ranks_test_XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    folder_ = name;
+    WriteTinyRun(folder_);
+    config_.model.path = folder_ + "/model";
+    config_.dataset.training = {folder_ + "/train.jsonl"};
+    config_.dataset.validation = {folder_ + "/train.jsonl"};
+    config_.dataset.max_seq_length = 64;
+    config_.tuning.rank = 4;
+    config_.schedule.epochs = 2;
+    config_.batch.global = 4;
+    config_.checkpoint.interval = 4;
+    config_.threads = 1;
+    config_.seed = 11;
+  }
+  void TearDown() override { RemoveTree(folder_).IgnoreError(); }
+
+  void Into(const std::string& name) {
+    config_.output.folder = folder_ + "/out-" + name;
+    config_.checkpoint.folder = folder_ + "/checkpoints-" + name;
+  }
+
+  // Rank 0 gets a socket that listens already, as from its agent.
+  int Listen() {
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof(address);
+    GRAFT_CHECK(bind(fd, reinterpret_cast<sockaddr*>(&address), length) == 0);
+    GRAFT_CHECK(listen(fd, SOMAXCONN) == 0);
+    getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length);
+    config_.parallelism.rendezvous = "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+    return fd;
+  }
+
+  void Start() {
+    ParallelismConfig& p = config_.parallelism;
+    p.world = p.tp * p.pp * p.dp;
+    const int fd = p.world > 1 ? Listen() : -1;
+    ranks_.clear();
+    for (p.rank = 0; p.rank < p.world; ++p.rank) {
+      const std::string run = folder_ + "/run-" + std::to_string(p.rank) + ".json";
+      WriteTestFile(run, FormatRunConfig(config_));
+      ranks_.push_back(std::make_unique<TrainerProcess>(run, p.rank == 0 ? fd : -1));
+    }
+    p.rank = 0;
+    if (fd >= 0) close(fd);
+  }
+
+  // The events of every rank, once all have ended.
+  std::vector<std::vector<Event>> Finish() {
+    std::vector<std::vector<Event>> events(ranks_.size());
+    std::vector<std::thread> readers;
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      readers.emplace_back([this, r, &events] { events[r] = ranks_[r]->ReadToEnd(); });
+    }
+    for (std::thread& reader : readers) reader.join();
+    for (const auto& rank : ranks_) rank->Wait();
+    return events;
+  }
+
+  std::vector<std::vector<Event>> RunAll() {
+    Start();
+    return Finish();
+  }
+
+  // The largest difference of two adapters.
+  double Difference(const std::string& a, const std::string& b) {
+    const auto read = [&](const std::string& name) {
+      const std::string path = folder_ + "/out-" + name + "/adapter_model.safetensors";
+      auto source = spec::OpenFile(path);
+      GRAFT_CHECK(source.ok()) << source.status();
+      auto index = spec::ReadSafetensorsHeader(**source, path);
+      GRAFT_CHECK(index.ok()) << index.status();
+      std::vector<float> all;
+      for (const auto& [tensor, info] : *index) {
+        std::vector<float> values(static_cast<size_t>(info.elements()));
+        GRAFT_CHECK_OK(
+            (*source)->ReadAt(info.offset, info.bytes, reinterpret_cast<char*>(values.data())));
+        all.insert(all.end(), values.begin(), values.end());
+      }
+      return all;
+    };
+    const std::vector<float> x = read(a), y = read(b);
+    EXPECT_EQ(x.size(), y.size());
+    double most = 0;
+    for (size_t i = 0; i < std::min(x.size(), y.size()); ++i) {
+      most = std::max(most, std::abs(static_cast<double>(x[i]) - y[i]));
+    }
+    return most;
+  }
+
+  std::string folder_;
+  RunConfig config_;
+  std::vector<std::unique_ptr<TrainerProcess>> ranks_;
+};
+
+double LossOf(const std::vector<Event>& events, int64_t step) {
+  for (const Event& event : events) {
+    const auto* s = std::get_if<StepEvent>(&event);
+    if (s != nullptr && s->step == step) return s->loss;
+  }
+  return std::nan("");
+}
+
+TEST_F(RanksTest, ProcessesLeaveBehindWhatOneRankDoes) {
+  Into("one");
+  const auto one = RunAll();
+  ASSERT_TRUE(std::holds_alternative<DoneEvent>(one[0].back())) << FormatEvent(one[0].back(), 0);
+  Into("many");
+  config_.parallelism.tp = config_.parallelism.pp = 2;
+  const auto many = RunAll();
+  for (const auto& events : many) {
+    ASSERT_FALSE(events.empty());
+    ASSERT_TRUE(std::holds_alternative<DoneEvent>(events.back())) << FormatEvent(events.back(), 0);
+  }
+  for (int64_t step = 1; step <= 12; ++step) {
+    EXPECT_NEAR(LossOf(many[0], step), LossOf(one[0], step), 1e-5);
+    EXPECT_EQ(LossOf(many[3], step), LossOf(many[0], step)) << "ranks tell of different losses";
+  }
+  EXPECT_LE(Difference("one", "many"), 1e-6);
+  EXPECT_NEAR(*std::get<DoneEvent>(many[0].back()).validation_loss,
+              *std::get<DoneEvent>(one[0].back()).validation_loss, 1e-5);
+}
+
+TEST_F(RanksTest, ACheckpointOfOneLayoutGoesOnUnderAnother) {
+  Into("whole");
+  RunAll();
+  Into("half");
+  config_.parallelism.tp = config_.parallelism.pp = 2;
+  config_.schedule.max_steps = 0;
+  Start();
+  // Ends by itself; the checkpoint of step 4 is what the rest goes on from.
+  Finish();
+  config_.resume_from = folder_ + "/checkpoints-half/step-000008";
+  config_.parallelism = {.dp = 2, .zero = 1};
+  Into("rest");
+  const auto rest = RunAll();
+  ASSERT_FALSE(rest[0].empty());
+  ASSERT_TRUE(std::holds_alternative<DoneEvent>(rest[0].back())) << FormatEvent(rest[0].back(), 0);
+  EXPECT_EQ(std::get<RunEvent>(rest[0].front()).first_step, 8);
+  EXPECT_LE(Difference("whole", "rest"), 1e-6);
+}
+
+class FaultTest : public RanksTest, public ::testing::WithParamInterface<std::pair<int, int>> {};
+
+// {signal, rank that gets it}
+TEST_P(FaultTest, EndsTheAttemptByNameAndTheRunGoesOn) {
+  const auto [signal, victim] = GetParam();
+  Into("fault");
+  config_.parallelism.dp = 2;
+  config_.schedule.epochs = 4000;  // it would last for long
+  Start();
+  const size_t other = victim == 0 ? 1 : 0;
+  bool saved = false;
+  ranks_[0]->ReadEvents([&](const Event& event) {
+    saved = saved || std::holds_alternative<CheckpointEvent>(event);
+    return !saved;
+  });
+  ASSERT_TRUE(saved);
+  const absl::Time struck = absl::Now();
+  kill(ranks_[static_cast<size_t>(victim)]->pid(), signal);
+  const std::vector<Event> events = ranks_[other]->ReadToEnd();
+  EXPECT_LT(absl::Now() - struck, kPromised);
+  ASSERT_FALSE(events.empty());
+  const auto* error = std::get_if<ErrorEvent>(&events.back());
+  ASSERT_NE(error, nullptr) << FormatEvent(events.back(), 0);
+  EXPECT_EQ(error->code, ErrorCode::kRankLost);
+  EXPECT_THAT(error->message, HasSubstr("rank " + std::to_string(victim) + " is lost"));
+  EXPECT_THAT(error->message, HasSubstr("at step "));
+  EXPECT_THAT(error->message,
+              AnyOf(HasSubstr("gradient sums"), HasSubstr("step summary"),
+                    HasSubstr("orders from outside"), HasSubstr("evaluation loss")));
+  ranks_.clear();
+
+  config_.resume_from = config_.checkpoint.folder;
+  config_.schedule.epochs = 4000;
+  Start();
+  bool stepped = false;
+  ranks_[0]->ReadEvents([&](const Event& event) {
+    stepped = stepped || std::holds_alternative<StepEvent>(event);
+    return !stepped && !std::holds_alternative<ErrorEvent>(event);
+  });
+  EXPECT_TRUE(stepped) << "it does not go on";
+}
+
+std::vector<std::pair<int, int>> Faults() {
+  std::vector<std::pair<int, int>> faults = {{SIGKILL, 1}, {SIGSTOP, 0}};
+  if (testing::CurrentTier() != testing::Tier::kDefault) {
+    faults.insert(faults.end(), {{SIGKILL, 0}, {SIGSTOP, 1}});
+  }
+  return faults;
+}
+
+INSTANTIATE_TEST_SUITE_P(Signals, FaultTest, ::testing::ValuesIn(Faults()), [](const auto& info) {
+  return std::string(info.param.first == SIGKILL ? "Kill" : "Stop") + "Rank" +
+         std::to_string(info.param.second);
+});
+
+}  // namespace
+}  // namespace graft::trainer

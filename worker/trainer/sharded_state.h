@@ -1,0 +1,37 @@
+// What a rank holds of a run's numbers, as parts of the whole tensors: for checkpoints, and for an
+// output that is the same whatever the layout was.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/model/decoder.h"
+#include "worker/model/decoder_build.h"
+#include "worker/parallel/reducer.h"
+#include "worker/parallel/world.h"
+#include "worker/trainer/checkpoint.h"
+#include "worker/trainer/model_source.h"
+#include "worker/trainer/optimizer.h"
+
+namespace graft::trainer {
+
+// Both null on one rank.
+struct RankRefs {
+  parallel::World* world = nullptr;
+  parallel::Reducer* reducer = nullptr;
+};
+
+TensorParts TrainedParts(model::Decoder& decoder, const RankRefs& ranks);
+// Flat states become one part for each tensor ("exp_avg.<tensor>"); others stay as they are.
+TensorParts OptimizerParts(Optimizer& optimizer, model::Decoder& decoder, const RankRefs& ranks);
+
+// The whole decoder on rank 0 with the trained numbers of all ranks, null on the others; brought
+// together through a file in `folder`, which all ranks see; with the frozen weights where
+// `with_frozen`. `options` are those that it was built with. Every rank calls it.
+absl::StatusOr<std::unique_ptr<model::Decoder>> GatherDecoder(
+    const ModelSource& model, model::BuildOptions options, model::Decoder& decoder,
+    const RankRefs& ranks, const CheckpointGang& gang, const std::string& folder, bool with_frozen);
+
+}  // namespace graft::trainer
