@@ -72,8 +72,10 @@ run_fuzzers() {
     case "$(basename "$target")" in *"$part"*) ;; *) continue ;; esac
     echo "== fuzz $(basename "$target") for $seconds s"
     mkdir -p "$build/corpus/$(basename "$target")"
+    local seeds="tests/fuzz/seeds/$(basename "$target")"
     if "$target" -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 -print_final_stats=0 \
-        -artifact_prefix="$build/corpus/" "$build/corpus/$(basename "$target")" >"$build/fuzz.log" 2>&1; then
+        -artifact_prefix="$build/corpus/" "$build/corpus/$(basename "$target")" \
+        $([ ! -d "$seeds" ] || echo "$seeds") >"$build/fuzz.log" 2>&1; then
       passed=$((passed + 1))
     else
       failed=$((failed + 1)); tail -n 30 "$build/fuzz.log"
