@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/status_matchers.h"
 #include "fileservice/catalog/test_store.h"
@@ -70,15 +71,33 @@ TEST_F(CollectorTest, ACollectionThatWouldTakeTooMuchStops) {
   EXPECT_THAT(test_.Collect(), StatusIs(absl::StatusCode::kFailedPrecondition));
 }
 
+TEST_F(CollectorTest, AFullDiskStillDeletesAndGivesSpaceBack) {
+  ASSERT_THAT(test_.MakeFileset("data"), IsOk());
+  const Contents kept = {{"f.bin", Bytes(30'000)}};
+  ASSERT_THAT(test_.Publish("data", {{"f.bin", Bytes(200'000)}}), IsOk());
+  ASSERT_THAT(test_.Publish("data", kept), IsOk());
+  test_.files().set_available_bytes(1 << 20);
+  ASSERT_THAT(test_.catalog().SetRef({"ws", "data"}, "prod", 2, 0, ""), IsOk());  // finds it out
+  EXPECT_THAT(test_.Publish("data", {{"g.bin", Bytes(1'000)}}),
+              StatusIs(absl::StatusCode::kResourceExhausted));
+  const int64_t before = test_.PackBytes();
+  ASSERT_THAT(test_.catalog().DeleteVersion({"ws", "data"}, 1), IsOk());
+  ASSERT_THAT(test_.Collect(), IsOk());
+  EXPECT_LT(test_.PackBytes(), before - 100'000);
+  EXPECT_EQ(*test_.Read("data", "prod"), kept);
+}
+
 // The most repeated fault of the systems that came before: a collection beside uploads that refer
 // to what it is about to take.
 TEST_F(CollectorTest, NothingIsMissingAfterCollectionsBesideUploadsAndDeletions) {
-  constexpr int kClients = 8;
-  const int rounds = testing::ByTier(40, 400, 4000);
-  for (int i = 0; i < kClients; ++i)
+  constexpr int kClients = 24;
+  const int rounds = testing::ByTier(15, 200, 200);
+  const absl::Time end = absl::Now() + absl::Minutes(testing::ByTier(0, 0, 10));
+  for (int i = 0; i < kClients; ++i) {
     ASSERT_THAT(test_.MakeFileset(absl::StrCat("data", i)), IsOk());
+  }
   std::vector<std::string> pool;
-  for (int i = 0; i < 24; ++i) pool.push_back(Bytes(8'000));
+  for (int i = 0; i < kClients; ++i) pool.push_back(Bytes(8'000));
   std::atomic<bool> stop{false};
   std::thread collector([&] {
     while (!stop) {
@@ -90,7 +109,7 @@ TEST_F(CollectorTest, NothingIsMissingAfterCollectionsBesideUploadsAndDeletions)
     clients.emplace_back([&, client] {
       SeededRandom random(static_cast<uint64_t>(client));
       const std::string fileset = absl::StrCat("data", client);
-      for (int round = 0; round < rounds; ++round) {
+      for (int round = 0; round < rounds || absl::Now() < end; ++round) {
         std::map<std::string, std::string> contents;
         for (int i = 0; i < 3; ++i) {
           contents[absl::StrCat("f", i)] = pool[random.Uniform(pool.size())];
