@@ -173,7 +173,7 @@ void ChunkStore::FinishBatch(Batch& batch, absl::Status status) {
     }
     const auto end = waiters_.upper_bound(finished_);
     for (auto at = waiters_.begin(); at != end; ++at) {
-      answers.emplace_back(std::move(at->second), DecidedStatus(at->first));
+      answers.emplace_back(std::move(at->second), DecidedStatus(at->first, at->first));
     }
     waiters_.erase(waiters_.begin(), end);
     disk_full_ = free.ok() && *free < options_.reserve_bytes;
@@ -187,9 +187,10 @@ void ChunkStore::FinishBatch(Batch& batch, absl::Status status) {
   for (const auto& [done, answer] : answers) done(answer);
 }
 
-absl::Status ChunkStore::DecidedStatus(Ticket ticket) {
-  const auto failure = failed_.find(ticket);
-  return failure == failed_.end() ? absl::OkStatus() : failure->second;
+absl::Status ChunkStore::DecidedStatus(Ticket first, Ticket last) {
+  const auto failure = failed_.lower_bound(first);
+  const bool lost = failure != failed_.end() && failure->first <= last;
+  return lost ? failure->second : absl::OkStatus();
 }
 
 void ChunkStore::OnDurable(Ticket ticket, std::function<void(absl::Status)> done) {
@@ -201,7 +202,7 @@ void ChunkStore::OnDurable(Ticket ticket, std::function<void(absl::Status)> done
       waiters_.emplace(ticket, std::move(done));
       return;
     }
-    status = DecidedStatus(ticket);
+    status = DecidedStatus(ticket, ticket);
   }
   done(status);
 }
@@ -213,11 +214,11 @@ void ChunkStore::Hurry(Ticket ticket) {
   work_.Signal();
 }
 
-absl::Status ChunkStore::WaitDurable(Ticket ticket) {
-  Hurry(ticket);
+absl::Status ChunkStore::WaitDurable(Ticket first, Ticket last) {
+  Hurry(last);
   MutexLock lock(mu_);
-  while (finished_ < ticket && !(ticket == open_->ticket && open_->empty())) room_.Wait(mu_);
-  return DecidedStatus(ticket);
+  while (finished_ < last && !(last == open_->ticket && open_->empty())) room_.Wait(mu_);
+  return DecidedStatus(first, last);
 }
 
 absl::Status ChunkStore::SealOpenPack() {

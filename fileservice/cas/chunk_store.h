@@ -84,8 +84,10 @@ class ChunkStore {
   // Calls `done` once the batch is durable or lost; at once if that is known. `done` runs on the
   // store's thread and must not block.
   void OnDurable(Ticket ticket, std::function<void(absl::Status)> done);
-  // Commits without waiting for more and returns when that is done.
-  absl::Status WaitDurable(Ticket ticket);
+  // Commits without waiting for more and returns when that is done: what became of the batch, or of
+  // the first of several that was lost.
+  absl::Status WaitDurable(Ticket ticket) { return WaitDurable(ticket, ticket); }
+  absl::Status WaitDurable(Ticket first, Ticket last);
   // Commits the batch soon, without waiting for it.
   void Hurry(Ticket ticket);
 
@@ -140,7 +142,8 @@ class ChunkStore {
   void FinishBatch(Batch& batch, absl::Status status);
   // Gives up everything that is laid out, because the pack it would lie in cannot be trusted.
   void DropOpenBatch(const absl::Status& status) GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status DecidedStatus(Ticket ticket) GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Of the first batch from `first` to `last` that was lost.
+  absl::Status DecidedStatus(Ticket first, Ticket last) GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::unique_ptr<Batch> NewBatch() GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Append(absl::string_view bytes) GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AppendZeros(size_t count) GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -1,7 +1,5 @@
 #include "fileservice/catalog/backup.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "fileservice/cas/encoding.h"
@@ -83,7 +81,8 @@ absl::StatusOr<ChunkId> BackupWriter::Put(RecordKind kind, const std::string& by
   GRAFT_ASSIGN_OR_RETURN(
       const ChunkStore::PutResult put,
       store_.Put({.id = id, .raw = bytes, .kind = kind, .verified = true, .session = lease_}));
-  last_ = std::max(last_, put.ticket);
+  if (first_ == 0) first_ = put.ticket;
+  last_ = put.ticket;
   return id;
 }
 
@@ -132,7 +131,7 @@ absl::StatusOr<ChunkId> BackupWriter::AddState(const FilesetState& state) {
 
 absl::Status BackupWriter::Finish() {
   GRAFT_RETURN_IF_ERROR(EndPages());
-  return store_.WaitDurable(last_);
+  return store_.WaitDurable(first_, last_);
 }
 
 }  // namespace graft::fileservice

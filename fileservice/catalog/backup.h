@@ -68,6 +68,8 @@ class BackupWriter {
   const std::string lease_;
   std::string pages_;               // encoded, on their way into one record
   std::vector<FilePage*> waiting_;  // those in pages_
+  // Of what was put; none: 0.
+  ChunkStore::Ticket first_ = 0;
   ChunkStore::Ticket last_ = 0;
 };
 

@@ -312,6 +312,7 @@ absl::Status Collector::Compact(uint32_t pack) {
         return absl::OkStatus();
       }));
   GRAFT_ASSIGN_OR_RETURN(const auto file, store_->OpenPack(pack));
+  ChunkStore::Ticket first = 0;
   ChunkStore::Ticket last = 0;
   for (const Candidate& candidate : rows) {
     std::string stored(candidate.row.stored_bytes, '\0');
@@ -324,8 +325,10 @@ absl::Status Collector::Compact(uint32_t pack) {
     absl::string_view payload = stored;
     if (candidate.row.encoding == ChunkEncoding::kDeltaPlanesZstd) payload.remove_prefix(kIdBytes);
     GRAFT_ASSIGN_OR_RETURN(last, store_->Rewrite(candidate.id, payload, candidate.row));
+    if (first == 0) first = last;
   }
-  return store_->WaitDurable(last);
+  // Every one of them: the pack goes.
+  return store_->WaitDurable(first, last);
 }
 
 }  // namespace graft::fileservice

@@ -170,18 +170,21 @@ absl::Status Reencoder::ReencodeFileset(const FilesetRecord& fileset, Report& re
 absl::Status Reencoder::ReencodeVersion(const std::vector<Piece>& pieces,
                                         const std::map<std::string, Piece>& keyframe,
                                         Report& report) {
+  last_ = 0;
+  ChunkStore::Ticket first = 0;
   for (const Piece& piece : pieces) {
     const auto base = keyframe.find(piece.place);
     if (base == keyframe.end() || base->second.size != piece.size) continue;
     if (base->second.id == piece.id || stays_.contains(piece.id)) continue;
     const absl::Status status = ReencodeChunk(piece, base->second, report);
+    if (first == 0) first = last_;
     if (status.ok()) continue;
     // What is damaged is the scrub's to find again and to mend.
     if (!absl::IsDataLoss(status) && !absl::IsNotFound(status)) return status;
     LOG_WARNING("a chunk was not encoded anew",
                 {{"chunk", ToHex(piece.id)}, {"status", status.ToString()}});
   }
-  return store_.WaitDurable(last_);
+  return store_.WaitDurable(first, last_);
 }
 
 absl::Status Reencoder::ReencodeChunk(const Piece& piece, const Piece& base, Report& report) {

@@ -96,16 +96,18 @@ class TestStore {
     }
     GRAFT_ASSIGN_OR_RETURN(const std::vector<uint32_t> missing,
                            store_->FindMissing("ws", session, ids));
-    ChunkStore::Ticket last = 0;
+    std::vector<ChunkStore::Ticket> tickets;
     for (const uint32_t i : missing) {
       GRAFT_ASSIGN_OR_RETURN(const auto put,
                              store_->Put({.id = ids[i],
                                           .raw = pieces[i],
                                           .compressible = profile == ChunkProfile::kText,
                                           .session = session}));
-      last = put.ticket;
+      tickets.push_back(put.ticket);
     }
-    if (!missing.empty()) GRAFT_RETURN_IF_ERROR(store_->WaitDurable(last));
+    if (!tickets.empty()) {
+      GRAFT_RETURN_IF_ERROR(store_->WaitDurable(tickets.front(), tickets.back()));
+    }
     Entry entry;
     entry.size = size;
     entry.sha256 = Sha256::Of(content);
