@@ -1,6 +1,7 @@
 #include "scheduler/core/core.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,14 +11,16 @@
 namespace graft::scheduler {
 
 Effects Core::Restore(std::vector<Job> jobs, std::vector<std::pair<NodeState, Node>> nodes,
-                      std::vector<Queue> queues, std::vector<QuotaPut> quotas, absl::Time now) {
+                      std::vector<Queue> queues, absl::Time now) {
   now_ = now;
   effects_ = Effects();
-  for (Queue& queue : queues) queues_[queue.name] = queue;
-  for (const QuotaPut& quota : quotas) quotas_[quota.workspace] = quota.devices;
+  for (Queue& queue : queues) {
+    PutShares(queue);
+    queues_[queue.name] = std::move(queue);
+  }
   for (auto& [state, node] : nodes) {
     state.desired_revision = (options_.incarnation << 32) + 1;
-    node.schedulable = state.alive && !state.cordoned && !state.draining;
+    node.schedulable = state.takes_jobs();
     for (Device& device : node.devices) device.holder.clear();
     cluster_.PutNode(std::move(node));
     if (state.alive) {
@@ -25,31 +28,20 @@ Effects Core::Restore(std::vector<Job> jobs, std::vector<std::pair<NodeState, No
       leases_.insert({state.lease_until, state.name});
     }
     effects_.desired_changed.insert(state.name);
-    nodes_[state.name] = std::move(state);
+    NodeState& kept = nodes_[state.name];
+    kept = std::move(state);
+    NoteEnd(kept);
   }
   for (Job& job : jobs) {
     next_sequence_ = std::max(next_sequence_, job.sequence + 1);
     const JobKey key = job.request.key;
     jobs_[key] = std::move(job);
   }
+  RebuildShares();
   for (auto& [key, job] : jobs_) {
     if (job.state == JobState::kQueued) Enqueue(job);
     if (job.state == JobState::kCreated) created_.insert(key);
-    if (!job.attempt.live()) continue;
-    live_.insert(key);
-    for (auto& [node, part] : job.attempt.parts) {
-      const auto it = nodes_.find(node);
-      if (it != nodes_.end()) part.told_at = it->second.desired_revision;
-    }
-    std::vector<DeviceRef> held;
-    for (const DeviceRef& ref : job.attempt.ranks) {
-      if (job.attempt.parts[ref.node].state != PartState::kEnded) held.push_back(ref);
-    }
-    const absl::Status taken = cluster_.Take(held, key);
-    GRAFT_CHECK(taken.ok()) << "the records give one device to two jobs: " << taken.ToString();
-    used_[job.request.workspace] += static_cast<int>(held.size());
-    job.attempt.started = now;
-    CheckTimeLimit(job);
+    if (job.attempt.live()) ReviveAttempt(job);
   }
   // What was being published is asked for again: publishing a session twice gives one version.
   for (const JobKey& key : std::vector<JobKey>(live_.begin(), live_.end())) {
@@ -60,9 +52,48 @@ Effects Core::Restore(std::vector<Job> jobs, std::vector<std::pair<NodeState, No
       FinishAttempt(job);
     }
   }
+  NodesLeave();
   effects_.pass_wanted = true;
   effects_.wake_at = WakeAt();
   return std::move(effects_);
+}
+
+void Core::ReviveAttempt(Job& job) {
+  const JobKey& key = job.request.key;
+  live_.insert(key);
+  for (auto& [name, part] : job.attempt.parts) {
+    const auto node = nodes_.find(name);
+    if (node == nodes_.end()) continue;
+    part.told_at = node->second.desired_revision;
+    if (part.state != PartState::kEnded) node->second.jobs.insert(key);
+  }
+  std::vector<DeviceRef>& held = job.attempt.held;
+  for (const DeviceRef& ref : job.attempt.ranks) {
+    if (job.attempt.parts[ref.node].state != PartState::kEnded) held.push_back(ref);
+  }
+  const absl::Status taken = cluster_.Take(held, key);
+  GRAFT_CHECK(taken.ok()) << "the records give one device to two jobs: " << taken.ToString();
+  job.attempt.started = std::min(job.attempt.started, now_);
+  Hold(job, static_cast<int>(held.size()));
+  if (job.attempt.mode == AttemptMode::kCheckpointAndStop) {
+    job.attempt.stop_at = now_ + options_.checkpoint_grace;
+    alarms_.insert({job.attempt.stop_at, key});
+  }
+  CheckTimeLimit(job);
+}
+
+// From the jobs that are still known, each charged when it ended.
+void Core::RebuildShares() {
+  std::vector<std::pair<absl::Time, const Job*>> ended;
+  for (const auto& [key, job] : jobs_) {
+    if (job.usage.device_seconds > 0) ended.push_back({std::min(job.finished, now_), &job});
+  }
+  std::sort(ended.begin(), ended.end(), [](const auto& a, const auto& b) {
+    return a.first != b.first ? a.first < b.first : a.second->sequence < b.second->sequence;
+  });
+  for (const auto& [at, job] : ended) {
+    shares_.Charge(AccountOf(job->request), 1, absl::Seconds(job->usage.device_seconds), at);
+  }
 }
 
 Effects Core::Step(const Event& event, absl::Time now) {
@@ -75,11 +106,11 @@ Effects Core::Step(const Event& event, absl::Time now) {
 }
 
 absl::Time Core::WakeAt() const {
-  absl::Time at = absl::InfiniteFuture();
+  absl::Time at = pass_deferred_ ? std::min(next_pass_, late_pass_) : late_pass_;
   if (!leases_.empty()) at = std::min(at, leases_.begin()->first);
+  if (!ends_.empty()) at = std::min(at, ends_.begin()->first);
   if (!alarms_.empty()) at = std::min(at, alarms_.begin()->first);
-  for (const auto& [id, call] : calls_) at = std::min(at, call.deadline);
-  for (const auto& [id, when] : call_retries_) at = std::min(at, when);
+  if (!call_alarms_.empty()) at = std::min(at, call_alarms_.begin()->first);
   return at;
 }
 
@@ -92,40 +123,76 @@ absl::Status Core::Apply(const Ticked&) {
     EndLease(nodes_.at(leases_.begin()->second),
              absl::StrCat("it has not synchronised for ", absl::FormatDuration(options_.lease)));
   }
+  NodesLeave();
   while (!alarms_.empty() && alarms_.begin()->first <= now_) {
     const JobKey key = alarms_.begin()->second;
     alarms_.erase(alarms_.begin());
     effects_.pass_wanted = true;
-    if (const auto it = jobs_.find(key); it != jobs_.end()) CheckTimeLimit(it->second);
+    if (const auto it = jobs_.find(key); it != jobs_.end()) LookAt(it->second);
   }
-  std::vector<PublishCall> late;
-  for (const auto& [id, call] : calls_) {
-    if (call.deadline <= now_) late.push_back(call);
-  }
-  for (const PublishCall& call : late) {
-    (void)Apply(
-        CallAnswered{call.id, absl::DeadlineExceededError("the fileservice did not answer"), ""});
-  }
-  std::vector<int64_t> due;
-  for (const auto& [id, when] : call_retries_) {
-    if (when <= now_) due.push_back(id);
-  }
-  for (int64_t id : due) {
-    call_retries_.erase(id);
-    PublishCall& call = calls_.at(id);
+  while (!call_alarms_.empty() && call_alarms_.begin()->first <= now_) {
+    const int64_t id = call_alarms_.begin()->second;
+    call_alarms_.erase(call_alarms_.begin());
+    const auto found = calls_.find(id);
+    if (found == calls_.end()) continue;  // answered
+    PublishCall& call = found->second;
+    if (call.deadline <= now_) {
+      (void)Apply(
+          CallAnswered{id, absl::DeadlineExceededError("the fileservice did not answer"), ""});
+      continue;
+    }
     call.deadline = now_ + options_.call_deadline;
+    call_alarms_.insert({call.deadline, id});
     effects_.calls.push_back(call);
   }
+  if ((pass_deferred_ && next_pass_ <= now_) || late_pass_ <= now_) effects_.pass_wanted = true;
   return absl::OkStatus();
 }
 
+void Core::LookAt(Job& job) {
+  CheckTimeLimit(job);
+  CheckGrace(job);
+  if (job.state == JobState::kQueued) Reconsider(job);
+}
+
 absl::Status Core::Apply(const QueuePut& event) {
+  if (std::abs(event.queue.priority) > kMostQueuePriority) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("priority ", event.queue.priority, " of queue ", event.queue.name,
+                     " is not within ", -kMostQueuePriority, " and ", kMostQueuePriority));
+  }
+  for (const Share& share : event.queue.shares) {
+    if (!(share.weight > 0)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the weight of ", share.workspace, " must be above 0"));
+    }
+  }
+  PutShares(event.queue);
   queues_[event.queue.name] = event.queue;
-  std::map<WaitKey, JobKey> again;
-  for (const auto& [key, job] : waiting_) again[KeyOf(jobs_.at(job))] = job;
-  waiting_ = std::move(again);
+  for (const JobKey& key : std::vector<JobKey>(waiting_.begin(), waiting_.end())) {
+    Job& job = jobs_.at(key);
+    if (job.request.queue == event.queue.name) Reconsider(job);
+  }
   effects_.pass_wanted = true;
   return absl::OkStatus();
+}
+
+void Core::PutShares(const Queue& queue) {
+  const auto account = [&](const Share& share) {
+    return AccountOf({.workspace = share.workspace, .queue = queue.name});
+  };
+  if (const auto before = queues_.find(queue.name); before != queues_.end()) {
+    for (const Share& share : before->second.shares) {
+      quotas_.Remove(account(share));
+      shares_.SetWeight(account(share), 1);
+    }
+  }
+  for (const Share& share : queue.shares) {
+    shares_.SetWeight(account(share), share.weight);
+    if (share.quota < 0) continue;
+    quotas_.Set(account(share), share.quota,
+                share.borrow < 0 ? Quotas::kNoCeiling : share.quota + share.borrow);
+  }
 }
 
 absl::Status Core::Apply(const QueueRemoved& event) {
@@ -135,13 +202,8 @@ absl::Status Core::Apply(const QueueRemoved& event) {
           "queue ", event.queue, " still has the job ", key, " in ", JobStateName(job.state)));
     }
   }
+  PutShares({.name = event.queue});
   queues_.erase(event.queue);
-  return absl::OkStatus();
-}
-
-absl::Status Core::Apply(const QuotaPut& event) {
-  quotas_[event.workspace] = event.devices;
-  effects_.pass_wanted = true;
   return absl::OkStatus();
 }
 
@@ -155,20 +217,8 @@ const NodeState* Core::FindNode(absl::string_view name) const {
   return it == nodes_.end() ? nullptr : &it->second;
 }
 
-int Core::Quota(absl::string_view workspace) const {
-  const auto it = quotas_.find(workspace);
-  return it == quotas_.end() ? -1 : it->second;
-}
-
-int Core::DevicesUsed(absl::string_view workspace) const {
-  const auto it = used_.find(workspace);
-  return it == used_.end() ? 0 : it->second;
-}
-
-std::vector<const Job*> Core::Waiting() const {
-  std::vector<const Job*> list;
-  for (const auto& [key, job] : waiting_) list.push_back(&jobs_.at(job));
-  return list;
+std::string Core::AccountOf(const JobRequest& request) {
+  return absl::StrCat(request.workspace, " in queue ", request.queue);
 }
 
 }  // namespace graft::scheduler

@@ -24,7 +24,9 @@
 #include "absl/time/time.h"
 #include "scheduler/core/effects.h"
 #include "scheduler/core/event.h"
-#include "scheduler/placement/placement.h"
+#include "scheduler/placement/explain.h"
+#include "scheduler/placement/queue_pass.h"
+#include "scheduler/placement/victims.h"
 
 namespace graft::scheduler {
 
@@ -38,7 +40,15 @@ struct CoreOptions {
   absl::Duration first_backoff = absl::Seconds(2);
   absl::Duration longest_backoff = absl::Minutes(2);
   // Blocked jobs for which room is kept while others are backfilled.
-  int reservations = 1;
+  int reservations = 4;
+  // Who is told to take a checkpoint and stop has so long for it, and is stopped then.
+  absl::Duration checkpoint_grace = absl::Minutes(10);
+  // A node that leaves is emptied so long before.
+  absl::Duration leave_notice = absl::Minutes(5);
+  // What a workspace used counts half after so long.
+  absl::Duration share_half_life = absl::Hours(24 * 7);
+  // Searches for jobs to stop in one pass; each costs some 10 ms on 10,000 nodes.
+  int preemption_searches = 2;
 };
 
 struct NodeState {
@@ -51,6 +61,11 @@ struct NodeState {
   // Not stored.
   absl::Time lease_until = absl::InfinitePast();
   int64_t desired_revision = 0;
+  bool leaving = false;                          // its end is near
+  absl::Time empty_at = absl::InfiniteFuture();  // when it will be
+  absl::btree_set<JobKey> jobs;                  // with a part here that has not ended
+
+  bool takes_jobs() const { return alive && !cordoned && !draining && !leaving; }
 };
 
 // One line of a node's desired state.
@@ -70,23 +85,40 @@ struct DesiredPart {
   bool finish_with_best = false;
 };
 
-// Why a job waits, as a stable code and its numbers.
-struct WaitReason {
-  std::string code;
-  std::string text;
+// In either direction. A queue's priority is a band that the jobs' own do not leave.
+inline constexpr int kMostJobPriority = 100'000;
+inline constexpr int kMostQueuePriority = 1000;
+
+// Jobs of a workspace that stand before another one.
+struct JobsAhead {
+  int64_t jobs = 0;
+  int64_t devices = 0;
+};
+
+// Why a job waits. The texts name no job and no workspace but its own.
+struct JobExplanation {
+  bool starts_now = false;          // with the next pass over the queue
+  std::vector<WhyWaiting> reasons;  // the first decides; empty when it does not wait
+  Funnel funnel;
+  // Each was tried and starts the job now.
+  std::vector<Counterfactual> counterfactuals;
+  absl::Time expected_start = absl::InfiniteFuture();  // infinite: not known
+  absl::btree_map<std::string, JobsAhead> ahead;       // by workspace
+  std::vector<JobKey> first_ahead;                     // the first of them, in their order
 };
 
 class Core {
  public:
   explicit Core(CoreOptions options)
       : options_(options),
+        shares_(options.share_half_life),
         last_epoch_(options.incarnation << 32),
         next_call_((options.incarnation << 32) + 1) {}
 
   // Rebuilds the state from records; live nodes are given a fresh lease. Called once, before the
   // first step; the effects are what was under way.
   Effects Restore(std::vector<Job> jobs, std::vector<std::pair<NodeState, Node>> nodes,
-                  std::vector<Queue> queues, std::vector<QuotaPut> quotas, absl::Time now);
+                  std::vector<Queue> queues, absl::Time now);
 
   Effects Step(const Event& event, absl::Time now);
 
@@ -97,28 +129,24 @@ class Core {
   const absl::btree_map<std::string, NodeState>& nodes() const { return nodes_; }
   const absl::btree_map<std::string, Queue>& queues() const { return queues_; }
   const ClusterView& cluster() const { return cluster_; }
-  int Quota(absl::string_view workspace) const;  // negative: none
-  int DevicesUsed(absl::string_view workspace) const;
+  // Quotas and what is held, by account.
+  const Quotas& quotas() const { return quotas_; }
+  // The account that the job's devices count to.
+  static std::string AccountOf(const JobRequest& request);
   // What the node shall be doing, complete.
   std::vector<DesiredPart> Desired(absl::string_view node) const;
-  // Of a job in QUEUED, PAUSED or the like: every reason that keeps it, the first decides.
-  std::vector<WaitReason> Explain(const Job& job, absl::Time now) const;
-  // Jobs that wait, in the order in which they are tried.
+  // Of a job that waits: every reason, what would help, and when it is expected to start. Walks the
+  // queue some times: milliseconds for a long one.
+  JobExplanation Explain(const Job& job, absl::Time now) const;
+  // The same of a job that is not submitted.
+  JobExplanation ExplainUnsubmitted(const JobRequest& request, absl::Time now) const;
+  // The code alone of the first reason, quickly; empty when the job does not wait.
+  absl::string_view WaitCode(const Job& job, absl::Time now) const;
+  // Jobs in QUEUED, in the order in which they are tried; those that may not start are last.
   std::vector<const Job*> Waiting() const;
 
  private:
   friend class InvariantChecker;
-  // The order of the queue: effective priority down, submission up.
-  struct WaitKey {
-    int negative_priority;
-    int64_t sequence;
-    bool operator<(const WaitKey& other) const {
-      return negative_priority != other.negative_priority
-                 ? negative_priority < other.negative_priority
-                 : sequence < other.sequence;
-    }
-  };
-
   absl::Status Apply(const NodeRegistered& event);
   absl::Status Apply(const NodeSynced& event);
   absl::Status Apply(const NodeCommanded& event);
@@ -130,7 +158,6 @@ class Core {
   absl::Status Apply(const NodeDescribed& event);
   absl::Status Apply(const QueuePut& event);
   absl::Status Apply(const QueueRemoved& event);
-  absl::Status Apply(const QuotaPut& event);
   absl::Status Apply(const CallAnswered& event);
   absl::Status Apply(const AttemptTouched& event);
   absl::Status Apply(const Ticked& event);
@@ -139,9 +166,11 @@ class Core {
   // Nodes.
   void EndLease(NodeState& node, absl::string_view why);
   void Refresh(const NodeState& node);
-  void DrainNode(NodeState& node);
+  void DrainNode(NodeState& node, absl::string_view why);
+  void NoteEnd(NodeState& node);
+  void NodesLeave();
   void TouchDesired(const Attempt& attempt);
-  absl::btree_set<JobKey> JobsOn(absl::string_view node) const;
+  std::vector<JobKey> JobsOn(absl::string_view node) const;
 
   // Jobs.
   void Move(Job& job, JobState to, absl::string_view code, absl::string_view reason);
@@ -157,24 +186,60 @@ class Core {
   absl::Status Pause(Job& job, absl::string_view why);
   absl::Status Resume(Job& job);
   absl::Status Ask(Job& job, JobVerb verb);
+  static absl::Status CheckPriority(const JobRequest& request);
+  void LookAt(Job& job);
   void CheckTimeLimit(Job& job);
+  void CheckGrace(Job& job);
+  void Hold(const Job& job, int devices);
+  void Bill(Job& job, const Attempt& over);
+  void ReviveAttempt(Job& job);
+  void RebuildShares();
 
   // The queue.
-  struct Pass;
   void StartValidations();
-  void TryWaiting(Job& job, Pass& pass);
-  absl::StatusOr<Placement> Seek(const ClusterView& view, const Job& job) const;
-  void Reserve(const Job& job, Pass& pass);
-  void StartGang(Job& job, const Placement& placement, absl::string_view how);
+  void StartGang(const PassStart& start);
+  std::string DecisionText(const Job& job, const PassStart& start) const;
   void Start(Job& job, Attempt attempt);
-  void Preempt(const Job& job);
-  int EffectivePriority(const Job& job) const;
-  WaitKey KeyOf(const Job& job) const { return {-EffectivePriority(job), job.sequence}; }
-  bool OverQuota(const Job& job) const;
+  const Queue& QueueOf(const Job& job) const;
+  void PutShares(const Queue& queue);
+  int EffectivePriority(const JobRequest& request) const;
+  WaitingJob ToWaiting(const Job& job) const;
+  // Why it may not start whatever is free; empty: it may.
+  std::vector<WhyWaiting> Holds(const Job& job, absl::Time now) const;
+  bool MayStart(const Job& job) const;
+  // Of a job in QUEUED whose conditions have changed.
+  void Reconsider(Job& job);
   void Enqueue(Job& job);
   void Dequeue(const Job& job);
-  // When the job's attempt will be over, if it has said enough to know; else InfiniteFuture.
-  absl::Time PredictedEnd(const Job& job) const;
+  // How long it will run on from its checkpoint, or from now; infinite where nothing is known.
+  absl::Duration Remaining(const Job& job) const;
+  absl::Duration TimeLimitLeft(const Job& job) const;
+  absl::Time PredictedEnd(const Job& job, absl::Time now) const;
+  PassInput MakePassInput(const FairShare& shares, absl::Time now) const;
+  // What accounts hold, up to now.
+  FairShare SharesAt(absl::Time now) const;
+
+  // Room that is made by stopping others.
+  struct Claim {
+    std::vector<DeviceRef> devices;
+    int victims = 0;
+    bool was_free = false;  // when a pass last began
+  };
+  struct Running;
+  bool ClaimIsFree(const Claim& claim) const;
+  bool ClaimHolds(const JobKey& key, const Claim& claim) const;
+  void DropClaims();
+  void MakeRoom(const std::vector<std::string>& blocked);
+  bool MayMakeRoom(const Job& job) const;
+  Running LookAtRunning() const;
+  bool MakeRoomFor(const Job& job, Running& running);
+  void Preempt(const Job& job, const Victims& victims, Running& running);
+
+  // Explanations.
+  JobExplanation ExplainQueued(const Job& job, const WaitingQueue& queue, absl::Time now) const;
+  void NoteAhead(const WaitingQueue& queue, const PassInput& input, const JobKey& key,
+                 JobExplanation& explanation) const;
+
   absl::Time WakeAt() const;
 
   const CoreOptions options_;
@@ -185,15 +250,25 @@ class Core {
   absl::btree_map<std::string, NodeState> nodes_;
   absl::btree_map<JobKey, Job> jobs_;
   absl::btree_map<std::string, Queue> queues_;
-  absl::btree_map<std::string, int> quotas_;
-  absl::btree_map<std::string, int> used_;               // devices by workspace
-  std::map<WaitKey, JobKey> waiting_;                    // jobs in QUEUED
+  Quotas quotas_;
+  FairShare shares_;
+  absl::btree_map<std::string, absl::Time> charged_;  // until when, by account
+  absl::btree_set<JobKey> waiting_;                   // jobs in QUEUED
+  WaitingQueue queue_;                                // of them, those that may start
+  absl::btree_map<JobKey, Claim> claims_;
+  absl::btree_set<JobKey> sought_;  // jobs whose victims were looked for in this round of passes
+  absl::Time next_pass_ = absl::InfinitePast();  // not before, lest long queues be all that is done
+  // Ends come nearer and shares change though nothing happens: then there is a pass all the same.
+  absl::Time late_pass_ = absl::InfiniteFuture();
+  bool pass_deferred_ = false;
   absl::btree_set<JobKey> created_;                      // jobs in CREATED
   absl::btree_set<JobKey> live_;                         // jobs with a live attempt
   std::set<std::pair<absl::Time, std::string>> leases_;  // of live nodes
+  std::set<std::pair<absl::Time, std::string>> ends_;    // of nodes that leave: when to empty them
   std::set<std::pair<absl::Time, JobKey>> alarms_;       // jobs to look at
   absl::btree_map<int64_t, PublishCall> calls_;
-  absl::btree_map<int64_t, absl::Time> call_retries_;
+  // When a call is given up, or one that was is made again.
+  std::set<std::pair<absl::Time, int64_t>> call_alarms_;
   int64_t last_epoch_;
   // From a range of this life: an answer to an earlier one's call must not be taken for ours.
   int64_t next_call_;

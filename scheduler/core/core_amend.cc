@@ -1,28 +1,38 @@
-// What people change of what is there already: priority and time limit of jobs, a checkpoint or an
-// end asked for, labels and place of nodes.
+// What people change of what is there already: what jobs want, a checkpoint or an end asked for,
+// labels and place of nodes.
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 #include "scheduler/core/core.h"
 
 namespace graft::scheduler {
 
 absl::Status Core::Apply(const JobAmended& event) {
-  const auto it = jobs_.find(event.job);
-  if (it == jobs_.end()) return absl::NotFoundError(absl::StrCat("there is no job ", event.job));
-  Job& job = it->second;
-  if (IsTerminal(job.state)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("job ", event.job, " is already ", JobStateName(job.state)));
+  const auto it = jobs_.find(event.request.key);
+  if (it == jobs_.end()) {
+    return absl::NotFoundError(absl::StrCat("there is no job ", event.request.key));
   }
-  const bool waits = job.state == JobState::kQueued;
-  if (waits) Dequeue(job);
-  job.request.priority = event.priority;
-  job.request.time_limit = event.time_limit;
-  if (waits) Enqueue(job);
-  if (job.attempt.live()) CheckTimeLimit(job);
-  effects_.jobs.insert(event.job);
+  Job& job = it->second;
+  JobRequest& old = job.request;
+  const JobRequest& request = event.request;
+  if (request.workspace != old.workspace || request.queue != old.queue) {
+    return absl::InvalidArgumentError("a job keeps its workspace and queue");
+  }
+  GRAFT_RETURN_IF_ERROR(CheckPriority(request));
+  const bool waits = job.state == JobState::kCreated || job.state == JobState::kQueued ||
+                     job.state == JobState::kPaused;
+  const bool same_gang = request.gang == old.gang && request.other_layouts == old.other_layouts;
+  if (IsTerminal(job.state) || (!waits && !same_gang)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("job ", old.key, " is ", JobStateName(job.state),
+                     waits ? "" : "; what it needs can change only while it waits"));
+  }
+  old = request;
+  effects_.jobs.insert(old.key);
   effects_.pass_wanted = true;
+  claims_.erase(old.key);
+  LookAt(job);
   return absl::OkStatus();
 }
 

@@ -1,9 +1,11 @@
 // Jobs: what people ask of them, and how their attempts go.
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/status_macros.h"
 #include "scheduler/core/core.h"
 #include "scheduler/core/planted.h"
 
@@ -23,6 +25,23 @@ AttemptEnd Combine(AttemptEnd so_far, AttemptEnd next) {
   return std::max(so_far, next);
 }
 
+absl::Status CheckAdmission(const JobRequest& request,
+                            const absl::btree_map<std::string, Queue>& queues) {
+  const auto it = queues.find(request.queue);
+  if (it == queues.end()) return absl::OkStatus();
+  const Queue& queue = it->second;
+  if (queue.mode == QueueMode::kClosed) {
+    return absl::FailedPreconditionError(absl::StrCat("queue ", queue.name, " is closed"));
+  }
+  const bool admitted =
+      queue.shares.empty() ||
+      std::any_of(queue.shares.begin(), queue.shares.end(),
+                  [&](const Share& share) { return share.workspace == request.workspace; });
+  if (admitted) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("queue ", queue.name, " does not admit workspace ", request.workspace));
+}
+
 bool MayHelpToRetry(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
          absl::IsResourceExhausted(status) || absl::IsAborted(status);
@@ -30,13 +49,24 @@ bool MayHelpToRetry(const absl::Status& status) {
 
 }  // namespace
 
+absl::Status Core::CheckPriority(const JobRequest& request) {
+  if (std::abs(request.priority) <= kMostJobPriority) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("priority ", request.priority, " of ", request.key,
+                                                 " is not within ", -kMostJobPriority, " and ",
+                                                 kMostJobPriority));
+}
+
 void Core::Move(Job& job, JobState to, absl::string_view code, absl::string_view reason) {
   GRAFT_CHECK(MayMove(job.state, to))
       << job.request.key << " cannot go from " << std::string(JobStateName(job.state)) << " to "
       << std::string(JobStateName(to));
-  if (job.state == JobState::kQueued) Dequeue(job);
+  if (job.state == JobState::kQueued) {
+    Dequeue(job);
+    job.usage.queued_seconds += absl::ToDoubleSeconds(now_ - job.since);
+  }
   if (job.state == JobState::kCreated) created_.erase(job.request.key);
   job.state = to;
+  job.since = now_;
   if (IsTerminal(to)) job.finished = now_;
   if (to == JobState::kStarting) job.started = std::min(job.started, now_);
   job.reason_code = std::string(code);
@@ -55,12 +85,15 @@ absl::Status Core::Apply(const JobSubmitted& event) {
   if (jobs_.contains(request.key)) {
     return absl::AlreadyExistsError(absl::StrCat("there is a job ", request.key, " already"));
   }
+  GRAFT_RETURN_IF_ERROR(CheckPriority(request));
+  GRAFT_RETURN_IF_ERROR(CheckAdmission(request, queues_));
   Job& job = jobs_[request.key];
   job.request = request;
   job.sequence = next_sequence_++;
   job.created = now_;
   job.checkpoint = {request.start_version, request.start_step, ""};
   job.step = request.start_step;
+  job.since = now_;
   job.reason_code = "CREATED";
   job.reason = "waits for a worker to read its inputs through";
   created_.insert(request.key);
@@ -108,7 +141,7 @@ absl::Status Core::Cancel(Job& job, absl::string_view why) {
     return absl::FailedPreconditionError(
         absl::StrCat("job ", job.request.key, " is already ", JobStateName(job.state)));
   }
-  if (IsTerminal(job.state)) job.state = JobState::kQueued, Enqueue(job);  // 7
+  if (IsTerminal(job.state)) job.state = JobState::kQueued;  // 7
   Move(job, JobState::kCancelling, "CANCELLED", why);
   job.publishing_session.clear();
   if (job.attempt.live()) {
@@ -149,7 +182,7 @@ absl::Status Core::Resume(Job& job) {
   if (job.state == JobState::kQueued && job.request.hold) {
     job.request.hold = false;
     effects_.jobs.insert(job.request.key);
-    effects_.pass_wanted = true;
+    Reconsider(job);
     return absl::OkStatus();
   }
   if (job.state != JobState::kPaused) {
@@ -158,14 +191,20 @@ absl::Status Core::Resume(Job& job) {
                                                       "; only a paused job can be resumed"));
   }
   job.time_is_up = false;
-  job.device_seconds_limited = job.device_seconds;
+  job.device_seconds_limited = job.usage.device_seconds;
   Move(job, JobState::kQueued, "QUEUED", "resumed; waits for devices");
   return absl::OkStatus();
 }
 
 void Core::Tell(Job& job, AttemptMode mode) {
-  if (job.attempt.mode >= mode) return;
-  job.attempt.mode = mode;
+  Attempt& attempt = job.attempt;
+  if (attempt.mode >= mode) return;
+  attempt.mode = mode;
+  attempt.told = std::min(attempt.told, now_);
+  if (mode == AttemptMode::kCheckpointAndStop) {
+    attempt.stop_at = now_ + options_.checkpoint_grace;
+    alarms_.insert({attempt.stop_at, job.request.key});
+  }
   effects_.jobs.insert(job.request.key);
   TouchDesired(job.attempt);
 }
@@ -198,6 +237,7 @@ void Core::Report(Job& job, const std::string& node, const PartReport& report) {
         return entry.second.state == PartState::kRunning ||
                (entry.first == node && report.end == AttemptEnd::kSucceeded);
       });
+  if (all_run && !attempt.validation) attempt.running = std::min(attempt.running, now_);
   if (job.state == JobState::kStarting && all_run) {
     Move(job, JobState::kRunning, "RUNNING", "every rank runs");
   }
@@ -214,7 +254,13 @@ void Core::EndPart(Job& job, const std::string& node, AttemptEnd end, absl::stri
     if (ref.node == node) freed.push_back(ref);
   }
   cluster_.Release(freed, job.request.key);
-  if (!GRAFT_PLANTED(8)) used_[job.request.workspace] -= static_cast<int>(freed.size());
+  if (!GRAFT_PLANTED(8)) Hold(job, -static_cast<int>(freed.size()));
+  attempt.held.erase(std::remove_if(attempt.held.begin(), attempt.held.end(),
+                                    [&](const DeviceRef& ref) { return ref.node == node; }),
+                     attempt.held.end());
+  attempt.device_seconds +=
+      static_cast<double>(freed.size()) * absl::ToDoubleSeconds(now_ - attempt.started);
+  if (const auto on = nodes_.find(node); on != nodes_.end()) on->second.jobs.erase(job.request.key);
   effects_.pass_wanted = true;
   effects_.jobs.insert(job.request.key);
   if (end == AttemptEnd::kNone) end = AttemptEnd::kLost;
@@ -244,19 +290,46 @@ void Core::FinishAttempt(Job& job) {
   if (!job.publishing_session.empty()) return;
   if (attempt.end == AttemptEnd::kSucceeded && job.state != JobState::kCancelling &&
       job.result_version.empty() && !attempt.result_session.empty()) {
-    const bool asked = std::any_of(calls_.begin(), calls_.end(), [&](const auto& call) {
-      return call.second.result && call.second.job == job.request.key &&
-             call.second.attempt == attempt.number;
-    });
-    if (!asked) Publish(job, attempt.result_session, true, job.step);
+    if (!attempt.result_asked) Publish(job, attempt.result_session, true, job.step);
+    attempt.result_asked = true;
     return;
   }
   const Attempt over = std::exchange(job.attempt, Attempt());
   live_.erase(job.request.key);
-  job.device_seconds +=
-      static_cast<double>(over.ranks.size()) * absl::ToDoubleSeconds(now_ - over.started);
+  for (const auto& [node, part] : over.parts) {
+    if (const auto on = nodes_.find(node); on != nodes_.end()) {
+      on->second.jobs.erase(job.request.key);
+    }
+  }
+  Bill(job, over);
   effects_.jobs.insert(job.request.key);
   Settle(job, over);
+}
+
+// What an attempt that is over has used.
+void Core::Bill(Job& job, const Attempt& over) {
+  job.usage.device_seconds += over.device_seconds;
+  const double devices = static_cast<double>(over.ranks.size());
+  if (over.running <= now_) {
+    job.usage.busy_device_seconds += devices * absl::ToDoubleSeconds(now_ - over.running);
+    if (IsBad(over.end)) {
+      const absl::Time kept = std::max(over.running, job.checkpoint.published);
+      job.usage.lost_device_seconds += devices * std::max(0.0, absl::ToDoubleSeconds(now_ - kept));
+    }
+  }
+  if (job.state == JobState::kPreempting) {
+    ++job.usage.preemptions;
+    job.usage.preempted_seconds += absl::ToDoubleSeconds(now_ - over.told);
+  }
+}
+
+// The job's account holds so many devices more.
+void Core::Hold(const Job& job, int devices) {
+  const std::string account = AccountOf(job.request);
+  absl::Time& until = charged_.try_emplace(account, now_).first->second;
+  shares_.Charge(account, quotas_.Used(account), now_ - until, now_);
+  until = now_;
+  quotas_.Charge(account, devices);
 }
 
 void Core::Settle(Job& job, const Attempt& over) {
@@ -339,6 +412,7 @@ void Core::Publish(Job& job, const std::string& session, bool result, int64_t st
                    .step = step,
                    .deadline = now_ + options_.call_deadline};
   calls_[call.id] = call;
+  call_alarms_.insert({call.deadline, call.id});
   effects_.calls.push_back(std::move(call));
 }
 
@@ -351,12 +425,13 @@ absl::Status Core::Apply(const CallAnswered& event) {
                       found->second.state != JobState::kCancelling &&
                       (call.result || found->second.publishing_session == call.session);
   if (wanted && MayHelpToRetry(event.status)) {
+    if (call.deadline == absl::InfiniteFuture()) return absl::OkStatus();  // it will be
+    call_alarms_.erase({call.deadline, call.id});
     it->second.deadline = absl::InfiniteFuture();
-    call_retries_[call.id] = now_ + options_.first_backoff;
+    call_alarms_.insert({now_ + options_.first_backoff, call.id});
     return absl::OkStatus();
   }
   calls_.erase(it);
-  call_retries_.erase(call.id);
   if (!wanted && !GRAFT_PLANTED(12)) return absl::OkStatus();
   if (found == jobs_.end()) return absl::OkStatus();  // 12
   Job& job = found->second;
@@ -371,11 +446,19 @@ absl::Status Core::Apply(const CallAnswered& event) {
     }
   } else {
     job.publishing_session.clear();
-    if (event.status.ok()) job.checkpoint = {event.version, call.step, call.session};
+    if (event.status.ok()) job.checkpoint = {event.version, call.step, call.session, now_};
     TouchDesired(job.attempt);
   }
   if (job.attempt.live()) FinishAttempt(job);
   return absl::OkStatus();
+}
+
+// Of what it had when its attempt began, or has now that it waits.
+absl::Duration Core::TimeLimitLeft(const Job& job) const {
+  if (job.request.time_limit <= absl::ZeroDuration()) return absl::InfiniteDuration();
+  const Layout& layout = job.attempt.live() ? job.attempt.layout : job.request.gang.layout;
+  const double used = (job.usage.device_seconds - job.device_seconds_limited) / layout.world();
+  return std::max(absl::ZeroDuration(), job.request.time_limit - absl::Seconds(used));
 }
 
 void Core::CheckTimeLimit(Job& job) {
@@ -383,9 +466,7 @@ void Core::CheckTimeLimit(Job& job) {
       job.attempt.validation || job.time_is_up) {
     return;
   }
-  const double used = (job.device_seconds - job.device_seconds_limited) /
-                      static_cast<double>(std::max<size_t>(job.attempt.ranks.size(), 1));
-  const absl::Time ends = job.attempt.started + job.request.time_limit - absl::Seconds(used);
+  const absl::Time ends = job.attempt.started + TimeLimitLeft(job);
   if (now_ < ends) {
     alarms_.insert({ends, job.request.key});
     return;
@@ -400,6 +481,12 @@ void Core::CheckTimeLimit(Job& job) {
     job.reason = std::string(reason);
   }
   Tell(job, AttemptMode::kCheckpointAndStop);
+}
+
+// A checkpoint that does not come must not keep devices for ever.
+void Core::CheckGrace(Job& job) {
+  if (!job.attempt.live() || job.attempt.mode != AttemptMode::kCheckpointAndStop) return;
+  if (now_ >= job.attempt.stop_at) Tell(job, AttemptMode::kStop);
 }
 
 }  // namespace graft::scheduler

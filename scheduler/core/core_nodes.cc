@@ -9,18 +9,14 @@
 
 namespace graft::scheduler {
 
-absl::btree_set<JobKey> Core::JobsOn(absl::string_view node) const {
-  absl::btree_set<JobKey> on;
-  for (const JobKey& key : live_) {
-    const Attempt& attempt = jobs_.at(key).attempt;
-    const auto part = attempt.parts.find(node);
-    if (part != attempt.parts.end() && part->second.state != PartState::kEnded) on.insert(key);
-  }
-  return on;
+std::vector<JobKey> Core::JobsOn(absl::string_view node) const {
+  const auto it = nodes_.find(node);
+  if (it == nodes_.end()) return {};
+  return {it->second.jobs.begin(), it->second.jobs.end()};
 }
 
 void Core::Refresh(const NodeState& node) {
-  cluster_.SetSchedulable(node.name, node.alive && !node.cordoned && !node.draining);
+  cluster_.SetSchedulable(node.name, node.takes_jobs());
   effects_.nodes.insert(node.name);
   effects_.pass_wanted = true;
 }
@@ -57,6 +53,8 @@ absl::Status Core::Apply(const NodeRegistered& event) {
   Node view = event.node;
   for (Device& device : view.devices) device.holder.clear();
   cluster_.PutNode(std::move(view));
+  NoteEnd(node);
+  NodesLeave();
   Refresh(node);
   effects_.desired_changed.insert(name);
   return absl::OkStatus();
@@ -117,11 +115,11 @@ absl::Status Core::Apply(const NodeCommanded& event) {
   node.draining = event.verb == NodeVerb::kDrain;
   node.why = event.verb == NodeVerb::kUncordon ? "" : event.why;
   Refresh(node);
-  if (node.draining) DrainNode(node);
+  if (node.draining) DrainNode(node, "is being drained");
   return absl::OkStatus();
 }
 
-void Core::DrainNode(NodeState& node) {
+void Core::DrainNode(NodeState& node, absl::string_view why) {
   for (const JobKey& key : JobsOn(node.name)) {
     Job& job = jobs_.at(key);
     if (job.attempt.validation) {
@@ -129,10 +127,29 @@ void Core::DrainNode(NodeState& node) {
     } else if (job.state == JobState::kStarting || job.state == JobState::kRunning) {
       const bool session = job.request.kind == GangKind::kGenerate;
       Move(job, JobState::kPreempting, "DRAINING",
-           absl::StrCat("node ", node.name, " is being drained; ",
+           absl::StrCat("node ", node.name, " ", why, "; ",
                         session ? "the session ends" : "the job takes a checkpoint and moves"));
       Tell(job, AttemptMode::kCheckpointAndStop);
     }
+  }
+}
+
+// The node has said anew until when it stays.
+void Core::NoteEnd(NodeState& node) {
+  ends_.erase({node.empty_at, node.name});
+  node.leaving = false;
+  node.empty_at = cluster_.Find(node.name)->available_until - options_.leave_notice;
+  if (node.empty_at != absl::InfiniteFuture()) ends_.insert({node.empty_at, node.name});
+}
+
+void Core::NodesLeave() {
+  while (!ends_.empty() && ends_.begin()->first <= now_) {
+    const auto it = nodes_.find(ends_.begin()->second);
+    ends_.erase(ends_.begin());
+    if (it == nodes_.end()) continue;
+    it->second.leaving = true;
+    Refresh(it->second);
+    if (!GRAFT_PLANTED(19)) DrainNode(it->second, "leaves soon");  // 19: what runs there stays
   }
 }
 
@@ -143,9 +160,10 @@ absl::Status Core::Apply(const NodeRemoved& event) {
   }
   if (const auto on = JobsOn(event.node); !on.empty()) {
     return absl::FailedPreconditionError(
-        absl::StrCat("node ", event.node, " still runs ", *on.begin(), "; drain it first"));
+        absl::StrCat("node ", event.node, " still runs ", on.front(), "; drain it first"));
   }
   leases_.erase({it->second.lease_until, event.node});
+  ends_.erase({it->second.empty_at, event.node});
   nodes_.erase(it);
   cluster_.RemoveNode(event.node);
   effects_.nodes.erase(event.node);

@@ -1,6 +1,6 @@
-// The queue: which waiting job starts where, who makes room, and why the others wait.
+// The queue: which waiting job starts where.
 #include <algorithm>
-#include <optional>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,140 +12,182 @@
 namespace graft::scheduler {
 namespace {
 
-// Jobs of one class want the same: where one does not fit, none does.
-std::string ClassOf(const Job& job) {
-  const GangRequest& gang = job.request.gang;
-  const Layout& layout = gang.layout;
-  return absl::StrCat(layout.tp, ",", layout.cp, ",", layout.dp, ",", layout.pp, ",", layout.ep,
-                      "|", gang.device_kind, "|", gang.min_memory_bytes, "|",
-                      absl::StrJoin(gang.labels, ",", absl::PairFormatter("=")), "|",
-                      absl::StrJoin(gang.tolerations, ","), "|", gang.allow_tp_across_domains);
+// What a pass costs, about: each class that waits is tried, and when one is blocked each gang that
+// runs is looked at. One that costs more than kQuickPass is followed by a pause of so many times
+// its cost, so that a queue of any length takes a small share of the loop's time.
+constexpr absl::Duration kCostOfClass = absl::Microseconds(4);
+constexpr absl::Duration kCostOfGang = absl::Microseconds(1);
+constexpr absl::Duration kQuickPass = absl::Milliseconds(2);
+constexpr int kPausePerCost = 10;
+constexpr absl::Duration kLongestPause = absl::Seconds(30);  // while something is blocked
+// A gang that was told to stop is taken to be gone after so long.
+constexpr absl::Duration kLeaving = absl::Seconds(30);
+constexpr size_t kMostNamed = 16;
+
+std::string Names(const std::vector<std::string>& names) {
+  if (names.size() <= kMostNamed) return absl::StrJoin(names, ", ");
+  return absl::StrCat(absl::StrJoin(names.begin(), names.begin() + kMostNamed, ", "), " and ",
+                      names.size() - kMostNamed, " more");
 }
 
 }  // namespace
 
-// One walk along the queue.
-struct Core::Pass {
-  absl::btree_set<std::string> no_fit;  // classes
-  int reserved = 0;                     // blocked jobs that room is kept for
-  // The cluster without the room that is kept; none while nothing is.
-  std::optional<ClusterView> outside;
-  absl::Time shadow = absl::InfiniteFuture();  // when the kept room is needed
-};
-
-int Core::EffectivePriority(const Job& job) const {
-  const auto queue = queues_.find(job.request.queue);
-  return job.request.priority + (queue == queues_.end() ? 0 : queue->second.priority);
+const Queue& Core::QueueOf(const Job& job) const {
+  static const auto* none = new Queue();
+  const auto it = queues_.find(job.request.queue);
+  return it == queues_.end() ? *none : it->second;
 }
 
-void Core::Enqueue(Job& job) { waiting_[KeyOf(job)] = job.request.key; }
-void Core::Dequeue(const Job& job) { waiting_.erase(KeyOf(job)); }
-
-bool Core::OverQuota(const Job& job) const {
-  const int quota = Quota(job.request.workspace);
-  return quota >= 0 && !GRAFT_PLANTED(13) &&
-         DevicesUsed(job.request.workspace) + job.request.gang.layout.world() > quota;
+int Core::EffectivePriority(const JobRequest& request) const {
+  const auto queue = queues_.find(request.queue);
+  const int band = queue == queues_.end() ? 0 : queue->second.priority;
+  return band * (2 * kMostJobPriority + 1) + request.priority;
 }
 
-absl::Time Core::PredictedEnd(const Job& job) const {
-  absl::Time end = absl::InfiniteFuture();
-  if (job.step_seconds > 0 && job.steps_total > job.step) {
-    end = now_ + absl::Seconds(job.step_seconds * static_cast<double>(job.steps_total - job.step));
+WaitingJob Core::ToWaiting(const Job& job) const {
+  const Queue& queue = QueueOf(job);
+  return {.id = job.request.key,
+          .account = AccountOf(job.request),
+          .priority = EffectivePriority(job.request),
+          .sequence = job.sequence,
+          .gang = job.request.gang,
+          .other_layouts = job.request.other_layouts,
+          .rather_not = job.failed_nodes,
+          .estimate = Remaining(job),
+          .passes_others = queue.backfill,
+          .shares = queue.fair};
+}
+
+bool Core::MayStart(const Job& job) const {
+  return !job.request.hold && job.not_before <= now_ &&
+         (QueueOf(job).mode != QueueMode::kHeld ||
+          GRAFT_PLANTED(18));  // 18: a held queue starts jobs
+}
+
+// One that may not start is left out: an alarm, a resume or its queue's change brings it back here.
+void Core::Enqueue(Job& job) {
+  waiting_.insert(job.request.key);
+  if (MayStart(job)) queue_.Add(ToWaiting(job));
+}
+
+void Core::Dequeue(const Job& job) {
+  waiting_.erase(job.request.key);
+  queue_.Remove(job.request.key);
+  claims_.erase(job.request.key);
+}
+
+void Core::Reconsider(Job& job) {
+  queue_.Remove(job.request.key);
+  if (job.state == JobState::kQueued && MayStart(job)) queue_.Add(ToWaiting(job));
+  effects_.pass_wanted = true;
+}
+
+absl::Duration Core::Remaining(const Job& job) const {
+  const int64_t step = job.attempt.live() ? job.step : job.checkpoint.step;
+  absl::Duration left = job.request.expected_run_time;
+  if (job.step_seconds > 0 && job.steps_total > step) {
+    left = absl::Seconds(job.step_seconds * static_cast<double>(job.steps_total - step));
   }
-  if (job.request.time_limit > absl::ZeroDuration()) {
-    end = std::min(end, std::max(now_, job.attempt.started) + job.request.time_limit);
+  return std::min(left, TimeLimitLeft(job));
+}
+
+absl::Time Core::PredictedEnd(const Job& job, absl::Time now) const {
+  const Attempt& attempt = job.attempt;
+  if (attempt.mode != AttemptMode::kRun) return now + kLeaving;
+  const bool measured = job.step_seconds > 0 && job.steps_total > job.step;
+  const absl::Time end = (measured ? now : attempt.started) + Remaining(job);
+  // What has outlived its estimate is believed to go on for a tenth of its age.
+  return end > now ? end : now + (now - attempt.started) / 10;
+}
+
+FairShare Core::SharesAt(absl::Time now) const {
+  FairShare shares = shares_;
+  for (const auto& [account, until] : charged_) {
+    shares.Charge(account, quotas_.Used(account), now - until, now);
   }
-  return end;
+  return shares;
+}
+
+PassInput Core::MakePassInput(const FairShare& shares, absl::Time now) const {
+  PassInput input{.topology = &cluster_.topology(),
+                  .quotas = quotas_,
+                  .shares = &shares,
+                  .now = now,
+                  .reservations = options_.reservations};
+  input.running = [this, now] {
+    std::vector<RunningGang> running;
+    for (const JobKey& key : live_) {
+      const Job& job = jobs_.at(key);
+      if (job.attempt.held.empty()) continue;
+      running.push_back({key, &job.attempt.held, PredictedEnd(job, now)});
+    }
+    return running;
+  };
+  for (const auto& [key, claim] : claims_) {
+    if (GRAFT_PLANTED(16)) break;  // room that was made for a job is anyone's
+    if (ClaimHolds(key, claim)) input.claims.push_back({key, now, claim.devices});
+  }
+  if (GRAFT_PLANTED(13)) input.quotas = Quotas();  // quotas are not looked at
+  return input;
 }
 
 absl::Status Core::Apply(const PassDue&) {
-  StartValidations();
-  Pass pass;
-  std::vector<JobKey> order;
-  order.reserve(waiting_.size());
-  for (const auto& [key, job] : waiting_) order.push_back(job);
-  for (const JobKey& key : order) TryWaiting(jobs_.at(key), pass);
   effects_.pass_wanted = false;
+  late_pass_ = absl::InfiniteFuture();
+  StartValidations();
+  pass_deferred_ = queue_.size() > 0 && now_ < next_pass_;
+  if (queue_.size() == 0 || pass_deferred_) return absl::OkStatus();
+  const int64_t classes = static_cast<int64_t>(queue_.classes().size());
+  const FairShare shares = SharesAt(now_);
+  const PassInput input = MakePassInput(shares, now_);
+  DropClaims();
+  const PassResult result = RunPass(queue_, input);
+  for (const PassStart& start : result.starts) StartGang(start);
+  MakeRoom(result.blocked);
+  absl::Duration cost = classes * kCostOfClass;
+  if (!result.blocked.empty()) cost += static_cast<int64_t>(live_.size()) * kCostOfGang;
+  if (!result.blocked.empty()) late_pass_ = now_ + kLongestPause;
+  if (cost > kQuickPass) next_pass_ = now_ + kPausePerCost * cost;
   return absl::OkStatus();
 }
 
-void Core::TryWaiting(Job& job, Pass& pass) {
-  if (job.request.hold || job.not_before > now_ || OverQuota(job)) return;
-  const std::string job_class = ClassOf(job);
-  if (pass.no_fit.contains(job_class)) return;
-  const ClusterView& view = pass.outside.has_value() ? *pass.outside : cluster_;
-  absl::StatusOr<Placement> placement = Seek(view, job);
-  absl::string_view how =
-      pass.outside.has_value() ? "backfilled beside kept room" : "first in line";
-  if (!placement.ok() && pass.outside.has_value() &&
-      job.request.time_limit > absl::ZeroDuration() &&
-      now_ + job.request.time_limit <= pass.shadow) {
-    placement = Seek(cluster_, job);
-    how = "backfilled into kept room that it leaves in time";
-  }
-  if (placement.ok()) {
-    if (pass.outside.has_value()) (void)pass.outside->Take(placement->ranks, job.request.key);
-    StartGang(job, *placement, how);
+std::string Core::DecisionText(const Job& job, const PassStart& start) const {
+  const Layout& layout = start.layout;
+  const Placement& placement = start.placement;
+  return absl::StrCat("attempt ", job.attempts + 1, " starts on ", Names(placement.Nodes()), " (",
+                      start.how, "): tp ", layout.tp, ", cp ", layout.cp, ", dp ", layout.dp,
+                      ", pp ", layout.pp, ", ep ", layout.ep,
+                      layout == job.request.gang.layout ? "" : " instead of its first choice",
+                      "; inside one ", LevelName(placement.level), ", units of ", placement.unit,
+                      " in ", placement.domains, " NVLink domains, ", placement.crossings,
+                      " switch borders crossed; priority ", job.request.priority, ", waited ",
+                      absl::FormatDuration(absl::Trunc(now_ - job.since, absl::Seconds(1))), ", ",
+                      waiting_.size() - 1, " more wait");
+}
+
+void Core::StartGang(const PassStart& start) {
+  Job& job = jobs_.at(start.id);
+  GangRequest gang = job.request.gang;
+  gang.layout = start.layout;
+  const absl::Status valid = Validate(cluster_, gang, start.placement);
+  if (!valid.ok()) {
+    effects_.decisions.push_back({start.id, absl::StrCat("not started: ", valid.message())});
     return;
   }
-  pass.no_fit.insert(job_class);
-  Preempt(job);
-  Reserve(job, pass);
-}
-
-absl::StatusOr<Placement> Core::Seek(const ClusterView& view, const Job& job) const {
-  if (!job.failed_nodes.empty()) {
-    GangRequest elsewhere = job.request.gang;
-    elsewhere.avoid_nodes = job.failed_nodes;
-    absl::StatusOr<Placement> placement = Place(view, elsewhere);
-    if (placement.ok()) return placement;
-  }
-  return Place(view, job.request.gang);
-}
-
-// Keeps the room in which the blocked job will start: that which is there when running jobs,
-// soonest end first, have left as many devices as it needs.
-void Core::Reserve(const Job& job, Pass& pass) {
-  if (pass.reserved >= options_.reservations) return;
-  std::vector<std::pair<absl::Time, JobKey>> ends;
-  for (const JobKey& key : live_) {
-    const Job& running = jobs_.at(key);
-    if (!running.attempt.ranks.empty()) ends.push_back({PredictedEnd(running), key});
-  }
-  std::sort(ends.begin(), ends.end());
-  ClusterView later = cluster_;
-  absl::StatusOr<Placement> room = absl::NotFoundError("");
-  absl::Time shadow = now_;
-  for (const auto& [end, key] : ends) {
-    later.Release(jobs_.at(key).attempt.ranks, key);
-    shadow = end;
-    room = Seek(later, job);
-    if (room.ok()) break;
-  }
-  if (!room.ok()) return;  // it does not fit this cluster at all
-  ++pass.reserved;
-  pass.shadow = std::min(pass.shadow, shadow);
-  if (!pass.outside.has_value()) pass.outside = cluster_;
-  for (const DeviceRef& ref : room->ranks) (void)pass.outside->Take({ref}, "kept");
-}
-
-void Core::StartGang(Job& job, const Placement& placement, absl::string_view how) {
   Attempt attempt;
-  attempt.ranks = placement.ranks;
+  attempt.layout = start.layout;
+  attempt.ranks = start.placement.ranks;
+  attempt.held = attempt.ranks;
   if (!GRAFT_PLANTED(14)) {  // 14: devices are given away without being taken
-    const absl::Status taken = cluster_.Take(placement.ranks, job.request.key);
+    const absl::Status taken = cluster_.Take(attempt.ranks, start.id);
     GRAFT_CHECK(taken.ok()) << taken.ToString();
   }
-  used_[job.request.workspace] += static_cast<int>(placement.ranks.size());
-  const std::vector<std::string> nodes = placement.Nodes();
-  effects_.decisions.push_back(
-      {job.request.key,
-       absl::StrCat("starts on ", absl::StrJoin(nodes, ", "), " (", how, ", priority ",
-                    EffectivePriority(job), ", ", waiting_.size() - 1, " more wait)")});
+  Hold(job, static_cast<int>(attempt.ranks.size()));
+  effects_.decisions.push_back({start.id, DecisionText(job, start)});
   if (GRAFT_PLANTED(15) && attempt.ranks.size() > 1) attempt.ranks.pop_back();  // a partial gang
   Start(job, std::move(attempt));
   Move(job, JobState::kStarting, "STARTING",
-       absl::StrCat("placed on ", absl::StrJoin(nodes, ", "), "; waits for its ranks"));
+       absl::StrCat("placed on ", Names(start.placement.Nodes()), "; waits for its ranks"));
   CheckTimeLimit(job);
 }
 
@@ -157,17 +199,19 @@ void Core::Start(Job& job, Attempt attempt) {
   live_.insert(job.request.key);
   TouchDesired(job.attempt);
   for (auto& [name, part] : job.attempt.parts) {
-    const NodeState& node = nodes_.at(name);
+    NodeState& node = nodes_.at(name);
+    node.jobs.insert(job.request.key);
     part.epoch = node.epoch;
     part.told_at = node.desired_revision;
   }
 }
 
 void Core::StartValidations() {
+  if (created_.empty()) return;
   // On the node that validates the least, in name order: a token pass needs a CPU and no device.
   absl::btree_map<std::string, int> load;
   for (const auto& [name, node] : nodes_) {
-    if (node.alive && !node.cordoned && !node.draining) load[name] = 0;
+    if (node.takes_jobs()) load[name] = 0;
   }
   if (load.empty()) return;
   for (const JobKey& key : live_) {
@@ -191,116 +235,33 @@ void Core::StartValidations() {
   }
 }
 
-// Stops jobs of lower priority so that `job` can start: the cheapest that are enough, each of which
-// takes a checkpoint first. While some are on their way out no others are asked.
-void Core::Preempt(const Job& job) {
-  const auto queue = queues_.find(job.request.queue);
-  if (queue == queues_.end() || !queue->second.preempts) return;
-  ClusterView later = cluster_;
-  std::vector<JobKey> candidates;
-  for (const JobKey& key : live_) {
-    const Job& other = jobs_.at(key);
-    if (other.attempt.ranks.empty()) continue;
-    if (other.attempt.mode != AttemptMode::kRun) {
-      later.Release(other.attempt.ranks, key);
-    } else if (other.request.preemptible && EffectivePriority(other) < EffectivePriority(job)) {
-      candidates.push_back(key);
-    }
-  }
-  if (Seek(later, job).ok()) return;
-  std::sort(candidates.begin(), candidates.end(), [&](const JobKey& a, const JobKey& b) {
-    const Job& left = jobs_.at(a);
-    const Job& right = jobs_.at(b);
-    const int lp = EffectivePriority(left), rp = EffectivePriority(right);
-    if (lp != rp) return lp < rp;
-    if (left.attempt.started != right.attempt.started) {
-      return left.attempt.started > right.attempt.started;
-    }
-    return a < b;
-  });
-  std::vector<JobKey> victims;
-  bool enough = false;
-  for (const JobKey& key : candidates) {
-    later.Release(jobs_.at(key).attempt.ranks, key);
-    victims.push_back(key);
-    if ((enough = Seek(later, job).ok())) break;
-  }
-  if (!enough) return;
-  // Those that turn out not to be needed stay.
-  for (size_t i = 0; i < victims.size();) {
-    const std::vector<DeviceRef>& ranks = jobs_.at(victims[i]).attempt.ranks;
-    std::vector<DeviceRef> held;
-    for (const DeviceRef& ref : ranks) {
-      if (jobs_.at(victims[i]).attempt.parts.at(ref.node).state != PartState::kEnded) {
-        held.push_back(ref);
-      }
-    }
-    GRAFT_CHECK_OK(later.Take(held, victims[i]));
-    if (Seek(later, job).ok()) {
-      victims.erase(victims.begin() + static_cast<std::ptrdiff_t>(i));
-    } else {
-      later.Release(held, victims[i]);
-      ++i;
-    }
-  }
-  for (const JobKey& key : victims) {
-    Move(jobs_.at(key), JobState::kPreempting, "PREEMPTING",
-         absl::StrCat("its devices are wanted by a job of priority ", EffectivePriority(job)));
-    Tell(jobs_.at(key), AttemptMode::kCheckpointAndStop);
-  }
-}
-
-std::vector<WaitReason> Core::Explain(const Job& job, absl::Time now) const {
-  std::vector<WaitReason> reasons;
-  const auto say = [&](absl::string_view code, std::string text) {
-    reasons.push_back({std::string(code), std::move(text)});
+std::vector<const Job*> Core::Waiting() const {
+  struct Place {
+    const Job* job;
+    bool may_start;
+    int priority;
+    bool borrows;
+    double level;
   };
-  const GangRequest& gang = job.request.gang;
-  const int world = gang.layout.world();
-  if (job.state == JobState::kPaused) say("HELD", "it is paused; resume it to let it start");
-  if (job.state == JobState::kCreated) say("VALIDATION", "no live worker has taken its inputs yet");
-  if (job.state != JobState::kQueued) return reasons;
-  if (job.request.hold) say("HELD", "it is held back; resume it to let it start");
-  if (job.not_before > now) {
-    say("BACKOFF", absl::StrCat("waits ", absl::FormatDuration(job.not_before - now),
-                                " after restart ", job.restarts, " of ", job.request.max_restarts));
+  std::vector<Place> places;
+  places.reserve(waiting_.size());
+  absl::btree_map<std::string, double> levels;
+  for (const JobKey& key : waiting_) {
+    const Job& job = jobs_.at(key);
+    const std::string account = AccountOf(job.request);
+    const auto [level, fresh] = levels.try_emplace(account, 0);
+    if (fresh && QueueOf(job).fair) level->second = shares_.Level(account, now_);
+    places.push_back({&job, queue_.Find(key) != nullptr, EffectivePriority(job.request),
+                      quotas_.Borrows(account, job.request.gang.layout.world()), level->second});
   }
-  if (OverQuota(job)) {
-    say("QUOTA",
-        absl::StrCat("needs ", world, " devices; workspace ", job.request.workspace, " uses ",
-                     DevicesUsed(job.request.workspace), " of ", Quota(job.request.workspace)));
-  }
-  const absl::StatusOr<Placement> placement = Seek(cluster_, job);
-  if (!placement.ok()) {
-    const Funnel funnel = Measure(cluster_, gang);
-    const std::string counts =
-        absl::StrCat("needs ", world, " devices; ", funnel.nodes, " nodes, ", funnel.nodes_matching,
-                     " match, ", funnel.nodes_schedulable, " of them take jobs; ",
-                     funnel.devices_matching, " devices match, ", funnel.devices_free, " are free");
-    if (const absl::Status ever = FitsEmptyCluster(cluster_, gang); !ever.ok()) {
-      say("NO_NODE_MATCHES", std::string(ever.message()));
-    } else if (funnel.devices_schedulable < world) {
-      say("DRAINING", absl::StrCat(counts, "; nodes that would do are cordoned, draining or lost"));
-    } else if (funnel.devices_free < world) {
-      say("CAPACITY", counts);
-    } else {
-      say("FRAGMENTED", absl::StrCat(counts, ", at most ", funnel.largest_free_domain,
-                                     " in one NVLink domain (", funnel.largest_free_domain_name,
-                                     "), and a TP group needs ", gang.layout.tp));
-    }
-  }
-  int ahead = 0;
-  int devices_ahead = 0;
-  for (const auto& [key, other] : waiting_) {
-    if (other == job.request.key) break;
-    ++ahead;
-    devices_ahead += jobs_.at(other).request.gang.layout.world();
-  }
-  if (ahead > 0) {
-    say(placement.ok() ? "RESERVED" : "PRIORITY",
-        absl::StrCat(ahead, " jobs that want ", devices_ahead, " devices stand before it"));
-  }
-  return reasons;
+  std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
+    return std::make_tuple(!a.may_start, a.borrows, -a.priority, a.level, a.job->sequence) <
+           std::make_tuple(!b.may_start, b.borrows, -b.priority, b.level, b.job->sequence);
+  });
+  std::vector<const Job*> list;
+  list.reserve(places.size());
+  for (const Place& place : places) list.push_back(place.job);
+  return list;
 }
 
 }  // namespace graft::scheduler

@@ -58,6 +58,11 @@ class CoreTest : public ::testing::Test {
     return Step(sync).status;
   }
   JobState StateOf(const std::string& id) { return core_.FindJob("w/" + id)->state; }
+  // The decisive reason of a waiting job.
+  std::string Cause(const std::string& id) {
+    const JobExplanation why = core_.Explain(JobOf(id), now_);
+    return why.reasons.empty() ? "" : why.reasons[0].code;
+  }
   const Job& JobOf(const std::string& id) { return *core_.FindJob("w/" + id); }
 
   Core core_{CoreOptions()};
@@ -171,17 +176,17 @@ TEST_F(CoreTest, BackfillNeverTakesTheRoomThatIsKeptForTheHead) {
   ASSERT_THAT(Submit("small"), IsOk());
   EXPECT_EQ(StateOf("big"), JobState::kQueued);
   EXPECT_EQ(StateOf("small"), JobState::kQueued);
-  EXPECT_EQ(core_.Explain(JobOf("big"), now_)[0].code, "CAPACITY");
-  EXPECT_EQ(core_.Explain(JobOf("small"), now_)[0].code, "RESERVED");
+  EXPECT_EQ(Cause("big"), "CAPACITY");
+  EXPECT_EQ(Cause("small"), "RESERVED");
 }
 
 TEST_F(CoreTest, QuotaHoldsAJobBackAndSaysSo) {
   AddNode("n0", 2);
-  Step(QuotaPut{"w", 1});
+  Step(QueuePut{{.name = "default", .shares = {{.workspace = "w", .quota = 1, .borrow = 0}}}});
   ASSERT_THAT(Submit("a"), IsOk());
   ASSERT_THAT(Submit("b"), IsOk());
   EXPECT_EQ(StateOf("b"), JobState::kQueued);
-  EXPECT_EQ(core_.Explain(JobOf("b"), now_)[0].code, "QUOTA");
+  EXPECT_EQ(Cause("b"), "QUOTA");
 }
 
 TEST_F(CoreTest, DrainMovesItsJobsElsewhere) {
@@ -191,7 +196,7 @@ TEST_F(CoreTest, DrainMovesItsJobsElsewhere) {
   EXPECT_EQ(StateOf("a"), JobState::kPreempting);
   ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kStopped), IsOk());
   EXPECT_EQ(StateOf("a"), JobState::kQueued);
-  EXPECT_EQ(core_.Explain(JobOf("a"), now_)[0].code, "DRAINING");
+  EXPECT_EQ(Cause("a"), "DRAINING");
   AddNode("n1", 1);
   EXPECT_EQ(StateOf("a"), JobState::kStarting);
 }
@@ -215,7 +220,7 @@ TEST_F(CoreTest, ARestoredCoreGoesOnWhereTheOldOneWas) {
   Core next({.incarnation = 2});
   std::vector<std::pair<NodeState, Node>> nodes = {
       {*core_.FindNode("n0"), *core_.cluster().Find("n0")}};
-  next.Restore({JobOf("a")}, nodes, {}, {}, now_);
+  next.Restore({JobOf("a")}, nodes, {}, now_);
   EXPECT_EQ(next.FindJob("w/a")->state, JobState::kRunning);
   EXPECT_EQ(next.cluster().Find("n0")->devices[0].holder, "w/a");
   // The worker has not heard of the new life yet: what it does not list may yet come.
@@ -256,6 +261,65 @@ TEST_F(CoreTest, ADrainedSessionEndsAndSaysWhy) {
   ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kSucceeded), IsOk());
   EXPECT_EQ(core_.FindJob(session.key)->state, JobState::kFailed);
   EXPECT_EQ(core_.FindJob(session.key)->reason_code, "DRAINING");
+}
+
+TEST_F(CoreTest, UsageSaysWhatWasHeldBusyLostAndWaitedFor) {
+  AddNode("n0", 1);
+  ASSERT_THAT(Submit("a", {.dp = 2}), IsOk());
+  now_ += absl::Seconds(5);
+  AddNode("n1", 1);
+  ASSERT_EQ(StateOf("a"), JobState::kStarting);
+  now_ += absl::Seconds(10);
+  ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+  ASSERT_THAT(Sync("n1", PartState::kRunning), IsOk());
+  now_ += absl::Seconds(10);
+  ASSERT_THAT(Sync("n0", PartState::kRunning, AttemptEnd::kNone,
+                   {.checkpoint_session = "c", .checkpoint_step = 5}),
+              IsOk());
+  Step(CallAnswered{calls_[0].id, absl::OkStatus(), "v5"});
+  now_ += absl::Seconds(4);
+  ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kFailed), IsOk());
+  ASSERT_THAT(Sync("n1", PartState::kEnded, AttemptEnd::kStopped), IsOk());
+  const JobUsage& usage = JobOf("a").usage;
+  EXPECT_DOUBLE_EQ(usage.queued_seconds, 5);
+  EXPECT_DOUBLE_EQ(usage.device_seconds, 2 * 24);
+  EXPECT_DOUBLE_EQ(usage.busy_device_seconds, 2 * 14);
+  EXPECT_DOUBLE_EQ(usage.lost_device_seconds, 2 * 4);
+  EXPECT_EQ(usage.preemptions, 0);
+}
+
+TEST_F(CoreTest, AWaitingJobMayWantSomethingElse) {
+  AddNode("n0", 2);
+  ASSERT_THAT(Submit("a", {.tp = 4}), IsOk());
+  JobRequest request = JobOf("a").request;
+  request.gang.layout = {.tp = 2};
+  ASSERT_THAT(Step(JobAmended{request}).status, IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kStarting);
+  request.priority = 3;
+  EXPECT_THAT(Step(JobAmended{request}).status, IsOk());
+  request.gang.layout = {.tp = 1};
+  EXPECT_THAT(Step(JobAmended{request}).status,
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("only while it waits")));
+  request.priority = kMostJobPriority + 1;
+  EXPECT_THAT(Step(JobAmended{request}).status, StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+TEST_F(CoreTest, AQueueAdmitsTheWorkspacesOfItsSharesAlone) {
+  Step(QueuePut{{.name = "default", .shares = {{.workspace = "v"}}}});
+  EXPECT_THAT(Submit("a"), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                    HasSubstr("does not admit workspace w")));
+}
+
+TEST_F(CoreTest, AJobIsExplainedBeforeItIsSubmitted) {
+  AddNode("n0", 2);
+  JobRequest request{.key = "w/new", .workspace = "w", .queue = "default"};
+  EXPECT_THAT(core_.ExplainUnsubmitted(request, now_).reasons, IsEmpty());
+  request.gang.layout = {.dp = 4};
+  const JobExplanation why = core_.ExplainUnsubmitted(request, now_);
+  ASSERT_EQ(why.reasons.size(), 2u);
+  EXPECT_EQ(why.reasons[0].code, "NO_NODE_MATCHES");
+  ASSERT_FALSE(why.counterfactuals.empty());
+  EXPECT_EQ(why.counterfactuals[0].text, "would start now with dp 2");
 }
 
 TEST(JobStateTest, NothingLeavesATerminalState) {

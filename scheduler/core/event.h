@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "scheduler/core/job.h"
 #include "scheduler/placement/cluster.h"
 
@@ -78,32 +79,46 @@ struct JobCommanded {
   JobVerb verb = JobVerb::kCancel;
   std::string why;
 };
-// New values of what may change after creation. Refused in a terminal state.
+// The job wants something else from now on: all but its key, workspace and queue while it waits,
+// its priority and limits also while it runs.
 struct JobAmended {
-  JobKey job;
-  int priority = 0;
-  absl::Duration time_limit = absl::ZeroDuration();  // 0: none
+  JobRequest request;
 };
 // Refused unless the job is in a terminal state.
 struct JobErased {
   JobKey job;
 };
 
+// Numbers of the API's.
+enum class QueueMode {
+  kOpen = 1,
+  kHeld = 2,    // takes jobs, starts none
+  kClosed = 3,  // takes none, starts those it has
+};
+// A workspace's part of a queue.
+struct Share {
+  std::string workspace;
+  int quota = -1;   // devices that it may always have; negative: no limit
+  int borrow = -1;  // devices beyond the quota while nobody needs them; negative: no limit
+  double weight = 1;
+};
 struct Queue {
   std::string name;
-  int priority = 0;      // added to the jobs' own
+  int priority = 0;      // its jobs go before all of queues with a lower one
   bool preempts = true;  // its jobs may stop jobs of lower priority
+  QueueMode mode = QueueMode::kOpen;
+  bool backfill = true;  // its jobs may start while one before them is blocked
+  bool fair = true;      // else first come, first served inside a priority
+  // A job of it is not stopped for others in its first so much.
+  absl::Duration min_run_time = absl::ZeroDuration();
+  // Empty: every workspace may use it, without limits. Else these alone.
+  std::vector<Share> shares;
 };
 struct QueuePut {
   Queue queue;
 };
 struct QueueRemoved {
   std::string queue;
-};
-// At most so many devices at a time for the workspace; negative: no limit.
-struct QuotaPut {
-  std::string workspace;
-  int devices = -1;
 };
 
 // The answer to an external call, or DEADLINE_EXCEEDED from the shell.
@@ -128,6 +143,6 @@ struct PassDue {};
 
 using Event = std::variant<NodeRegistered, NodeSynced, NodeCommanded, NodeRemoved, JobSubmitted,
                            JobCommanded, JobAmended, JobErased, NodeDescribed, QueuePut,
-                           QueueRemoved, QuotaPut, CallAnswered, AttemptTouched, Ticked, PassDue>;
+                           QueueRemoved, CallAnswered, AttemptTouched, Ticked, PassDue>;
 
 }  // namespace graft::scheduler

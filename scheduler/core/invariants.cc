@@ -1,5 +1,7 @@
 #include "scheduler/core/invariants.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace graft::scheduler {
@@ -7,8 +9,11 @@ namespace graft::scheduler {
 std::vector<std::string> InvariantChecker::Check(const Core& core) {
   broken_.clear();
   CheckDevices(core);
+  CheckCounts(core);
+  CheckStops(core);
   for (const auto& [key, job] : core.jobs()) CheckJob(core, job);
   CheckUsage(core);
+  CheckLeaving(core);
   for (const auto& [name, node] : core.nodes()) {
     int64_t& before = revisions_[name];
     if (node.desired_revision < before) {
@@ -16,6 +21,14 @@ std::vector<std::string> InvariantChecker::Check(const Core& core) {
     }
     before = node.desired_revision;
   }
+  claimed_.clear();
+  claimants_.clear();
+  for (const auto& [key, claim] : core.claims_) {
+    claimants_.insert(key);
+    for (const DeviceRef& ref : claim.devices) claimed_[ref] = key;
+  }
+  modes_.clear();
+  for (const auto& [name, queue] : core.queues()) modes_[name] = queue.mode;
   return broken_;
 }
 
@@ -45,6 +58,22 @@ void InvariantChecker::CheckDevices(const Core& core) {
         broken_.push_back(absl::StrCat("I12: device ", device.index, " of ", name, " is held by '",
                                        device.holder, "', the attempts say '", expected, "'"));
       }
+    }
+  }
+}
+
+// The index that searches read says of each device what its node says.
+void InvariantChecker::CheckCounts(const Core& core) {
+  const Topology& topology = core.cluster().topology();
+  for (const auto& [name, node] : core.cluster().nodes()) {
+    for (const Device& device : node.devices) {
+      const bool free = device.holder.empty() && device.healthy && node.schedulable;
+      const std::vector<Topology::Slot> slots = topology.Resolve({{name, device.index}});
+      const bool counted =
+          !slots.empty() && (topology.Free(slots[0].group) & slots[0].bits) == slots[0].bits;
+      if (free == counted) continue;
+      broken_.push_back(absl::StrCat("I12: device ", device.index, " of ", name, " is ",
+                                     free ? "" : "not ", "free, the counts say otherwise"));
     }
   }
 }
@@ -79,18 +108,12 @@ void InvariantChecker::CheckJob(const Core& core, const Job& job) {
     broken_.push_back(absl::StrCat("I2: ", key, " is ", JobStateName(job.state), " and has ",
                                    job.attempt.live() ? "an" : "no", " attempt"));
   }
-  if (runs && static_cast<int>(job.attempt.ranks.size()) != job.request.gang.layout.world()) {
-    broken_.push_back(absl::StrCat("I2: ", key, " runs ", job.attempt.ranks.size(), " of ",
-                                   job.request.gang.layout.world(), " ranks"));
+  const int world = job.attempt.layout.world();
+  if (runs && static_cast<int>(job.attempt.ranks.size()) != world) {
+    broken_.push_back(
+        absl::StrCat("I2: ", key, " runs ", job.attempt.ranks.size(), " of ", world, " ranks"));
   }
-  if (fresh_attempt && !job.attempt.validation) {
-    const int quota = core.Quota(job.request.workspace);
-    if (quota >= 0 && core.DevicesUsed(job.request.workspace) > quota) {
-      broken_.push_back(
-          absl::StrCat("I6: ", key, " started beyond the quota of ", job.request.workspace));
-    }
-    CheckDomains(core, job);
-  }
+  if (fresh_attempt && !job.attempt.validation) CheckStart(core, job);
   if (job.request.kind == GangKind::kGenerate &&
       (job.attempts > 1 || job.state == JobState::kPaused || !job.checkpoint.version.empty())) {
     broken_.push_back(absl::StrCat("I5: the session ", key, " began a second time"));
@@ -102,23 +125,73 @@ void InvariantChecker::CheckJob(const Core& core, const Job& job) {
   attempts_[key] = std::max(attempts_[key], job.attempt.number);
 }
 
-void InvariantChecker::CheckDomains(const Core& core, const Job& job) {
-  if (job.request.gang.allow_tp_across_domains) return;
-  const int tp = job.request.gang.layout.tp;
-  for (size_t rank = 0; rank < job.attempt.ranks.size(); ++rank) {
-    const auto domain = [&](const DeviceRef& ref) -> std::string {
-      const Node* node = core.cluster().Find(ref.node);
-      if (node == nullptr) return "";
-      for (const Device& device : node->devices) {
-        if (device.index == ref.device) {
-          return device.nvlink_domain.empty() ? node->name : device.nvlink_domain;
-        }
-      }
-      return "";
-    };
-    if (domain(job.attempt.ranks[rank]) != domain(job.attempt.ranks[rank / tp * tp])) {
-      broken_.push_back(absl::StrCat("I9: a TP group of ", job.request.key, " leaves its domain"));
-      return;
+void InvariantChecker::CheckStart(const Core& core, const Job& job) {
+  const JobKey& key = job.request.key;
+  const std::string account = Core::AccountOf(job.request);
+  if (!core.quotas().Admits(account, 0)) {
+    broken_.push_back(absl::StrCat("I6: ", key, " started beyond the quota of ", account));
+  }
+  for (const DeviceRef& ref : job.attempt.ranks) {
+    const auto claim = claimed_.find(ref);
+    if (claim == claimed_.end() || claim->second == key) continue;
+    const auto still = core.claims_.find(claim->second);
+    if (still == core.claims_.end()) continue;  // given up since
+    const std::vector<DeviceRef>& kept = still->second.devices;
+    if (std::find(kept.begin(), kept.end(), ref) == kept.end()) continue;
+    broken_.push_back(absl::StrCat("I6: ", key, " took room that was made for ", claim->second));
+    break;
+  }
+  const auto mode = modes_.find(job.request.queue);
+  if (mode != modes_.end() && mode->second == QueueMode::kHeld &&
+      core.queues().at(job.request.queue).mode == QueueMode::kHeld) {
+    broken_.push_back(absl::StrCat("I9: ", key, " started in a queue that is held"));
+  }
+  // As its placement must have looked a moment ago. What the node has become since does not count.
+  ClusterView before = core.cluster();
+  before.Release(job.attempt.ranks, key);
+  for (const DeviceRef& ref : job.attempt.ranks) before.SetSchedulable(ref.node, true);
+  GangRequest gang = job.request.gang;
+  gang.layout = job.attempt.layout;
+  const absl::Status valid = Validate(before, gang, {.ranks = job.attempt.ranks});
+  if (!valid.ok() && job.attempt.held.size() == job.attempt.ranks.size()) {
+    broken_.push_back(absl::StrCat("I9: ", key, ": ", valid.message()));
+  }
+}
+
+// Who was told to make room, and whether the one it is made for may ask that.
+void InvariantChecker::CheckStops(const Core& core) {
+  for (const auto& [key, job] : core.jobs()) {
+    const auto before = states_.find(key);
+    if (job.state != JobState::kPreempting || before == states_.end() ||
+        before->second == JobState::kPreempting) {
+      continue;
+    }
+    if (job.attempt.mode == AttemptMode::kStop && job.attempt.end == AttemptEnd::kNone) {
+      broken_.push_back(absl::StrCat("I6: ", key, " was stopped without a checkpoint"));
+    }
+    if (job.reason_code != "PREEMPTING") continue;
+    bool entitled = core.claims_.empty();
+    for (const auto& [claimant, claim] : core.claims_) {
+      const Job& other = *core.FindJob(claimant);
+      entitled = entitled || claimants_.contains(claimant) ||
+                 core.EffectivePriority(job.request) < core.EffectivePriority(other.request) ||
+                 core.quotas().WithinGuarantee(Core::AccountOf(other.request),
+                                               other.request.gang.layout.world());
+    }
+    if (!entitled) {
+      broken_.push_back(absl::StrCat("I6: ", key, " was stopped for nobody who may ask that"));
+    }
+  }
+}
+
+void InvariantChecker::CheckLeaving(const Core& core) {
+  for (const auto& [name, node] : core.nodes()) {
+    if (node.empty_at > core.now_ - absl::Seconds(1) || !node.alive) continue;
+    for (const JobKey& key : node.jobs) {
+      const Job* job = core.FindJob(key);
+      if (job->attempt.validation || job->attempt.mode != AttemptMode::kRun) continue;
+      if (job->state != JobState::kStarting && job->state != JobState::kRunning) continue;
+      broken_.push_back(absl::StrCat("I9: ", key, " goes on on ", name, ", which leaves"));
     }
   }
 }
@@ -129,18 +202,14 @@ void InvariantChecker::CheckUsage(const Core& core) {
     for (const DeviceRef& ref : job.attempt.ranks) {
       const auto part = job.attempt.parts.find(ref.node);
       if (part != job.attempt.parts.end() && part->second.state != PartState::kEnded) {
-        ++used[job.request.workspace];
+        ++used[Core::AccountOf(job.request)];
       }
     }
   }
-  for (const auto& [key, job] : core.jobs()) {
-    const std::string& workspace = job.request.workspace;
-    if (core.DevicesUsed(workspace) != used[workspace]) {
-      broken_.push_back(absl::StrCat("I12: ", workspace, " is said to use ",
-                                     core.DevicesUsed(workspace), " devices and uses ",
-                                     used[workspace]));
-      return;
-    }
+  for (const auto& [account, devices] : core.quotas().used()) {
+    if (devices == used[account]) continue;
+    broken_.push_back(absl::StrCat("I12: ", account, " is said to use ", devices,
+                                   " devices and uses ", used[account]));
   }
 }
 

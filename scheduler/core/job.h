@@ -31,6 +31,10 @@ struct JobRequest {
   int priority = 0;  // greater goes first
   GangKind kind = GangKind::kTrain;
   GangRequest gang;
+  // Layouts that will do where that of `gang` does not fit now, best first.
+  std::vector<Layout> other_layouts;
+  // How long it is expected to run until its steps have been measured.
+  absl::Duration expected_run_time = absl::InfiniteDuration();
   int max_restarts = 0;
   // A worker reads the inputs through before any device is taken.
   bool needs_validation = false;
@@ -78,11 +82,21 @@ struct Attempt {
   AttemptMode mode = AttemptMode::kRun;
   AttemptEnd end = AttemptEnd::kNone;
   std::string end_message;
-  std::vector<DeviceRef> ranks;              // [world]
-  absl::btree_map<std::string, Part> parts;  // by node
-  std::string rendezvous;                    // "host:port" of rank 0, once it has said so
-  std::string result_session;                // the upload that holds the result
-  absl::Time started;                        // when it was placed
+  Layout layout;                                // of its ranks
+  std::vector<DeviceRef> ranks;                 // [world]
+  absl::btree_map<std::string, Part> parts;     // by node
+  std::string rendezvous;                       // "host:port" of rank 0, once it has said so
+  std::string result_session;                   // the upload that holds the result
+  absl::Time started;                           // when it was placed
+  absl::Time running = absl::InfiniteFuture();  // when every rank ran
+  absl::Time told = absl::InfiniteFuture();     // when it was told to stop
+
+  double device_seconds = 0;  // of parts that have ended
+
+  // Not stored; a restart begins anew.
+  std::vector<DeviceRef> held;                  // of its devices, those not given back
+  absl::Time stop_at = absl::InfiniteFuture();  // its time for a checkpoint is over
+  bool result_asked = false;                    // to be published
 
   bool live() const { return number != 0; }
 };
@@ -91,6 +105,17 @@ struct Checkpoint {
   std::string version;  // the fileset version; empty: none
   int64_t step = 0;
   std::string session;  // the upload it was published from
+  absl::Time published = absl::InfinitePast();
+};
+
+// What a job has used, of attempts that have ended. Device-seconds are devices times seconds.
+struct JobUsage {
+  double device_seconds = 0;       // held
+  double busy_device_seconds = 0;  // of these, while every rank ran
+  double lost_device_seconds = 0;  // of these, after the last checkpoint of attempts that were lost
+  double queued_seconds = 0;       // in QUEUED
+  double preempted_seconds = 0;    // from being told to make room until it had
+  int preemptions = 0;
 };
 
 struct Job {
@@ -107,13 +132,14 @@ struct Job {
   // A checkpoint that is being published, or was reported and waits for it.
   std::string publishing_session;
   int64_t publishing_step = 0;
-  int64_t checkpoint_request = 0;     // how many checkpoints people have asked for
-  bool finish = false;                // people want it to end with what it has
-  bool finish_with_best = false;      // ... with the weights of the best validation
-  std::string result_version;         // of a completed job
-  bool time_is_up = false;            // its time limit has stopped it
-  double device_seconds = 0;          // of attempts that have ended
+  int64_t checkpoint_request = 0;  // how many checkpoints people have asked for
+  bool finish = false;             // people want it to end with what it has
+  bool finish_with_best = false;   // ... with the weights of the best validation
+  std::string result_version;      // of a completed job
+  bool time_is_up = false;         // its time limit has stopped it
+  JobUsage usage;
   double device_seconds_limited = 0;  // of them, those that a time limit counts no more
+  absl::Time since;                   // when it came into its state
   // For people; they decide nothing.
   absl::Time created;
   absl::Time started = absl::InfiniteFuture();   // first attempt

@@ -25,19 +25,29 @@ void ClusterView::PutNode(Node node) {
 }
 
 void ClusterView::Index(const Node& node) {
-  topology_.Put(node);
+  Put(topology_, node);
+  Put(empty_, node);
+  empty_.FreeEverything(node.name);
+}
+
+void ClusterView::Put(Topology& topology, const Node& node) {
+  topology.Put(node);
   // Each time a label turns out to tell nodes apart one is forgotten, so this comes to its end.
-  while (topology_.wants_rebuild()) {
+  while (topology.wants_rebuild()) {
     Topology fresh;
-    fresh.Inherit(topology_);
-    for (const auto& [name, known] : nodes_) fresh.Put(known);
-    topology_ = std::move(fresh);
+    fresh.Inherit(topology);
+    for (const auto& [name, known] : nodes_) {
+      fresh.Put(known);
+      if (&topology == &empty_) fresh.FreeEverything(name);
+    }
+    topology = std::move(fresh);
   }
 }
 
 void ClusterView::RemoveNode(absl::string_view node) {
   nodes_.erase(std::string(node));
   topology_.Remove(node);
+  empty_.Remove(node);
 }
 
 void ClusterView::SetSchedulable(absl::string_view node, bool schedulable) {
@@ -47,13 +57,17 @@ void ClusterView::SetSchedulable(absl::string_view node, bool schedulable) {
   topology_.SetUp(node, schedulable);
 }
 
-Device* ClusterView::FindDevice(const DeviceRef& ref) {
+const Device* ClusterView::FindDevice(const DeviceRef& ref) const {
   const auto it = nodes_.find(ref.node);
   if (it == nodes_.end()) return nullptr;
-  for (Device& device : it->second.devices) {
+  for (const Device& device : it->second.devices) {
     if (device.index == ref.device) return &device;
   }
   return nullptr;
+}
+
+Device* ClusterView::Held(const DeviceRef& ref) {
+  return const_cast<Device*>(FindDevice(ref));  // of a node that is ours to change
 }
 
 absl::Status ClusterView::Take(const std::vector<DeviceRef>& devices, absl::string_view holder) {
@@ -67,7 +81,7 @@ absl::Status ClusterView::Take(const std::vector<DeviceRef>& devices, absl::stri
                                                         ref.node, " is held by ", device->holder));
     }
   }
-  for (const DeviceRef& ref : devices) FindDevice(ref)->holder = std::string(holder);
+  for (const DeviceRef& ref : devices) Held(ref)->holder = std::string(holder);
   topology_.Take(devices);
   return absl::OkStatus();
 }
@@ -75,7 +89,7 @@ absl::Status ClusterView::Take(const std::vector<DeviceRef>& devices, absl::stri
 void ClusterView::Release(const std::vector<DeviceRef>& devices, absl::string_view holder) {
   std::vector<DeviceRef> freed;
   for (const DeviceRef& ref : devices) {
-    Device* device = FindDevice(ref);
+    Device* device = Held(ref);
     if (device == nullptr || device->holder.empty() || device->holder != holder) continue;
     device->holder.clear();
     freed.push_back(ref);

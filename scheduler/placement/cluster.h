@@ -23,6 +23,7 @@ class ClusterView {
   const absl::btree_map<std::string, Node>& nodes() const { return nodes_; }
   // nullptr when there is none.
   const Node* Find(absl::string_view node) const;
+  const Device* FindDevice(const DeviceRef& ref) const;
 
   // Adds the node, or replaces what is known of it; holders of devices that are still there stay.
   void PutNode(Node node);
@@ -37,14 +38,18 @@ class ClusterView {
 
   // The same cluster as counts: what searches read, and what they copy to ask "what if".
   const Topology& topology() const { return topology_; }
+  // As if no device were held and every node took jobs.
+  const Topology& empty() const { return empty_; }
 
  private:
-  Device* FindDevice(const DeviceRef& ref);
+  Device* Held(const DeviceRef& ref);
 
   void Index(const Node& node);
+  void Put(Topology& topology, const Node& node);
 
   absl::btree_map<std::string, Node> nodes_;
   Topology topology_;
+  Topology empty_;
 };
 
 }  // namespace graft::scheduler

@@ -56,6 +56,10 @@ class Explainer {
     what_if.what_if = &job;
     return RunPass(queue_, what_if);
   }
+  // Whether it would start if nobody else waited.
+  bool Fits(const WaitingJob& job) const {
+    return FindSeat(*input_.topology, job, input_.now).has_value();
+  }
   bool Started(const PassResult& result) const {
     return !result.starts.empty() && result.starts.back().id == job_.id;
   }
@@ -71,17 +75,16 @@ class Explainer {
       Say(absl::IsInvalidArgument(ever) ? "INVALID_SHAPE" : "NO_NODE_MATCHES",
           std::string(ever.message()), {{"needed", world}});
     }
-    if (const absl::Status quota = input_.quotas.Admit(job_.workspace, world); !quota.ok()) {
+    if (const absl::Status quota = input_.quotas.Admit(job_.account, world); !quota.ok()) {
       Say("QUOTA", std::string(quota.message()),
-          {{"needed", world}, {"used", input_.quotas.Used(job_.workspace)}});
+          {{"needed", world}, {"used", input_.quotas.Used(job_.account)}});
     }
-    if (!TryPlace(*input_.topology, job_.gang).has_value()) {
+    const int64_t kept = static_cast<int64_t>(asked.reservations.size() + input_.claims.size());
+    if (!Fits(job_)) {
       NoteShortage();
-    } else if (!asked.reservations.empty()) {
-      Say("RESERVED",
-          absl::StrCat("its room is free, but kept for ", asked.reservations.size(),
-                       " jobs before it"),
-          {{"reservations", static_cast<int64_t>(asked.reservations.size())}});
+    } else if (kept > 0) {
+      Say("RESERVED", absl::StrCat("its room is free, but kept for ", kept, " other jobs"),
+          {{"reservations", kept}});
     }
     if (asked.jobs_ahead > 0) {
       Say("PRIORITY",
@@ -90,11 +93,11 @@ class Explainer {
           {{"jobs", asked.jobs_ahead}, {"devices", asked.devices_ahead}});
     }
     if (input_.shares != nullptr && asked.jobs_ahead > 0) {
-      const double deficit = input_.shares->Deficit(job_.workspace, input_.now);
+      const double deficit = input_.shares->Deficit(job_.account, input_.now);
       if (deficit < 0) {
         const int64_t percent = static_cast<int64_t>(-deficit * 100 + 0.5);
         Say("FAIR_SHARE",
-            absl::StrCat("workspace ", job_.workspace, " has had ", percent,
+            absl::StrCat("workspace ", job_.account, " has had ", percent,
                          " % of the cluster's use above its share"),
             {{"percent_above", percent}});
       }
@@ -131,7 +134,7 @@ class Explainer {
 
   void NoteExpectedStart(const PassResult& asked) {
     Topology free = *input_.topology;
-    Timeline timeline(free, input_.running);
+    Timeline timeline(free, input_.Running());
     for (const PassStart& start : asked.starts) {
       free.Take(start.placement.ranks);
       timeline.Add(free, start.placement.ranks, input_.now + queue_.Find(start.id)->like.estimate);
@@ -141,11 +144,11 @@ class Explainer {
     result_.expected_start = found.start;
   }
 
-  bool TryJob(Change change, const WaitingJob& changed, const std::string& text) {
+  bool TryJob(Remedy remedy, const WaitingJob& changed, const std::string& text) {
     // A job that does not fit what is free does not start, whoever stands before it.
-    if (!TryPlace(*input_.topology, changed.gang).has_value()) return false;
+    if (!Fits(changed)) return false;
     if (!Started(Ask(changed, input_.topology, input_.quotas))) return false;
-    result_.counterfactuals.push_back({change, absl::StrCat("would start now ", text), changed});
+    result_.counterfactuals.push_back({remedy, absl::StrCat("would start now ", text), changed});
     return true;
   }
 
@@ -155,29 +158,29 @@ class Explainer {
       WaitingJob wider = job_;
       wider.gang.max_level = static_cast<Level>(level);
       const absl::string_view name = LevelName(wider.gang.max_level);
-      if (TryJob(Change::kMaxLevel, wider, absl::StrCat("with max_level ", name))) break;
+      if (TryJob(Remedy::kMaxLevel, wider, absl::StrCat("with max_level ", name))) break;
     }
     const Layout& layout = job_.gang.layout;
     for (int dp = layout.dp - 1; dp >= 1; --dp) {
       if (layout.dp % dp != 0 || (layout.cp * dp) % layout.ep != 0) continue;
       WaitingJob fewer = job_;
       fewer.gang.layout.dp = dp;
-      if (TryJob(Change::kReplicas, fewer, absl::StrCat("with dp ", dp))) break;
+      if (TryJob(Remedy::kReplicas, fewer, absl::StrCat("with dp ", dp))) break;
     }
     for (const Layout& shape : shapes) {
       WaitingJob other = job_;
       other.gang.layout = shape;
-      if (TryJob(Change::kShape, other, absl::StrCat("with ", LayoutText(shape)))) break;
+      if (TryJob(Remedy::kShape, other, absl::StrCat("with ", LayoutText(shape)))) break;
     }
     if (!job_.gang.allow_tp_across_domains && layout.tp > 1) {
       WaitingJob split = job_;
       split.gang.allow_tp_across_domains = true;
-      TryJob(Change::kSplitTp, split, "with allow_tp_across_nodes, at a slower step");
+      TryJob(Remedy::kSplitTp, split, "with allow_tp_across_nodes, at a slower step");
     }
     for (const auto& [key, value] : job_.gang.labels) {
       WaitingJob without = job_;
       without.gang.labels.erase(key);
-      TryJob(Change::kLabels, without, absl::StrCat("without the label ", key, "=", value));
+      TryJob(Remedy::kLabels, without, absl::StrCat("without the label ", key, "=", value));
     }
     TryTaints();
   }
@@ -191,7 +194,7 @@ class Explainer {
     for (const std::string& taint : taints) {
       WaitingJob tolerant = job_;
       tolerant.gang.tolerations.push_back(taint);
-      TryJob(Change::kTolerations, tolerant, absl::StrCat("if it tolerated ", taint));
+      TryJob(Remedy::kTolerations, tolerant, absl::StrCat("if it tolerated ", taint));
     }
   }
 
@@ -199,7 +202,8 @@ class Explainer {
   void TryNodes() {
     std::vector<std::string> closed;
     for (const auto& [name, node] : cluster_.nodes()) {
-      if (!node.schedulable && NodeMisfit(node, job_.gang).empty()) closed.push_back(name);
+      if (node.schedulable || node.available_until < input_.now + kLeastStay) continue;
+      if (NodeMisfit(node, job_.gang).empty()) closed.push_back(name);
     }
     for (int round = 0; round < 2 && !closed.empty(); ++round) {
       Topology open = *input_.topology;
@@ -208,7 +212,7 @@ class Explainer {
       if (!Started(asked)) return;
       if (round == 1) result_.counterfactuals.pop_back();
       result_.counterfactuals.push_back(
-          {Change::kUncordon,
+          {Remedy::kUncordon,
            absl::StrCat("would start now if these nodes took jobs: ", absl::StrJoin(closed, ", ")),
            job_, closed});
       const std::vector<std::string> used = asked.starts.back().placement.Nodes();
@@ -222,13 +226,13 @@ class Explainer {
 
   void TryQuota() {
     const int world = job_.gang.layout.world();
-    if (input_.quotas.Admit(job_.workspace, world).ok()) return;
-    const int enough = input_.quotas.Used(job_.workspace) + world;
+    if (input_.quotas.Admits(job_.account, world)) return;
+    const int enough = input_.quotas.Used(job_.account) + world;
     Quotas raised = input_.quotas;
-    raised.Set(job_.workspace, enough);
+    raised.SetGuarantee(job_.account, enough);
     if (!Started(Ask(job_, input_.topology, raised))) return;
-    result_.counterfactuals.push_back({Change::kQuota,
-                                       absl::StrCat("would start now if workspace ", job_.workspace,
+    result_.counterfactuals.push_back({Remedy::kQuota,
+                                       absl::StrCat("would start now if workspace ", job_.account,
                                                     " were guaranteed ", enough, " devices"),
                                        job_,
                                        {},
@@ -240,7 +244,7 @@ class Explainer {
     for (const auto& [key, of] : queue_.classes()) most = std::max(most, of.like.priority);
     WaitingJob first = job_;
     first.priority = most + 1;
-    TryJob(Change::kPriority, first, absl::StrCat("with priority ", first.priority));
+    TryJob(Remedy::kPriority, first, absl::StrCat("with priority ", first.priority));
   }
 
   const ClusterView& cluster_;

@@ -25,7 +25,7 @@ struct WhyWaiting {
   std::vector<std::pair<std::string, int64_t>> numbers;
 };
 
-enum class Change {
+enum class Remedy {
   kMaxLevel,     // may stand further apart
   kReplicas,     // fewer data-parallel replicas
   kShape,        // another layout
@@ -38,7 +38,7 @@ enum class Change {
 };
 
 struct Counterfactual {
-  Change change;
+  Remedy remedy;
   std::string text;  // "would start now with max_level cluster"
   WaitingJob job;    // as it would have to be; as it is for kUncordon and kQuota
   std::vector<std::string> uncordon;

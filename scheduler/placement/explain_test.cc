@@ -22,11 +22,13 @@ struct World {
   WaitingQueue queue;
   std::vector<WaitingJob> jobs;
   std::map<std::string, std::vector<DeviceRef>> held;
+  std::vector<RunningGang> running;
   FairShare shares;
   PassInput input;
 
   PassInput Input() {
     PassInput now = input;
+    now.running = [this] { return running; };
     now.topology = &cluster.topology();
     return now;
   }
@@ -50,7 +52,7 @@ void DrawNodes(SeededRandom& random, World& world) {
 
 WaitingJob DrawJob(SeededRandom& random, int64_t sequence) {
   WaitingJob job{.id = absl::StrCat("j", sequence),
-                 .workspace = random.Uniform(2) == 0 ? "a" : "b",
+                 .account = random.Uniform(2) == 0 ? "a" : "b",
                  .priority = static_cast<int>(random.Uniform(3)),
                  .sequence = sequence};
   job.gang.layout = {.tp = 1 << random.Uniform(4),
@@ -68,7 +70,10 @@ std::unique_ptr<World> Draw(SeededRandom& random) {
   world->input.shares = &world->shares;
   world->input.reservations = static_cast<int>(random.Uniform(4));
   DrawNodes(random, *world);
-  if (random.Uniform(2) == 0) world->input.quotas.Set("a", static_cast<int>(random.Uniform(40)));
+  if (random.Uniform(2) == 0) {
+    const int quota = static_cast<int>(random.Uniform(40));
+    world->input.quotas.Set("a", quota, quota + static_cast<int>(random.Uniform(8)));
+  }
   world->shares.Charge("b", 8, absl::Minutes(random.Uniform(100)), world->input.now);
   int64_t sequence = 0;
   for (const int runs = static_cast<int>(random.Uniform(12)); sequence < runs;) {
@@ -77,11 +82,10 @@ std::unique_ptr<World> Draw(SeededRandom& random) {
     if (!placement.ok()) continue;
     GRAFT_CHECK_OK(world->cluster.Take(placement->ranks, job.id));
     world->held[job.id] = placement->ranks;
-    world->input.quotas.Charge(job.workspace, job.gang.layout.world());
+    world->input.quotas.Charge(job.account, job.gang.layout.world());
   }
   for (const auto& [id, ranks] : world->held) {
-    world->input.running.push_back(
-        {id, &ranks, world->input.now + absl::Minutes(random.Uniform(200))});
+    world->running.push_back({id, &ranks, world->input.now + absl::Minutes(random.Uniform(200))});
   }
   for (const int64_t last = sequence + 8; sequence < last; ++sequence) {
     world->jobs.push_back(DrawJob(random, sequence));
@@ -105,14 +109,14 @@ bool StartsWhenApplied(World& world, const Counterfactual& change) {
   }
   PassInput input = world.Input();
   input.topology = &cluster.topology();
-  if (change.change == Change::kQuota) input.quotas.Set(change.job.workspace, change.quota);
+  if (change.remedy == Remedy::kQuota) input.quotas.SetGuarantee(change.job.account, change.quota);
   return Starts(RunPass(queue, input), change.job.id);
 }
 
 TEST(ExplainTest, EveryCounterfactualStartsTheJobWhenApplied) {
   const int wanted = testing::ByTier(1000, 10000, 100000);
   int pending = 0, counterfactuals = 0;
-  std::map<Change, int> kinds;
+  std::map<Remedy, int> kinds;
   for (uint64_t seed = 1; pending < wanted; ++seed) {
     SeededRandom random(seed);
     const std::unique_ptr<World> world = Draw(random);
@@ -127,7 +131,7 @@ TEST(ExplainTest, EveryCounterfactualStartsTheJobWhenApplied) {
       ASSERT_FALSE(why.reasons.empty()) << "seed " << seed << " " << job.id;
       for (const Counterfactual& change : why.counterfactuals) {
         ++counterfactuals;
-        ++kinds[change.change];
+        ++kinds[change.remedy];
         ASSERT_TRUE(StartsWhenApplied(*world, change))
             << "seed " << seed << " " << job.id << ": " << change.text;
       }
@@ -147,9 +151,11 @@ TEST(ExplainTest, AFragmentedClusterIsExplainedWithItsNumbers) {
   const std::vector<DeviceRef> held = {{"n0", 0}, {"n1", 0}};
   ASSERT_THAT(cluster.Take(held, "r"), IsOk());
   WaitingQueue queue;
-  queue.Add({.id = "j", .workspace = "w", .sequence = 1, .gang = {.layout = {.tp = 4}}});
+  queue.Add({.id = "j", .account = "w", .sequence = 1, .gang = {.layout = {.tp = 4}}});
   PassInput input{.topology = &cluster.topology(), .now = absl::FromUnixSeconds(50)};
-  input.running.push_back({"r", &held, absl::FromUnixSeconds(250)});
+  input.running = [&] {
+    return std::vector<RunningGang>{{"r", &held, absl::FromUnixSeconds(250)}};
+  };
   const Explanation why = Explain(cluster, queue, input, "j", {{.tp = 2, .pp = 2}});
   ASSERT_FALSE(why.reasons.empty());
   EXPECT_EQ(why.reasons[0].code, "FRAGMENTED");

@@ -347,8 +347,7 @@ absl::Status FitsEmptyCluster(const ClusterView& cluster, const GangRequest& req
   GRAFT_RETURN_IF_ERROR(CheckLayout(request.layout));
   GangRequest anywhere = request;
   anywhere.avoid_nodes.clear();
-  Topology empty = cluster.topology();
-  empty.FreeEverything();
+  const Topology& empty = cluster.empty();
   if (TryPlace(empty, anywhere).has_value()) return absl::OkStatus();
   const Funnel funnel = Measure(cluster, anywhere);
   if (funnel.devices_matching < request.layout.world()) {

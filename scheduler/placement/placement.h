@@ -41,9 +41,7 @@ struct Layout {
 
   int world() const { return tp * cp * dp * pp; }
   int stage() const { return tp * cp * dp; }
-  bool operator==(const Layout& other) const {
-    return tp == other.tp && cp == other.cp && dp == other.dp && pp == other.pp && ep == other.ep;
-  }
+  bool operator==(const Layout& other) const = default;
 };
 
 // How far apart the ranks of a gang may stand, narrowest first.
@@ -72,6 +70,8 @@ struct GangRequest {
   Level max_level = Level::kCluster;
   // When the gang will be done with its nodes: those that leave before are not for it.
   absl::Time needed_until = absl::InfinitePast();
+
+  bool operator==(const GangRequest& other) const = default;
 };
 
 struct Placement {

@@ -21,16 +21,44 @@ absl::Duration Coarse(absl::Duration estimate) {
   return step;
 }
 
+void AppendLayout(const Layout& layout, std::string& key) {
+  absl::StrAppend(&key, layout.tp, ",", layout.cp, ",", layout.dp, ",", layout.pp, ",", layout.ep,
+                  "\n");
+}
+
 std::string ClassKey(const WaitingJob& job) {
   const GangRequest& gang = job.gang;
-  const Layout& layout = gang.layout;
-  return absl::StrCat(job.workspace, "\n", job.priority, "\n", absl::ToInt64Seconds(job.estimate),
-                      "\n", layout.tp, ",", layout.cp, ",", layout.dp, ",", layout.pp, ",",
-                      layout.ep, "\n", gang.device_kind, "\n", gang.min_memory_bytes, "\n",
-                      absl::StrJoin(gang.labels, "\x01", absl::PairFormatter("\x02")), "\n",
-                      absl::StrJoin(gang.tolerations, "\x01"), "\n",
-                      absl::StrJoin(gang.avoid_nodes, "\x01"), "\n", gang.allow_tp_across_domains,
-                      static_cast<int>(gang.max_level), absl::FormatTime(gang.needed_until));
+  std::string key = absl::StrCat(
+      job.account, "\n", job.priority, "\n", absl::ToInt64Seconds(job.estimate), "\n",
+      gang.device_kind, "\n", gang.min_memory_bytes, "\n",
+      absl::StrJoin(gang.labels, "\x01", absl::PairFormatter("\x02")), "\n",
+      absl::StrJoin(gang.tolerations, "\x01"), "\n", absl::StrJoin(gang.avoid_nodes, "\x01"), "\n",
+      absl::StrJoin(job.rather_not, "\x01"), "\n", gang.allow_tp_across_domains, job.passes_others,
+      job.shares, static_cast<int>(gang.max_level), absl::FormatTime(gang.needed_until), "\n");
+  AppendLayout(gang.layout, key);
+  for (const Layout& layout : job.other_layouts) AppendLayout(layout, key);
+  return key;
+}
+
+std::optional<Placement> TrySoftly(const Topology& free, const WaitingJob& job,
+                                   const GangRequest& gang, absl::Time now) {
+  if (job.rather_not.empty() && !free.has_ends()) return TryPlace(free, gang);
+  std::vector<absl::Time> stays = {gang.needed_until};
+  if (free.has_ends()) {
+    stays = {std::max(gang.needed_until, now + job.estimate),
+             std::max(gang.needed_until, now + std::min(kLeastStay, job.estimate))};
+  }
+  GangRequest asked = gang;
+  asked.avoid_nodes.insert(asked.avoid_nodes.end(), job.rather_not.begin(), job.rather_not.end());
+  for (int round = job.rather_not.empty() ? 1 : 0; round < 2; ++round) {
+    if (round == 1) asked.avoid_nodes = gang.avoid_nodes;
+    for (const absl::Time until : stays) {
+      asked.needed_until = until;
+      std::optional<Placement> placement = TryPlace(free, asked);
+      if (placement.has_value()) return placement;
+    }
+  }
+  return std::nullopt;
 }
 
 class Pass {
@@ -44,8 +72,9 @@ class Pass {
         growth_(input.topology->growth()) {}
 
   PassResult Run() {
+    StartClaims();
     for (const auto& [key, of] : queue_.classes()) PushFrom(of, of.jobs.begin());
-    if (input_.what_if != nullptr) {
+    if (asking()) {
       asked_.like = *input_.what_if;
       asked_.jobs[asked_.like.sequence] = asked_.like.id;
       heads_.push(HeadOf(asked_, asked_.jobs.begin()));
@@ -60,69 +89,117 @@ class Pass {
   }
 
  private:
+  using JobIterator = std::map<int64_t, std::string>::const_iterator;
   struct Head {
     int priority;
-    double level;  // of the workspace's share
+    bool borrows;
+    double level;  // of the account's share
     int64_t sequence;
     const WaitingQueue::Class* of;
-    std::map<int64_t, std::string>::const_iterator job;
+    JobIterator job;
     // The queue's top is the greatest.
     bool operator<(const Head& other) const {
+      if (borrows != other.borrows) return borrows;
       if (priority != other.priority) return priority < other.priority;
       if (level != other.level) return level > other.level;
       return sequence > other.sequence;
     }
   };
 
-  Head HeadOf(const WaitingQueue::Class& of,
-              std::map<int64_t, std::string>::const_iterator job) const {
-    const double level =
-        input_.shares == nullptr ? 0 : input_.shares->Level(of.like.workspace, input_.now);
-    return {of.like.priority, level, job->first, &of, job};
+  bool asking() const { return input_.what_if != nullptr; }
+  bool AskedAbout(const std::string& id) const { return asking() && id == input_.what_if->id; }
+
+  Head HeadOf(const WaitingQueue::Class& of, JobIterator job) const {
+    const WaitingJob& like = of.like;
+    const bool shared = input_.shares != nullptr && like.shares;
+    const double level = shared ? input_.shares->Level(like.account, input_.now) : 0;
+    return {like.priority, quotas_.Borrows(like.account, like.gang.layout.world()),
+            level,         job->first,
+            &of,           job};
   }
 
-  // The class goes on with this job, or with the next when this is the one asked about.
-  void PushFrom(const WaitingQueue::Class& of, std::map<int64_t, std::string>::const_iterator job) {
-    if (input_.what_if != nullptr && job != of.jobs.end() && job->second == input_.what_if->id) {
+  // The class goes on with this job, or with the next that has not been decided already.
+  void PushFrom(const WaitingQueue::Class& of, JobIterator job) {
+    while (job != of.jobs.end() && (AskedAbout(job->second) || claimed_.contains(job->second))) {
       ++job;
     }
     if (job != of.jobs.end()) heads_.push(HeadOf(of, job));
   }
 
+  // Jobs whose room has come free start there, before anyone else.
+  void StartClaims() {
+    for (const Reservation& claim : input_.claims) {
+      if (AskedAbout(claim.id)) continue;
+      now_free_.Take(claim.devices);
+      outside_.Take(claim.devices);
+    }
+    for (const Reservation& claim : input_.claims) {
+      const WaitingQueue::Class* of = queue_.Find(claim.id);
+      if (AskedAbout(claim.id) || of == nullptr) continue;
+      Topology own = now_free_;
+      for (Topology::Slot slot : own.Resolve(claim.devices)) {
+        slot.bits &= input_.topology->Free(slot.group);
+        own.Release(slot);
+      }
+      claimed_.insert(claim.id);
+      std::optional<Seat> seat = FindSeat(own, of->like, input_.now);
+      if (!seat.has_value() || !Admits(of->like, *seat)) continue;
+      Start(claim.id, of->like, *std::move(seat), "in the room that was made for it");
+    }
+  }
+
+  bool Admits(const WaitingJob& like, const Seat& seat) const {
+    return quotas_.Admits(like.account, seat.layout.world());
+  }
+
   void TryClass(const Head& head) {
     const WaitingJob& like = head.of->like;
-    if (!quotas_.Admit(like.workspace, like.gang.layout.world()).ok()) return;
-    std::optional<Placement> placement;
+    if (!like.passes_others && any_blocked_) return;
+    if (!quotas_.Admits(like.account, LeastDevices(like))) return;
+    std::optional<Seat> seat;
     absl::string_view how = result_.reservations.empty() ? "first in line" : "beside kept room";
-    const bool asking = input_.what_if != nullptr;
-    if (!asking && head.of->no_fit_at == growth_) {
+    if (!asking() && head.of->no_fit_at == growth_) {
       ++result_.classes_skipped;
     } else {
       ++result_.classes_tried;
-      placement = Seek(like, how);
-      if (!asking && !placement.has_value() && result_.reservations.empty()) {
+      seat = Seek(like, how);
+      if (!asking() && !seat.has_value() && result_.reservations.empty() && input_.claims.empty()) {
         head.of->no_fit_at = growth_;
       }
     }
-    if (!placement.has_value()) {
-      if (head.of == &asked_) return;
-      NoteAhead(*head.of);
-      Reserve(head);
-      return;
-    }
-    now_free_.Take(placement->ranks);
-    outside_.Take(placement->ranks);
-    quotas_.Charge(like.workspace, like.gang.layout.world());
-    result_.starts.push_back({head.job->second, *std::move(placement), how});
-    if (timeline_.has_value()) NoteEnd(result_.starts.back());
+    if (!seat.has_value()) return Block(head);
+    if (!Admits(like, *seat)) return;
+    Start(head.job->second, like, *std::move(seat), how);
     PushFrom(*head.of, std::next(head.job));
+  }
+
+  static int LeastDevices(const WaitingJob& like) {
+    int least = like.gang.layout.world();
+    for (const Layout& layout : like.other_layouts) least = std::min(least, layout.world());
+    return least;
+  }
+
+  void Start(const std::string& id, const WaitingJob& like, Seat seat, absl::string_view how) {
+    now_free_.Take(seat.placement.ranks);
+    outside_.Take(seat.placement.ranks);
+    quotas_.Charge(like.account, seat.layout.world());
+    result_.starts.push_back({id, seat.layout, std::move(seat.placement), how});
+    if (timeline_.has_value()) NoteEnd(result_.starts.back());
+  }
+
+  void Block(const Head& head) {
+    any_blocked_ = true;
+    if (head.of == &asked_) return;
+    NoteAhead(*head.of);
+    if (result_.blocked.size() < kMostBlocked) result_.blocked.push_back(head.job->second);
+    Reserve(head);
   }
 
   // Jobs of the class that stand before the one asked about.
   void NoteAhead(const WaitingQueue::Class& of) {
-    if (input_.what_if == nullptr) return;
+    if (!asking()) return;
     int ahead = static_cast<int>(of.jobs.size());
-    if (of.like.priority == asked_.like.priority && of.like.workspace == asked_.like.workspace) {
+    if (of.like.priority == asked_.like.priority && of.like.account == asked_.like.account) {
       ahead = static_cast<int>(
           std::distance(of.jobs.begin(), of.jobs.lower_bound(asked_.like.sequence)));
     }
@@ -130,26 +207,36 @@ class Pass {
     result_.devices_ahead += ahead * of.like.gang.layout.world();
   }
 
-  std::optional<Placement> Seek(const WaitingJob& like, absl::string_view& how) const {
-    std::optional<Placement> placement = TryPlace(outside_, like.gang);
-    if (placement.has_value() || result_.reservations.empty()) return placement;
-    if (input_.now + like.estimate > first_needed_) return std::nullopt;
+  std::optional<Seat> Seek(const WaitingJob& like, absl::string_view& how) const {
+    std::optional<Seat> seat = FindSeat(outside_, like, input_.now);
+    if (seat.has_value() || result_.reservations.empty()) return seat;
+    const absl::Time end = input_.now + like.estimate;
+    if (end == absl::InfiniteFuture() || end > last_needed_) return std::nullopt;
     how = "in kept room that it leaves in time";
-    return TryPlace(now_free_, like.gang);
+    if (end <= first_needed_) return FindSeat(now_free_, like, input_.now);
+    // Some of the kept room is needed only after it is done.
+    Topology free = now_free_;
+    for (const Reservation& kept : result_.reservations) {
+      if (kept.start < end) free.Take(kept.devices);
+    }
+    return FindSeat(free, like, input_.now);
   }
 
   void Reserve(const Head& head) {
     if (static_cast<int>(result_.reservations.size()) >= input_.reservations) return;
     if (!timeline_.has_value()) {
-      timeline_.emplace(now_free_, input_.running);
+      timeline_.emplace(now_free_, input_.Running());
       for (const PassStart& start : result_.starts) NoteEnd(start);
     }
     Reservation found;
-    if (!timeline_->Find(now_free_, head.of->like.gang, result_.reservations, input_.now, found)) {
-      return;
+    GangRequest gang = head.of->like.gang;
+    if (now_free_.has_ends()) {
+      gang.needed_until = std::max(gang.needed_until, input_.now + kLeastStay);
     }
+    if (!timeline_->Find(now_free_, gang, result_.reservations, input_.now, found)) return;
     found.id = head.job->second;
     first_needed_ = std::min(first_needed_, found.start);
+    last_needed_ = std::max(last_needed_, found.start);
     outside_.Take(found.devices);
     result_.reservations.push_back(std::move(found));
   }
@@ -159,6 +246,8 @@ class Pass {
                    input_.now + queue_.Find(start.id)->like.estimate);
   }
 
+  static constexpr size_t kMostBlocked = 32;
+
   const WaitingQueue& queue_;
   const PassInput& input_;
   Quotas quotas_;
@@ -167,12 +256,33 @@ class Pass {
   const uint64_t growth_;
   std::priority_queue<Head> heads_;
   WaitingQueue::Class asked_;
-  std::optional<Timeline> timeline_;  // made when the first job is blocked
-  absl::Time first_needed_ = absl::InfiniteFuture();
+  absl::btree_set<std::string> claimed_;  // jobs that room was made for
+  std::optional<Timeline> timeline_;      // made when the first job is blocked
+  bool any_blocked_ = false;
+  absl::Time first_needed_ = absl::InfiniteFuture();  // of kept room
+  absl::Time last_needed_ = absl::InfinitePast();
   PassResult result_;
 };
 
 }  // namespace
+
+std::optional<Seat> FindSeat(const Topology& free, const WaitingJob& job, absl::Time now) {
+  std::optional<Placement> placement = TrySoftly(free, job, job.gang, now);
+  if (placement.has_value()) return Seat{job.gang.layout, *std::move(placement)};
+  for (const Layout& layout : job.other_layouts) {
+    GangRequest other = job.gang;
+    other.layout = layout;
+    placement = TrySoftly(free, job, other, now);
+    if (placement.has_value()) return Seat{layout, *std::move(placement)};
+  }
+  return std::nullopt;
+}
+
+WaitingQueue::WaitingQueue(const WaitingQueue& other) : classes_(other.classes_) {
+  for (auto of = classes_.begin(); of != classes_.end(); ++of) {
+    for (const auto& [sequence, id] : of->second.jobs) where_[id] = {of, sequence};
+  }
+}
 
 void WaitingQueue::Add(WaitingJob job) {
   GRAFT_CHECK(!where_.contains(job.id)) << job.id << " waits already";

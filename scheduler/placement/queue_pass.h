@@ -2,18 +2,20 @@
 // pass costs what its classes and its starts cost, and not what the queue is long.
 //
 //   WaitingQueue queue;
-//   queue.Add({.id = "w/j1", .workspace = "w", .sequence = 1, .gang = request});
+//   queue.Add({.id = "w/j1", .account = "w", .sequence = 1, .gang = request});
 //   PassResult result = RunPass(queue, input);
 //   for (const PassStart& start : result.starts) ...   // Take, then queue.Remove(start.id)
 //
-// Order: priority, then the workspace that has had least of its fair share, then age. The first
-// jobs that do not fit keep the room in which they will start once running jobs have come to their
-// estimated ends; others go ahead of them only outside of that room, or when they are over before
-// it is needed. Owned by the scheduler's loop; reads no clock.
+// Order: those that do not borrow, then priority, then the account that has had least of its fair
+// share, then age. The first jobs that do not fit keep the room in which they will start once
+// running jobs have come to their estimated ends; others go ahead of them only outside of that
+// room, or when they are over before it is needed. Owned by the scheduler's loop; reads no clock.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,12 +32,18 @@ namespace graft::scheduler {
 
 struct WaitingJob {
   std::string id;
-  std::string workspace;
+  std::string account;   // of quotas and shares
   int priority = 0;      // effective; greater goes first
   int64_t sequence = 0;  // of submission; distinct
   GangRequest gang;
+  // Layouts that it may take where that of `gang` does not fit now, best first.
+  std::vector<Layout> other_layouts;
+  // Nodes that it goes to only when no others do.
+  std::vector<std::string> rather_not;
   // How long it will run; infinite where nothing is known.
   absl::Duration estimate = absl::InfiniteDuration();
+  bool passes_others = true;  // may start while a job before it is blocked
+  bool shares = true;         // else age alone decides inside its priority
 };
 
 class WaitingQueue {
@@ -48,7 +56,7 @@ class WaitingQueue {
   };
 
   WaitingQueue() = default;
-  WaitingQueue(const WaitingQueue&) = delete;
+  WaitingQueue(const WaitingQueue& other);
   WaitingQueue& operator=(const WaitingQueue&) = delete;
 
   // The id must not be there yet.
@@ -68,8 +76,15 @@ class WaitingQueue {
 };
 
 struct PassInput {
+  std::vector<RunningGang> Running() const {
+    return running ? running() : std::vector<RunningGang>();
+  }
+
   const Topology* topology = nullptr;
-  std::vector<RunningGang> running;
+  // Asked for when the first job is blocked. May be empty: nothing runs.
+  std::function<std::vector<RunningGang>()> running;
+  // Room that was made for waiting jobs by stopping others, and is for nobody else.
+  std::vector<Reservation> claims;
   Quotas quotas;
   const FairShare* shares = nullptr;  // nullptr: age alone decides inside a priority
   absl::Time now;
@@ -81,14 +96,17 @@ struct PassInput {
 
 struct PassStart {
   std::string id;
+  Layout layout;
   Placement placement;
-  // Why it may: "first in line", "beside kept room", "in kept room that it leaves in time".
+  // Why it may: "first in line", "beside kept room", "in kept room that it leaves in time", "in the
+  // room that was made for it".
   absl::string_view how;
 };
 
 struct PassResult {
   std::vector<PassStart> starts;
   std::vector<Reservation> reservations;  // in the order of the queue
+  std::vector<std::string> blocked;       // the first jobs that do not fit, in that order
   int classes_tried = 0;
   int jobs_ahead = 0;  // of the one that was asked about: those that were tried and did not start
   int devices_ahead = 0;
@@ -96,5 +114,17 @@ struct PassResult {
 };
 
 PassResult RunPass(const WaitingQueue& queue, const PassInput& input);
+
+// A job whose end is not known, or is after all ends of nodes, needs a node for so long at least:
+// it will take a checkpoint before the node leaves and go on elsewhere.
+inline constexpr absl::Duration kLeastStay = absl::Minutes(15);
+
+// Where the job would start in `free`, and in which of its layouts: away from nodes that it would
+// rather not have and on nodes that stay until it is done, if there are such.
+struct Seat {
+  Layout layout;
+  Placement placement;
+};
+std::optional<Seat> FindSeat(const Topology& free, const WaitingJob& job, absl::Time now);
 
 }  // namespace graft::scheduler

@@ -25,7 +25,7 @@ class QueuePassTest : public ::testing::Test {
   void Wait(const std::string& id, int devices, int priority = 0, absl::string_view workspace = "w",
             absl::Duration estimate = absl::InfiniteDuration()) {
     queue_.Add({.id = id,
-                .workspace = std::string(workspace),
+                .account = std::string(workspace),
                 .priority = priority,
                 .sequence = ++sequence_,
                 .gang = {.layout = {.dp = devices}},
@@ -34,10 +34,11 @@ class QueuePassTest : public ::testing::Test {
   void Runs(const std::string& id, const std::string& node, int devices, absl::Time end) {
     for (int d = 0; d < devices; ++d) held_[id].push_back({node, d});
     ASSERT_THAT(cluster_.Take(held_[id], id), IsOk());
-    input_.running.push_back({id, &held_[id], end});
+    running_.push_back({id, &held_[id], end});
   }
   PassResult Pass() {
     input_.topology = &cluster_.topology();
+    input_.running = [this] { return running_; };
     input_.now = now_;
     return RunPass(queue_, input_);
   }
@@ -52,6 +53,7 @@ class QueuePassTest : public ::testing::Test {
   WaitingQueue queue_;
   PassInput input_;
   std::map<std::string, std::vector<DeviceRef>> held_;
+  std::vector<RunningGang> running_;
   int64_t sequence_ = 0;
 };
 
@@ -111,7 +113,7 @@ TEST_F(QueuePassTest, AClassThatDoesNotFitIsTriedOnceAndAgainOnlyWhenSomethingGr
   EXPECT_EQ(Pass().classes_tried, 1);
   EXPECT_EQ(Pass().classes_skipped, 1);
   cluster_.Release(held_["running"], "running");
-  input_.running.clear();
+  running_.clear();
   EXPECT_THAT(Ids(Pass()), ElementsAre("j0", "j1"));
 }
 
@@ -125,7 +127,7 @@ TEST_F(QueuePassTest, AQuotaHoldsItsWorkspaceAndNobodyElse) {
   EXPECT_THAT(Ids(Pass()), ElementsAre("a", "c"));
 }
 
-TEST(QuotasTest, WhatOthersLeaveIsLentAndCanBeReclaimed) {
+TEST(QuotasTest, MoreThanTheGuaranteeIsBorrowedUpToTheCeiling) {
   Quotas quotas;
   quotas.Set("a", 8);
   quotas.Set("b", 8, 12);
@@ -135,10 +137,77 @@ TEST(QuotasTest, WhatOthersLeaveIsLentAndCanBeReclaimed) {
   quotas.Charge("b", 12);
   EXPECT_EQ(quotas.Borrowed("b"), 4);
   EXPECT_TRUE(quotas.WithinGuarantee("a", 8));
-  EXPECT_THAT(quotas.Admit("a", 8), IsOk());
-  EXPECT_THAT(quotas.Admit("a", 9),
-              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("leave 4 to borrow")));
+  EXPECT_TRUE(quotas.Borrows("a", 9));
+  EXPECT_THAT(quotas.Admit("a", 9), IsOk());
   EXPECT_THAT(quotas.Admit("c", 1000), IsOk());
+  EXPECT_FALSE(quotas.Borrows("c", 1000));
+}
+
+TEST_F(QueuePassTest, WhoBorrowsIsServedAfterThoseWhoDoNot) {
+  AddNodes(1);
+  input_.quotas.Set("v", 4);
+  Wait("borrows", 8, 0, "v");
+  Wait("younger", 8);
+  EXPECT_THAT(Ids(Pass()), ElementsAre("younger"));
+}
+
+TEST_F(QueuePassTest, RoomThatWasMadeForAJobIsForNobodyElse) {
+  AddNodes(1);
+  Runs("leaves", "n0", 4, absl::InfiniteFuture());
+  Wait("first", 4, 9);
+  Wait("claimant", 8);
+  input_.claims.push_back({"claimant", now_, {}});
+  for (int d = 0; d < 8; ++d) input_.claims[0].devices.push_back({"n0", d});
+  EXPECT_THAT(Ids(Pass()), ElementsAre());
+  cluster_.Release(held_["leaves"], "leaves");
+  running_.clear();
+  EXPECT_THAT(Ids(Pass()), ElementsAre("claimant"));
+}
+
+TEST_F(QueuePassTest, AnotherLayoutIsTakenWhereTheBestDoesNotFitNow) {
+  AddNodes(2);
+  Runs("a", "n0", 1, absl::InfiniteFuture());
+  Runs("b", "n1", 1, absl::InfiniteFuture());
+  queue_.Add(
+      {.id = "j", .sequence = 1, .gang = {.layout = {.tp = 8}}, .other_layouts = {{.tp = 4}}});
+  PassResult result = Pass();
+  ASSERT_EQ(result.starts.size(), 1u);
+  EXPECT_EQ(result.starts[0].layout.tp, 4);
+}
+
+TEST_F(QueuePassTest, NodesThatLeaveTooSoonAndThoseItFailedOnAreLastChoices) {
+  for (int n = 0; n < 3; ++n) {
+    Node node{.name = absl::StrCat("n", n)};
+    for (int d = 0; d < 8; ++d) node.devices.push_back({.index = d, .kind = "h100"});
+    if (n == 0) node.available_until = now_ + absl::Hours(1);
+    cluster_.PutNode(node);
+  }
+  const auto first_node = [&](std::vector<std::string> rather_not) {
+    queue_.Add({.id = "j",
+                .sequence = 1,
+                .gang = {.layout = {.dp = 8}},
+                .rather_not = std::move(rather_not),
+                .estimate = absl::Hours(5)});
+    const PassResult result = Pass();
+    queue_.Remove("j");
+    return result.starts.empty() ? "" : result.starts[0].placement.ranks[0].node;
+  };
+  EXPECT_EQ(first_node({}), "n1");
+  EXPECT_EQ(first_node({"n1"}), "n2");
+  EXPECT_EQ(first_node({"n1", "n2"}), "n0");  // its checkpoint will be taken before the node leaves
+  cluster_.SetSchedulable("n1", false);
+  cluster_.SetSchedulable("n2", false);
+  EXPECT_EQ(first_node({}), "n0");
+}
+
+TEST_F(QueuePassTest, AJobThatMayNotPassWaitsBehindABlockedOne) {
+  AddNodes(1);
+  Runs("running", "n0", 4, absl::InfiniteFuture());
+  Wait("head", 8);
+  queue_.Add({.id = "fifo", .sequence = 99, .gang = {}, .passes_others = false});
+  EXPECT_THAT(Ids(Pass()), ElementsAre());
+  input_.reservations = 0;
+  EXPECT_THAT(Ids(Pass()), ElementsAre());
 }
 
 TEST(FairShareTest, UsageHalvesWithEachHalfLife) {

@@ -1,8 +1,9 @@
-// How many devices each workspace may hold. A workspace is guaranteed a number, and may borrow what
-// others leave unused of theirs up to its ceiling; what is borrowed can be reclaimed by its owner.
+// How many devices each account may hold. An account is guaranteed a number and may borrow more, up
+// to its ceiling, while nobody needs them: what is borrowed can be reclaimed by accounts that are
+// within their guarantee. Whoever borrows is served after those who do not.
 //
-// Copied into a queue pass, which charges what it starts. A workspace without a quota is not
-// limited, and lends nothing.
+// Copied into a queue pass, which charges what it starts. An account without a quota is not
+// limited and guaranteed nothing.
 #pragma once
 
 #include <string>
@@ -18,19 +19,25 @@ class Quotas {
   static constexpr int kNoCeiling = -1;
 
   // `ceiling` is at least `guaranteed`: equal to it, nothing is borrowed.
-  void Set(absl::string_view workspace, int guaranteed, int ceiling = kNoCeiling);
-  void Remove(absl::string_view workspace);
-  void Charge(absl::string_view workspace, int devices) {
-    used_[std::string(workspace)] += devices;
-  }
+  void Set(absl::string_view account, int guaranteed, int ceiling = kNoCeiling);
+  // Another guarantee for an account that has one; it may borrow as much as before.
+  void SetGuarantee(absl::string_view account, int guaranteed);
+  void Remove(absl::string_view account);
+  // Negative: they are given back.
+  void Charge(absl::string_view account, int devices) { used_[std::string(account)] += devices; }
 
   // RESOURCE_EXHAUSTED with the numbers when `devices` more are too many.
-  absl::Status Admit(absl::string_view workspace, int devices) const;
-  int Used(absl::string_view workspace) const;
-  // Devices above the guarantee.
-  int Borrowed(absl::string_view workspace) const;
+  absl::Status Admit(absl::string_view account, int devices) const;
+  bool Admits(absl::string_view account, int devices) const;
+  int Used(absl::string_view account) const;
+  // Devices above the guarantee; an account without a quota has none.
+  int Borrowed(absl::string_view account) const;
   // Whether `devices` more stay within its guarantee: then it may reclaim what is lent.
-  bool WithinGuarantee(absl::string_view workspace, int devices) const;
+  bool WithinGuarantee(absl::string_view account, int devices) const;
+  // Whether it would borrow for `devices` more.
+  bool Borrows(absl::string_view account, int devices) const;
+  bool Has(absl::string_view account) const { return quotas_.contains(account); }
+  const absl::btree_map<std::string, int>& used() const { return used_; }
 
  private:
   struct Quota {

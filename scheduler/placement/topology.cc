@@ -288,6 +288,7 @@ void Topology::Put(const Node& node) {
   }
   NoteLabel(shape, std::string(kEndLabel), absl::FormatTime(node.available_until), member);
   if (EndsIndexed()) traits.available_until = node.available_until;
+  shape.ends_seen |= node.available_until != absl::InfiniteFuture();
 
   shape.traits[member] = traits;
 
@@ -343,14 +344,12 @@ void Topology::SetUp(absl::string_view node, bool up) {
   up_[id] = up;
 }
 
-void Topology::FreeEverything() {
+void Topology::FreeEverything(absl::string_view node) {
+  const int id = FindMember(node);
+  if (id < 0) return;
+  SetUp(node, true);
   ++growth_;
-  for (int member = 0; member < members(); ++member) {
-    if (shape_->members[member].live) SetUp(shape_->members[member].name, true);
-  }
-  for (size_t group = 0; group < shape_->groups.size(); ++group) {
-    SetFree(static_cast<int>(group), shape_->groups[group].usable);
-  }
+  for (int group : shape_->members[id].groups) SetFree(group, shape_->groups[group].usable);
 }
 
 std::vector<Topology::Slot> Topology::Resolve(const std::vector<DeviceRef>& devices) const {

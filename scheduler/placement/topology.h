@@ -103,8 +103,8 @@ class Topology {
     SetFree(slot.group, free_[slot.group] | slot.bits);
   }
   int groups() const { return static_cast<int>(shape_->groups.size()); }
-  // As if nothing were held, and every node took jobs.
-  void FreeEverything();
+  // As if nothing of the node were held, and it took jobs.
+  void FreeEverything(absl::string_view node);
   // The nodes in `members` alone, their traits forgotten.
   Topology Subset(const std::vector<int>& members) const;
 
@@ -129,6 +129,8 @@ class Topology {
   // Whether pools know the label's values.
   bool Indexed(absl::string_view label) const { return !shape_->unindexed.contains(label); }
   bool EndsIndexed() const { return Indexed(kEndLabel); }
+  // Some node has had an end.
+  bool has_ends() const { return shape_->ends_seen; }
   // The nodes with that value, ascending.
   std::vector<int> MembersWith(absl::string_view label, absl::string_view value) const;
   // Whether the node has all of the labels and no taint but those.
@@ -165,6 +167,7 @@ class Topology {
     int split_chassis = 0;
     int dead_members = 0;
     bool rekey = false;  // a label has become unindexed since pools were made
+    bool ends_seen = false;
   };
   struct Path {
     std::string spine, leaf, rack;

@@ -50,8 +50,8 @@ class Chooser {
 
  private:
   bool May(const VictimCandidate& candidate) const {
-    if (!candidate.preemptible) return false;
-    if (request_.now - candidate.started < request_.min_run_time) return false;
+    if (!candidate.preemptible || (request_.borrows && candidate.guaranteed)) return false;
+    if (request_.now - candidate.started < candidate.min_run_time) return false;
     return candidate.priority < request_.priority || (request_.reclaims && candidate.borrows);
   }
 

@@ -19,9 +19,12 @@ struct VictimCandidate {
   const std::vector<DeviceRef>* ranks = nullptr;
   int priority = 0;  // effective
   bool preemptible = true;
-  // Holds devices above its workspace's guarantee.
+  // Holds devices above its account's guarantee.
   bool borrows = false;
+  // Holds devices that its account is guaranteed.
+  bool guaranteed = false;
   absl::Time started;
+  absl::Duration min_run_time = absl::ZeroDuration();  // left alone for so long
   double seconds_since_checkpoint = 0;
   double restart_seconds = 60;
 
@@ -33,11 +36,12 @@ struct VictimCandidate {
 struct PreemptionRequest {
   GangRequest gang;
   int priority = 0;
-  // The job is within its workspace's guarantee: it may take back what others borrow, whatever
+  // The job is within its account's guarantee: it may take back what others borrow, whatever
   // their priority.
   bool reclaims = false;
-  // Gangs that run for less are left alone.
-  absl::Duration min_run_time = absl::ZeroDuration();
+  // It would borrow: then it stops nobody who is guaranteed what he holds, or the two would stop
+  // one another for ever.
+  bool borrows = false;
   absl::Time now;
 };
 

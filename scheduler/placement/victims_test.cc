@@ -65,10 +65,19 @@ TEST_F(VictimsTest, EqualPriorityIsNeverStoppedUnlessItBorrowsWhatIsReclaimed) {
   EXPECT_THAT(chosen_.ids, ElementsAre("same"));
 }
 
+TEST_F(VictimsTest, ABorrowerStopsNobodyWhoIsGuaranteedWhatHeHolds) {
+  AddNodes(1);
+  Runs("low", {{"n0", 0}}, 10).guaranteed = true;
+  request_.borrows = true;
+  EXPECT_FALSE(Choose());
+  candidates_[0].guaranteed = false;
+  EXPECT_TRUE(Choose());
+}
+
 TEST_F(VictimsTest, GangsThatHaveJustStartedOrMayNotBeStoppedAreLeftAlone) {
   AddNodes(1);
   Runs("young", {{"n0", 0}}, 0).started = absl::FromUnixSeconds(990);
-  request_.min_run_time = absl::Seconds(60);
+  candidates_[0].min_run_time = absl::Seconds(60);
   EXPECT_FALSE(Choose());
   candidates_[0].started = absl::FromUnixSeconds(0);
   candidates_[0].preemptible = false;

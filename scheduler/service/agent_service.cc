@@ -131,6 +131,10 @@ absl::StatusOr<agent::RegisterResponse> AgentService::Admit(Turn& turn,
   Node node = ToNode(id, inventory);
   node.rack = body.topology().rack();
   node.spine = body.topology().spine();
+  if (request.has_available_until()) {
+    node.available_until = absl::FromUnixSeconds(request.available_until().seconds());
+    *body.mutable_available_until() = request.available_until();
+  }
   for (const auto& [label, value] : body.labels()) node.labels[label] = value;
   node.taints.assign(body.taints().begin(), body.taints().end());
   GRAFT_RETURN_IF_ERROR(turn.Step(NodeRegistered{std::move(node)}));

@@ -202,8 +202,6 @@ class Engine::TurnImpl final : public Turn {
           EncodeQueue(put->queue));
     } else if (const auto* removed = std::get_if<QueueRemoved>(&event)) {
       Remove(Family::kRecords, absl::StrCat(kCoreQueuePrefix, removed->queue));
-    } else if (const auto* quota = std::get_if<QuotaPut>(&event)) {
-      Put(Family::kRecords, absl::StrCat(kCoreQuotaPrefix, quota->workspace), EncodeQuota(*quota));
     }
   }
 
@@ -268,7 +266,6 @@ absl::Status Engine::Rebuild(absl::Time now) {
   using NodePair = std::pair<NodeState, Node>;
   GRAFT_ASSIGN_OR_RETURN(auto nodes, LoadAll<NodePair>(store_, kCoreNodePrefix, DecodeNode));
   GRAFT_ASSIGN_OR_RETURN(auto queues, LoadAll<Queue>(store_, kCoreQueuePrefix, DecodeQueue));
-  GRAFT_ASSIGN_OR_RETURN(auto quotas, LoadAll<QuotaPut>(store_, kCoreQuotaPrefix, DecodeQuota));
   const absl::StatusOr<Record> before = store_.Get(Family::kRecords, kIncarnationKey);
   options_.incarnation = before.ok() ? std::stoll(before->value) + 1 : 1;
   const absl::StatusOr<Record> head = store_.Get(Family::kAudit, kAuditHeadKey);
@@ -277,8 +274,7 @@ absl::Status Engine::Rebuild(absl::Time now) {
 
   core_ = std::make_unique<Core>(options_);
   TurnImpl turn(*this, now);
-  turn.Take(
-      core_->Restore(std::move(jobs), std::move(nodes), std::move(queues), std::move(quotas), now));
+  turn.Take(core_->Restore(std::move(jobs), std::move(nodes), std::move(queues), now));
   turn.Put(Family::kRecords, kIncarnationKey, absl::StrCat(options_.incarnation));
   turn.Close();
   return CommitAndSend(turn);
@@ -400,7 +396,6 @@ absl::StatusOr<int64_t> CheckRecords(const Store& store) {
   using NodePair = std::pair<NodeState, Node>;
   GRAFT_RETURN_IF_ERROR(LoadAll<NodePair>(store, kCoreNodePrefix, DecodeNode).status());
   GRAFT_RETURN_IF_ERROR(LoadAll<Queue>(store, kCoreQueuePrefix, DecodeQueue).status());
-  GRAFT_RETURN_IF_ERROR(LoadAll<QuotaPut>(store, kCoreQuotaPrefix, DecodeQuota).status());
   int64_t count = 0;
   ListRequest request{.limit = kPage};
   for (bool more = true; more;) {

@@ -72,7 +72,7 @@ void WriteAttempt(Turn& turn, const Job& job, const v1::Job& body) {
                    : job.state == JobState::kRunning ? v1::Attempt::STATE_RUNNING
                                                      : v1::Attempt::STATE_STARTING);
   *record.mutable_create_time() = ToTimestamp(attempt.started);
-  SetLayout(job.request.gang.layout, *record.mutable_layout());
+  SetLayout(attempt.layout, *record.mutable_layout());
   for (size_t rank = 0; rank < attempt.ranks.size(); ++rank) {
     v1::RankPlacement& place = *record.add_ranks();
     place.set_rank(static_cast<int32_t>(rank));
@@ -287,7 +287,12 @@ bool WriteJobStatus(Turn& turn, const Job& job) {
   status.set_message(job.reason);
   status.set_attempt(job.attempts);
   status.set_restarts(job.restarts);
-  status.mutable_usage()->set_gpu_seconds(job.device_seconds);
+  v1::JobUsage& usage = *status.mutable_usage();
+  usage.set_gpu_seconds(job.usage.device_seconds);
+  usage.set_gpu_busy_seconds(job.usage.busy_device_seconds);
+  usage.set_queued_seconds(job.usage.queued_seconds);
+  usage.set_lost_seconds(job.usage.lost_device_seconds);
+  usage.set_preempted_seconds(job.usage.preempted_seconds);
   // A restart goes on from a checkpoint: what the last attempt said of its loss is no longer so.
   if (job.state == JobState::kQueued) status.clear_progress();
   status.mutable_progress()->set_steps_done(job.step);

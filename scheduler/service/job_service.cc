@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "rpc/status.h"
 #include "scheduler/service/events_stream.h"
+#include "scheduler/service/explain_convert.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/names.h"
 #include "scheduler/service/resources.h"
@@ -182,36 +183,19 @@ void JobService::ExplainJob(CallPtr call, const v1::ExplainJobRequest& request,
     const JobKey key = JobKeyOf(name);
     const Job* job = core.FindJob(key);
     if (job == nullptr) return answer->Answer(std::move(explanation));
-    for (const WaitReason& reason : core.Explain(*job, now)) {
-      auto& cause = *explanation.add_causes();
-      cause.set_code(CauseCode(reason.code));
-      cause.set_message(reason.text);
-      absl::StrAppend(explanation.mutable_text(), explanation.text().empty() ? "" : "; ",
-                      reason.text);
-    }
-    const Funnel funnel = Measure(core.cluster(), job->request.gang);
-    const auto step = [&](absl::string_view demand, int64_t nodes, int64_t devices) {
-      auto& one = *explanation.add_funnel();
-      one.set_demand(std::string(demand));
-      one.set_nodes(nodes);
-      one.set_devices(devices);
-    };
-    step("all nodes", funnel.nodes, 0);
-    step("labels, taints, device kind and memory", funnel.nodes_matching, funnel.devices_matching);
-    step("takes jobs", funnel.nodes_schedulable, funnel.devices_schedulable);
-    step("free", funnel.nodes_schedulable, funnel.devices_free);
-    for (const Job* ahead : core.Waiting()) {
-      if (ahead->request.key == key) break;
-      // Foreign jobs are counted, never named.
-      if (call->identity->RoleIn(ahead->request.workspace) >= rpc::Role::kViewer) {
-        if (explanation.jobs_ahead_size() < 20) {
-          explanation.add_jobs_ahead(JobNameOf(ahead->request.key));
-        }
-      } else {
-        explanation.set_foreign_jobs_ahead(explanation.foreign_jobs_ahead() + 1);
-        explanation.set_foreign_devices_ahead(explanation.foreign_devices_ahead() +
-                                              ahead->request.gang.layout.world());
+    const JobExplanation why = core.Explain(*job, now);
+    FillExplanation(why, *job, explanation);
+    for (const JobKey& ahead : why.first_ahead) {
+      const std::string workspace(ahead.substr(0, ahead.find('/')));
+      if (call->identity->RoleIn(workspace) >= rpc::Role::kViewer) {
+        explanation.add_jobs_ahead(JobNameOf(ahead));
       }
+    }
+    // Foreign jobs are counted, never named.
+    for (const auto& [workspace, ahead] : why.ahead) {
+      if (call->identity->RoleIn(workspace) >= rpc::Role::kViewer) continue;
+      explanation.set_foreign_jobs_ahead(explanation.foreign_jobs_ahead() + ahead.jobs);
+      explanation.set_foreign_devices_ahead(explanation.foreign_devices_ahead() + ahead.devices);
     }
     answer->Answer(std::move(explanation));
   });

@@ -493,6 +493,25 @@ void SetLayout(const Layout& layout, v1::Layout& out) {
   out.set_world_size(layout.world());
 }
 
+namespace {
+
+Level LevelOf(v1::ResourcesSection::Level level) {
+  switch (level) {
+    case v1::ResourcesSection::LEVEL_NODE:
+      return Level::kNode;
+    case v1::ResourcesSection::LEVEL_NVLINK_DOMAIN:
+      return Level::kDomain;
+    case v1::ResourcesSection::LEVEL_RACK:
+      return Level::kRack;
+    case v1::ResourcesSection::LEVEL_SPINE:
+      return Level::kSpine;
+    default:
+      return Level::kCluster;
+  }
+}
+
+}  // namespace
+
 JobRequest ToJobRequest(const v1::JobSpec& resolved, const JobKey& key,
                         const std::string& workspace, const std::string& device) {
   const auto& resources = resolved.resources();
@@ -512,6 +531,7 @@ JobRequest ToJobRequest(const v1::JobSpec& resolved, const JobKey& key,
   for (const auto& [label, value] : resources.node_selector()) request.gang.labels[label] = value;
   request.gang.tolerations.assign(resources.tolerations().begin(), resources.tolerations().end());
   request.gang.allow_tp_across_domains = resolved.parallelism().allow_tp_across_nodes();
+  request.gang.max_level = LevelOf(resources.max_level());
   return request;
 }
 

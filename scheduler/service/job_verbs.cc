@@ -73,8 +73,12 @@ void JobService::UpdateJob(CallPtr call, const v1::UpdateJobRequest& request,
         }
         StampUpdate(job, turn.now());
         if (amended) {
-          const absl::Status status = turn.Step(JobAmended{
-              JobKeyOf(name), resolved.priority(), absl::Seconds(resolved.time_limit().seconds())});
+          const Job* known = turn.core().FindJob(JobKeyOf(name));
+          if (known == nullptr) return NoSuchResource(name);
+          JobAmended amend{known->request};
+          amend.request.priority = resolved.priority();
+          amend.request.time_limit = absl::Seconds(resolved.time_limit().seconds());
+          const absl::Status status = turn.Step(amend);
           if (!status.ok()) return Conflict(status, name, before);
         }
         PutResource(turn, key, job);

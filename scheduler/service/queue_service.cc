@@ -17,18 +17,27 @@ namespace {
 
 namespace v1 = graft::v1;
 
+constexpr absl::Duration kMinRunTime = absl::Minutes(10);  // of a queue that says nothing
+
 // What the core decides with.
 absl::Status StepQueue(Turn& turn, const v1::Queue& queue) {
-  GRAFT_RETURN_IF_ERROR(
-      turn.Step(QueuePut{{.name = queue.name().substr(std::string("queues/").size()),
-                          .priority = queue.priority(),
-                          .preempts = !queue.has_preempts() || queue.preempts()}}));
+  Queue put{.name = queue.name().substr(std::string("queues/").size()),
+            .priority = queue.priority(),
+            .preempts = !queue.has_preempts() || queue.preempts(),
+            .mode = queue.state() == v1::Queue::STATE_UNSPECIFIED
+                        ? QueueMode::kOpen
+                        : static_cast<QueueMode>(queue.state()),
+            .backfill = !queue.has_backfill() || queue.backfill(),
+            .fair = queue.order() != v1::Queue::ORDER_FIFO,
+            .min_run_time = queue.has_min_run_time() ? absl::Seconds(queue.min_run_time().seconds())
+                                                     : kMinRunTime};
   for (const v1::Share& share : queue.shares()) {
-    GRAFT_RETURN_IF_ERROR(
-        turn.Step(QuotaPut{share.workspace().substr(std::string("workspaces/").size()),
-                           share.has_quota() ? share.quota() + share.borrow_limit() : -1}));
+    put.shares.push_back({.workspace = share.workspace().substr(std::string("workspaces/").size()),
+                          .quota = share.has_quota() ? share.quota() : -1,
+                          .borrow = share.has_borrow_limit() ? share.borrow_limit() : -1,
+                          .weight = share.has_weight() ? share.weight() : 1});
   }
-  return absl::OkStatus();
+  return turn.Step(QueuePut{std::move(put)});
 }
 
 absl::Status CheckShares(Turn& turn, const v1::Queue& queue) {
@@ -181,8 +190,7 @@ void QueueService::ListQueueEntries(CallPtr call, const v1::ListQueueEntriesRequ
       entry.set_devices(job->request.gang.layout.world());
       entry.set_priority(job->request.priority);
       *entry.mutable_queued_time() = ToTimestamp(job->created);
-      const auto reasons = core.Explain(*job, context_.clock.Now());
-      if (!reasons.empty()) entry.set_cause(CauseCode(reasons[0].code));
+      entry.set_cause(CauseCode(core.WaitCode(*job, context_.clock.Now())));
     }
     answer->Answer(std::move(response));
   });

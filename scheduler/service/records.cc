@@ -70,24 +70,46 @@ absl::btree_map<std::string, std::string> LabelsOf(const Json& json, absl::strin
   return labels;
 }
 
-Json GangJson(const GangRequest& gang) {
+Json LayoutJson(const Layout& layout) {
   Json json = Json::MakeObject();
-  json.Set("tp", gang.layout.tp).Set("cp", gang.layout.cp).Set("dp", gang.layout.dp);
-  json.Set("pp", gang.layout.pp).Set("ep", gang.layout.ep);
+  json.Set("tp", layout.tp).Set("cp", layout.cp).Set("dp", layout.dp);
+  json.Set("pp", layout.pp).Set("ep", layout.ep);
+  return json;
+}
+Layout LayoutOf(const Json& json) {
+  const auto factor = [&](absl::string_view key) { return static_cast<int>(json.GetInt(key, 1)); };
+  return {factor("tp"), factor("cp"), factor("dp"), factor("pp"), factor("ep")};
+}
+Json LayoutsJson(const std::vector<Layout>& layouts) {
+  Json json = Json::MakeArray();
+  for (const Layout& layout : layouts) json.Append(LayoutJson(layout));
+  return json;
+}
+std::vector<Layout> LayoutsOf(const Json& json, absl::string_view key) {
+  std::vector<Layout> layouts;
+  const Json* list = json.Find(key);
+  if (list == nullptr || !list->is_array()) return layouts;
+  for (const Json& layout : list->as_array()) layouts.push_back(LayoutOf(layout));
+  return layouts;
+}
+
+Json GangJson(const GangRequest& gang) {
+  Json json = LayoutJson(gang.layout);
   json.Set("kind", gang.device_kind).Set("memory", gang.min_memory_bytes);
   json.Set("labels", Labels(gang.labels)).Set("tolerations", Strings(gang.tolerations));
   json.Set("across", gang.allow_tp_across_domains);
+  json.Set("max_level", static_cast<int>(gang.max_level));
   return json;
 }
 GangRequest GangOf(const Json& json) {
   GangRequest gang;
-  const auto factor = [&](absl::string_view key) { return static_cast<int>(json.GetInt(key, 1)); };
-  gang.layout = {factor("tp"), factor("cp"), factor("dp"), factor("pp"), factor("ep")};
+  gang.layout = LayoutOf(json);
   gang.device_kind = json.GetString("kind");
   gang.min_memory_bytes = json.GetInt("memory");
   gang.labels = LabelsOf(json, "labels");
   gang.tolerations = StringsOf(json, "tolerations");
   gang.allow_tp_across_domains = json.GetBool("across");
+  gang.max_level = static_cast<Level>(json.GetInt("max_level", static_cast<int>(Level::kCluster)));
   return gang;
 }
 
@@ -95,6 +117,10 @@ Json RequestJson(const JobRequest& request) {
   Json json = Json::MakeObject();
   json.Set("key", request.key).Set("workspace", request.workspace).Set("queue", request.queue);
   json.Set("priority", request.priority).Set("gang", GangJson(request.gang));
+  json.Set("other_layouts", LayoutsJson(request.other_layouts));
+  if (request.expected_run_time != absl::InfiniteDuration()) {
+    json.Set("expected_us", absl::ToInt64Microseconds(request.expected_run_time));
+  }
   json.Set("max_restarts", request.max_restarts).Set("validate", request.needs_validation);
   json.Set("preemptible", request.preemptible).Set("kind", static_cast<int>(request.kind));
   json.Set("time_limit_us", absl::ToInt64Microseconds(request.time_limit));
@@ -109,6 +135,10 @@ JobRequest RequestOf(const Json& json) {
   request.queue = json.GetString("queue");
   request.priority = static_cast<int>(json.GetInt("priority"));
   if (const Json* gang = json.Find("gang")) request.gang = GangOf(*gang);
+  request.other_layouts = LayoutsOf(json, "other_layouts");
+  if (json.Find("expected_us") != nullptr) {
+    request.expected_run_time = absl::Microseconds(json.GetInt("expected_us"));
+  }
   request.max_restarts = static_cast<int>(json.GetInt("max_restarts"));
   request.needs_validation = json.GetBool("validate");
   request.preemptible = json.GetBool("preemptible", true);
@@ -127,7 +157,10 @@ Json AttemptJson(const Attempt& attempt) {
   json.Set("mode", static_cast<int>(attempt.mode)).Set("end", static_cast<int>(attempt.end));
   json.Set("message", attempt.end_message).Set("rendezvous", attempt.rendezvous);
   json.Set("result", attempt.result_session);
+  json.Set("layout", LayoutJson(attempt.layout)).Set("device_seconds", attempt.device_seconds);
   SetTime(json, "started_us", attempt.started);
+  SetTime(json, "running_us", attempt.running);
+  SetTime(json, "told_us", attempt.told);
   Json ranks = Json::MakeArray();
   for (const DeviceRef& ref : attempt.ranks) {
     Json rank = Json::MakeArray();
@@ -155,7 +188,11 @@ Attempt AttemptOf(const Json& json) {
   attempt.end_message = json.GetString("message");
   attempt.rendezvous = json.GetString("rendezvous");
   attempt.result_session = json.GetString("result");
+  if (const Json* layout = json.Find("layout")) attempt.layout = LayoutOf(*layout);
+  attempt.device_seconds = json.GetDouble("device_seconds");
   attempt.started = TimeOf(json, "started_us");
+  attempt.running = TimeOf(json, "running_us");
+  attempt.told = TimeOf(json, "told_us");
   if (const Json* ranks = json.Find("ranks"); ranks != nullptr && ranks->is_array()) {
     for (const Json& rank : ranks->as_array()) {
       attempt.ranks.push_back(
@@ -171,10 +208,27 @@ Attempt AttemptOf(const Json& json) {
   return attempt;
 }
 
+Json UsageJson(const JobUsage& usage) {
+  Json json = Json::MakeObject();
+  json.Set("device", usage.device_seconds).Set("busy", usage.busy_device_seconds);
+  json.Set("lost", usage.lost_device_seconds).Set("queued", usage.queued_seconds);
+  json.Set("preempted", usage.preempted_seconds).Set("preemptions", usage.preemptions);
+  return json;
+}
+JobUsage UsageOf(const Json& json) {
+  return {.device_seconds = json.GetDouble("device"),
+          .busy_device_seconds = json.GetDouble("busy"),
+          .lost_device_seconds = json.GetDouble("lost"),
+          .queued_seconds = json.GetDouble("queued"),
+          .preempted_seconds = json.GetDouble("preempted"),
+          .preemptions = static_cast<int>(json.GetInt("preemptions"))};
+}
+
 Json DeviceJson(const Device& device) {
   Json json = Json::MakeObject();
   json.Set("index", device.index).Set("kind", device.kind).Set("memory", device.memory_bytes);
   json.Set("domain", device.nvlink_domain).Set("healthy", device.healthy);
+  json.Set("card", device.card);
   return json;
 }
 
@@ -193,7 +247,11 @@ std::string EncodeJob(const Job& job) {
   json.Set("finish_with_best", job.finish_with_best);
   json.Set("publishing", job.publishing_session).Set("publishing_step", job.publishing_step);
   json.Set("result", job.result_version).Set("time_is_up", job.time_is_up);
-  json.Set("device_seconds", job.device_seconds).Set("uncounted", job.device_seconds_limited);
+  json.Set("usage", UsageJson(job.usage)).Set("uncounted", job.device_seconds_limited);
+  if (job.checkpoint.published != absl::InfinitePast()) {
+    SetTime(json, "checkpoint_us", job.checkpoint.published);
+  }
+  SetTime(json, "since_us", job.since);
   json.Set("step", job.step).Set("steps", job.steps_total);
   SetTime(json, "created_us", job.created);
   SetTime(json, "started_us", job.started);
@@ -222,11 +280,15 @@ absl::StatusOr<Job> DecodeJob(absl::string_view bytes) {
   job.publishing_step = json.GetInt("publishing_step");
   job.result_version = json.GetString("result");
   job.time_is_up = json.GetBool("time_is_up");
-  job.device_seconds = json.GetDouble("device_seconds");
+  if (json.Find("checkpoint_us") != nullptr) {
+    job.checkpoint.published = TimeOf(json, "checkpoint_us");
+  }
+  if (const Json* usage = json.Find("usage")) job.usage = UsageOf(*usage);
   job.device_seconds_limited = json.GetDouble("uncounted");
   job.step = json.GetInt("step");
   job.steps_total = json.GetInt("steps");
   job.created = TimeOf(json, "created_us");
+  job.since = json.Find("since_us") == nullptr ? job.created : TimeOf(json, "since_us");
   job.started = TimeOf(json, "started_us");
   job.finished = TimeOf(json, "finished_us");
   job.failed_nodes = StringsOf(json, "failed_nodes");
@@ -240,6 +302,7 @@ std::string EncodeNode(const NodeState& state, const Node& node) {
   json.Set("cordoned", state.cordoned).Set("draining", state.draining).Set("why", state.why);
   json.Set("labels", Labels(node.labels)).Set("taints", Strings(node.taints));
   json.Set("rack", node.rack).Set("rail_group", node.rail_group).Set("spine", node.spine);
+  SetTime(json, "available_until_us", node.available_until);
   Json devices = Json::MakeArray();
   for (const Device& device : node.devices) devices.Append(DeviceJson(device));
   json.Set("devices", std::move(devices));
@@ -261,13 +324,15 @@ absl::StatusOr<std::pair<NodeState, Node>> DecodeNode(absl::string_view bytes) {
   node.rack = json.GetString("rack");
   node.rail_group = json.GetString("rail_group");
   node.spine = json.GetString("spine");
+  node.available_until = TimeOf(json, "available_until_us");
   if (const Json* devices = json.Find("devices"); devices != nullptr && devices->is_array()) {
     for (const Json& device : devices->as_array()) {
       node.devices.push_back({.index = static_cast<int>(device.GetInt("index")),
                               .kind = device.GetString("kind"),
                               .memory_bytes = device.GetInt("memory"),
                               .nvlink_domain = device.GetString("domain"),
-                              .healthy = device.GetBool("healthy", true)});
+                              .healthy = device.GetBool("healthy", true),
+                              .card = static_cast<int>(device.GetInt("card", -1))});
     }
   }
   if (state.name.empty()) return absl::DataLossError("a stored node has no name");
@@ -277,26 +342,38 @@ absl::StatusOr<std::pair<NodeState, Node>> DecodeNode(absl::string_view bytes) {
 std::string EncodeQueue(const Queue& queue) {
   Json json = Begin();
   json.Set("name", queue.name).Set("priority", queue.priority).Set("preempts", queue.preempts);
+  json.Set("mode", static_cast<int>(queue.mode)).Set("backfill", queue.backfill);
+  json.Set("fair", queue.fair);
+  json.Set("min_run_us", absl::ToInt64Microseconds(queue.min_run_time));
+  Json shares = Json::MakeArray();
+  for (const Share& share : queue.shares) {
+    Json one = Json::MakeObject();
+    one.Set("workspace", share.workspace).Set("quota", share.quota).Set("borrow", share.borrow);
+    one.Set("weight", share.weight);
+    shares.Append(std::move(one));
+  }
+  json.Set("shares", std::move(shares));
   return json.Dump();
 }
 
 absl::StatusOr<Queue> DecodeQueue(absl::string_view bytes) {
   GRAFT_ASSIGN_OR_RETURN(const Json json, Parse(bytes, "queue"));
-  return Queue{.name = json.GetString("name"),
-               .priority = static_cast<int>(json.GetInt("priority")),
-               .preempts = json.GetBool("preempts", true)};
-}
-
-std::string EncodeQuota(const QuotaPut& quota) {
-  Json json = Begin();
-  json.Set("workspace", quota.workspace).Set("devices", quota.devices);
-  return json.Dump();
-}
-
-absl::StatusOr<QuotaPut> DecodeQuota(absl::string_view bytes) {
-  GRAFT_ASSIGN_OR_RETURN(const Json json, Parse(bytes, "quota"));
-  return QuotaPut{.workspace = json.GetString("workspace"),
-                  .devices = static_cast<int>(json.GetInt("devices", -1))};
+  Queue queue{.name = json.GetString("name"),
+              .priority = static_cast<int>(json.GetInt("priority")),
+              .preempts = json.GetBool("preempts", true),
+              .mode = static_cast<QueueMode>(json.GetInt("mode", 1)),
+              .backfill = json.GetBool("backfill", true),
+              .fair = json.GetBool("fair", true),
+              .min_run_time = absl::Microseconds(json.GetInt("min_run_us"))};
+  const Json* shares = json.Find("shares");
+  if (shares == nullptr || !shares->is_array()) return queue;
+  for (const Json& share : shares->as_array()) {
+    queue.shares.push_back({.workspace = share.GetString("workspace"),
+                            .quota = static_cast<int>(share.GetInt("quota", -1)),
+                            .borrow = static_cast<int>(share.GetInt("borrow", -1)),
+                            .weight = share.GetDouble("weight", 1)});
+  }
+  return queue;
 }
 
 }  // namespace graft::scheduler

@@ -18,7 +18,6 @@ namespace graft::scheduler {
 inline constexpr absl::string_view kCoreJobPrefix = "core.job/";
 inline constexpr absl::string_view kCoreNodePrefix = "core.node/";
 inline constexpr absl::string_view kCoreQueuePrefix = "core.queue/";
-inline constexpr absl::string_view kCoreQuotaPrefix = "core.quota/";
 
 std::string EncodeJob(const Job& job);
 absl::StatusOr<Job> DecodeJob(absl::string_view bytes);
@@ -29,7 +28,5 @@ absl::StatusOr<std::pair<NodeState, Node>> DecodeNode(absl::string_view bytes);
 std::string EncodeQueue(const Queue& queue);
 absl::StatusOr<Queue> DecodeQueue(absl::string_view bytes);
 
-std::string EncodeQuota(const QuotaPut& quota);
-absl::StatusOr<QuotaPut> DecodeQuota(absl::string_view bytes);
 
 }  // namespace graft::scheduler

@@ -21,6 +21,11 @@ const std::vector<PlantedBug>& PlantedBugs() {
       {13, "the quota is not looked at"},
       {14, "devices are given away without being taken"},
       {15, "a gang starts without its last rank"},
+      {16, "room that was made for a job is anyone's"},
+      {17, "a job is stopped for another without a checkpoint"},
+      {18, "a queue that is held starts jobs"},
+      {19, "what runs on a node that leaves is left there"},
+      {20, "who borrows takes back what others borrow"},
   };
   return *bugs;
 }

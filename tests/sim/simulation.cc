@@ -141,6 +141,7 @@ void Simulation::CheckAll() {
     }
   }
   if (++checks_ % 8 == 0) CheckStored();
+  if (checks_ % 32 == 0 && options_.look) options_.look(engine_->core(), now_);
 }
 
 // Memory is never ahead of the disk.
@@ -168,6 +169,13 @@ void Simulation::WorkerBoot(Worker& worker) {
   worker.parts.clear();
   ++worker.life;
   Trace(absl::StrCat(worker.name, " boots"));
+  worker.leaves = absl::InfiniteFuture();
+  if (chaos() && Chance(0.3)) {  // inside another scheduler's allocation
+    worker.leaves = now_ + Between(310, 700);
+    At(worker.leaves - now_, [this, &worker, life = worker.life] {
+      if (worker.life == life) WorkerBoot(worker);
+    });
+  }
   WorkerRegister(worker);
   At(absl::Seconds(1), [this, &worker, life = worker.life] {
     if (worker.life == life) WorkerStep(worker);
@@ -176,6 +184,7 @@ void Simulation::WorkerBoot(Worker& worker) {
 
 void Simulation::WorkerRegister(Worker& worker) {
   Node node{.name = worker.name, .rack = worker.name < "n2" ? "r0" : "r1"};
+  node.available_until = worker.leaves;
   for (int i = 0; i < options_.devices; ++i) {
     node.devices.push_back({.index = i, .kind = "sim", .memory_bytes = 1 << 30});
   }
@@ -405,6 +414,12 @@ void Simulation::Describe(int number, JobRequest& request) {
   const int sizes[] = {1, 1, 2, 4};
   request.gang.layout.tp = sizes[random_.Uniform(4)];
   request.gang.layout.dp = 1 + static_cast<int>(random_.Uniform(3));
+  // One worker stays dead in the end, and the smaller rack has two.
+  const int world = request.gang.layout.world();
+  if (world <= options_.devices && Chance(0.2)) request.gang.max_level = Level::kNode;
+  if (world <= 2 * options_.devices && Chance(0.2)) request.gang.max_level = Level::kRack;
+  if (request.gang.layout.tp == 4) request.other_layouts = {{.tp = 2, .dp = 2}};
+  if (Chance(0.5)) request.expected_run_time = Between(20, 200);
   request.max_restarts = 3;
   request.needs_validation = Chance(0.3);
 }
@@ -498,11 +513,25 @@ void Simulation::Fault() {
       Trace(absl::StrCat("node command ", static_cast<int>(verb), " ", worker.name));
       return Submit({.work = [command](Turn& turn) { return turn.Step(command); }});
     }
-    default: {
-      const int devices = Chance(0.5) ? -1 : 6 + static_cast<int>(random_.Uniform(8));
-      return Submit({.work = [devices](Turn& turn) { return turn.Step(QuotaPut{"w0", devices}); }});
-    }
+    default:
+      return ChangeQueue();
   }
+}
+
+// Quotas, lending, a held queue.
+void Simulation::ChangeQueue() {
+  Queue queue{.name = "default"};
+  if (Chance(0.2)) queue.mode = QueueMode::kHeld;
+  queue.backfill = Chance(0.8);
+  queue.fair = Chance(0.8);
+  if (Chance(0.3)) queue.min_run_time = Between(1, 60);
+  for (const char* workspace : {"w0", "w1"}) {
+    const int quota = Chance(0.2) ? -1 : static_cast<int>(random_.Uniform(12));
+    const int borrow = Chance(0.5) ? -1 : static_cast<int>(random_.Uniform(8));
+    queue.shares.push_back({workspace, quota, borrow, 0.5 + random_.UniformDouble()});
+  }
+  Trace(absl::StrCat("the queue is changed, mode ", static_cast<int>(queue.mode)));
+  Submit({.work = [queue](Turn& turn) { return turn.Step(QueuePut{queue}); }});
 }
 
 bool Simulation::AllAtRest() const {
@@ -551,7 +580,7 @@ SimulationResult Simulation::Run() {
       const NodeCommanded command{worker->name, NodeVerb::kUncordon, ""};
       Submit({.work = [command](Turn& turn) { return turn.Step(command); }});
     }
-    Submit({.work = [](Turn& turn) { return turn.Step(QuotaPut{"w0", -1}); }});
+    Submit({.work = [](Turn& turn) { return turn.Step(QueuePut{{.name = "default"}}); }});
     EndSessions();
   });
   while (!events_.empty() && result_.broken.empty()) {

@@ -32,6 +32,8 @@ struct SimulationOptions {
   int workers = 5;
   int devices = 4;  // of each worker
   int jobs = 25;
+  // Called now and then, when a turn is over.
+  std::function<void(const Core& core, absl::Time now)> look;
   absl::Duration chaos = absl::Minutes(6);     // faults happen for so long
   absl::Duration healing = absl::Minutes(40);  // and then all must come to an end
 };
@@ -73,7 +75,8 @@ class Simulation final : public EngineOutput {
     int life = 0;       // events of an earlier life are void
     int64_t epoch = 0;  // 0: not registered
     int64_t desired_revision = 0;
-    absl::Time renewed;  // when the last answered synchronisation was sent
+    absl::Time leaves = absl::InfiniteFuture();  // for good; it comes back as a new life
+    absl::Time renewed;                          // when the last answered synchronisation was sent
     std::map<JobKey, Part> parts;
   };
 
@@ -112,6 +115,7 @@ class Simulation final : public EngineOutput {
   void ClientCommand();
   void EndSessions();
   void Fault();
+  void ChangeQueue();
   void CheckLiveness();
   bool AllAtRest() const;
 

@@ -1,7 +1,6 @@
 // What a placement decision costs and how good the decisions are: 10,240 nodes of 8 GPUs for cost,
 // a trace of 15,000 jobs on 1,024 nodes for quality. CPU time of one thread.
 #include <sys/resource.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,70 +14,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/check.h"
-#include "base/json.h"
 #include "scheduler/placement/queue_pass.h"
 #include "scheduler/placement/victims.h"
 #include "tests/bench/scheduler/placement_trace.h"
+#include "tests/bench/scheduler/report.h"
 
 namespace graft::scheduler {
 namespace {
 
 constexpr int kNodesPerLeaf = 32;
 constexpr int kLeavesPerSpine = 8;
-
-double CpuSeconds() {
-  timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
-}
-
-struct Figure {
-  std::string metric;
-  double value;
-  std::string unit;
-  double peer;  // below 0: none
-  double bar;   // below 0: none
-  bool least;   // the bar is a least value
-};
-
-// JSON lines as they come, the table at the end.
-class Report {
- public:
-  ~Report() {
-    std::fprintf(stderr, "%-46s %12s %-6s %10s %10s\n", "scheduler placement", "value", "unit",
-                 "prototype", "bar");
-    for (const Figure& figure : figures_) {
-      std::fprintf(stderr, "%-46s %12.4g %-6s %10s %10s %s\n", figure.metric.c_str(), figure.value,
-                   figure.unit.c_str(), Or(figure.peer).c_str(), Or(figure.bar).c_str(),
-                   Ok(figure) ? "" : "MISSED");
-    }
-  }
-  void Add(Figure figure) {
-    Json line = Json::MakeObject();
-    line.Set("bench", "scheduler").Set("metric", figure.metric).Set("value", figure.value);
-    line.Set("unit", figure.unit);
-    const bool peer = figure.peer >= 0;
-    line.Set("peer", peer ? Json("placement prototype") : Json());
-    line.Set("peer_value", peer ? Json(figure.peer) : Json());
-    line.Set("ratio", peer ? Json(figure.value / figure.peer) : Json());
-    line.Set("bar", figure.bar >= 0 ? Json(figure.bar) : Json()).Set("ok", Ok(figure));
-    std::printf("%s\n", line.Dump().c_str());
-    std::fflush(stdout);
-    missed_ |= !Ok(figure);
-    figures_.push_back(std::move(figure));
-  }
-  bool missed() const { return missed_; }
-
- private:
-  static bool Ok(const Figure& figure) {
-    if (figure.bar < 0) return true;
-    return figure.least ? figure.value >= figure.bar : figure.value <= figure.bar;
-  }
-  static std::string Or(double value) { return value < 0 ? "-" : absl::StrFormat("%.4g", value); }
-
-  std::vector<Figure> figures_;
-  bool missed_ = false;
-};
 
 ClusterView MakeCluster(int nodes) {
   ClusterView cluster;
@@ -202,7 +147,7 @@ void QueueCost(Report& report) {
   for (int i = 0; i < 100000; ++i) {
     const TraceJob job = trace.Next(1);
     WaitingJob waiting{.id = absl::StrCat("job-", i),
-                       .workspace = absl::StrCat("w", trace.Uniform(64)),
+                       .account = absl::StrCat("w", trace.Uniform(64)),
                        .priority = static_cast<int>(trace.Uniform(4)),
                        .sequence = i,
                        .gang = {.layout = job.layout, .device_kind = "h100"}};
@@ -213,9 +158,11 @@ void QueueCost(Report& report) {
   }
   report.Add({"queue_classes", static_cast<double>(queue.classes().size()), "", 12, 2000, true});
   FairShare shares;
-  PassInput input{.topology = &load.topology, .shares = &shares};
+  std::vector<RunningGang> running;
+  PassInput input{
+      .topology = &load.topology, .running = [&] { return running; }, .shares = &shares};
   for (const std::vector<DeviceRef>& ranks : load.running) {
-    input.running.push_back(
+    running.push_back(
         {"r", &ranks, absl::FromUnixSeconds(static_cast<int64_t>(trace.Uniform(100000)))});
   }
   const double begin = CpuSeconds();
@@ -339,7 +286,7 @@ void Trace(Report& report) {
 }
 
 int Main() {
-  Report report;
+  Report report("scheduler placement");
   Cost(report);
   QueueCost(report);
   Trace(report);
