@@ -105,7 +105,6 @@ void FillExplanation(const JobExplanation& why, const Job& job, v1::Explanation&
     v1::Explanation::Counterfactual& one = *message.add_counterfactuals();
     one.set_change(change.text);
     SetFields(change, one);
-    absl::StrAppend(message.mutable_text(), "; ", change.text);
   }
   if (why.expected_start != absl::InfiniteFuture()) {
     *message.mutable_expected_start_time() = ToTimestamp(why.expected_start);
