@@ -1,6 +1,5 @@
 // graft-fileservice: filesets over content-addressed chunks. This file wires; nothing is decided
 // here.
-#include <malloc.h>
 #include <signal.h>
 
 #include <iostream>
@@ -18,9 +17,12 @@
 #include "fileservice/commands.h"
 #include "fileservice/service/credentials.h"
 #include "fileservice/service/data_service.h"
+#include "fileservice/service/file_intake.h"
 #include "fileservice/service/fileset_service.h"
+#include "fileservice/service/http_files.h"
 #include "fileservice/service/settings.h"
 #include "fileservice/service/upkeep.h"
+#include "fileservice/transfer/allocator.h"
 #include "rpc/server.h"
 
 namespace graft::fileservice {
@@ -30,12 +32,14 @@ constexpr absl::Duration kDrainTime = absl::Seconds(30);
 
 constexpr absl::string_view kUsage =
     R"(usage: graft-fileservice [--config FILE] [--data DIR] [--listen HOST:PORT]
-                         [--insecure] [--no-auth] [--port-file FILE] [--accept-loss]
+                         [--http HOST:PORT] [--insecure] [--no-auth] [--port-file FILE]
+                         [--accept-loss]
        graft-fileservice COMMAND ...
 
 Serves filesets. Settings come from FILE (JSON); options stand above it.
   --data DIR          where packs and index lie
   --listen HOST:PORT  port 0 takes a free one, which --port-file tells
+  --http HOST:PORT    files over HTTP/1.1 too; its port is the second line of --port-file
   --insecure          plaintext; loopback addresses only
   --no-auth           no tokens, everyone may do everything; with --insecure only
   --accept-loss       go on with an index that is known to have lost acknowledged writes
@@ -70,6 +74,8 @@ absl::StatusOr<Arguments> ParseArguments(const std::vector<std::string>& args) {
       result.settings.data_dir = args[++i];
     } else if (arg == "--listen" && has_value) {
       result.settings.address = args[++i];
+    } else if (arg == "--http" && has_value) {
+      result.settings.http_address = args[++i];
     } else if (arg == "--port-file" && has_value) {
       result.port_file = args[++i];
     } else {
@@ -84,11 +90,30 @@ absl::StatusOr<Arguments> ParseArguments(const std::vector<std::string>& args) {
   return result;
 }
 
-// Large receive buffers would otherwise be mapped, faulted in and unmapped for each message.
-void TuneAllocator() {
-  mallopt(M_MMAP_THRESHOLD, 256 << 20);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  mallopt(M_TOP_PAD, 64 << 20);
+// The HTTP door where there is one.
+struct OptionalDoor {
+  std::unique_ptr<UrlSigner> urls;
+  std::unique_ptr<HttpFiles> files;
+  std::unique_ptr<HttpListener> door;  // ends before what it uses
+};
+
+absl::StatusOr<OptionalDoor> OpenDoor(const Settings& settings) {
+  OptionalDoor result;
+  if (settings.http_address.empty()) return result;
+  HttpListener::Options options;
+  options.address = settings.http_address;
+  options.allow_remote = settings.http_allow_remote;
+  options.max_connections = static_cast<int>(settings.http_max_connections);
+  options.stall_timeout = absl::Seconds(settings.stall_timeout_s);
+  GRAFT_ASSIGN_OR_RETURN(result.door, HttpListener::Bind(options));
+  GRAFT_ASSIGN_OR_RETURN(std::string key,
+                         UrlSigner::LoadKey(JoinPath(settings.data_dir, "url_key")));
+  const std::string host = settings.http_address.substr(0, settings.http_address.rfind(':'));
+  result.urls = std::make_unique<UrlSigner>(
+      std::move(key), settings.http_base_url.empty()
+                          ? absl::StrCat("http://", host, ":", result.door->port())
+                          : settings.http_base_url);
+  return result;
 }
 
 Upkeep::Options UpkeepOptions(const Settings& settings) {
@@ -126,10 +151,16 @@ absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
 
   ByteBudget budget(settings.max_inflight_bytes);
   StallWatch watch(clock, absl::Seconds(settings.stall_timeout_s));
-  DataPlane plane{catalog, *store, budget, watch, clock};
+  ChunkCache cache(static_cast<size_t>(settings.chunk_cache_bytes));
+  IntakeTable intakes;
+  VerifiedFiles verified;
+  DataPlane plane{catalog, *store, budget, watch, clock, cache, intakes, verified};
   FileSetService filesets(catalog, {settings.in_place_roots});
-  DataService data(plane);
   GRAFT_ASSIGN_OR_RETURN(const auto credentials, ServerCredentials::Load(settings, clock));
+  GRAFT_ASSIGN_OR_RETURN(OptionalDoor door, OpenDoor(settings));
+  std::unique_ptr<Exchange> exchange;
+  if (settings.fan_out) exchange = std::make_unique<Exchange>(plane, random.Bytes(32));
+  DataService data(plane, door.urls.get(), exchange.get());
 
   rpc::ServerOptions options;
   options.address = settings.address;
@@ -145,9 +176,18 @@ absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
                          }()));
   StoreMetrics metrics(server->registry());
   const Upkeep upkeep(catalog, *store, clock, metrics, {}, UpkeepOptions(settings));
+  if (door.door != nullptr) {
+    door.files = std::make_unique<HttpFiles>(plane, credentials->authenticator(), *door.urls);
+    door.door->Serve([files = door.files.get()](const HttpRequest& request,
+                                                HttpConnection& connection) {
+      return files->Answer(request, connection);
+    });
+    LOG_INFO("serving files over HTTP", {{"port", door.door->port()}});
+  }
   if (!arguments.port_file.empty()) {
+    const std::string http = door.door == nullptr ? "" : absl::StrCat(door.door->port(), "\n");
     GRAFT_RETURN_IF_ERROR(
-        WriteFileAtomically(arguments.port_file, absl::StrCat(server->port(), "\n")));
+        WriteFileAtomically(arguments.port_file, absl::StrCat(server->port(), "\n", http)));
   }
   LOG_INFO("serving filesets", {{"port", server->port()}, {"data", settings.data_dir}});
   int signal = 0;
@@ -162,7 +202,7 @@ absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
 
 int main(int argc, char** argv) {
   using graft::fileservice::ParseArguments;
-  graft::fileservice::TuneAllocator();
+  graft::fileservice::TuneAllocatorForTransfers();
   graft::ConfigureLog(graft::LogLevel::kInfo, graft::LogFormat::kAuto, "graft-fileservice");
   // Before any thread is made, so that only sigwait sees them.
   sigset_t signals;

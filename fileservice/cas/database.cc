@@ -14,9 +14,9 @@
 namespace graft::fileservice {
 namespace {
 
-constexpr const char* kColumnNames[] = {"chunk",   "pack",    "lease",   "reach", "trash", "lost",
-                                        "file",    "fileset", "version", "entry", "ref",   "pin",
-                                        "session", "staged",  "request", "usage", "meta"};
+constexpr const char* kColumnNames[] = {
+    "chunk", "pack", "lease", "reach",   "trash",  "lost",    "file",  "fileset", "version",
+    "entry", "ref",  "pin",   "session", "staged", "request", "usage", "meta",    "partial"};
 static_assert(std::size(kColumnNames) == static_cast<size_t>(Column::kCount));
 
 constexpr size_t kBlockCacheBytes = 64 << 20;

@@ -40,6 +40,7 @@ enum class Column {
   kRequest,  // workspace, request id -> answer
   kUsage,    // workspace -> bytes
   kMeta,     // name -> value
+  kPartial,  // session, path, page -> chunks of a file that is not complete
   kCount,
 };
 

@@ -145,6 +145,15 @@ class Catalog {
   // every chunk. The caller has verified that the chunks give `entry.sha256`.
   absl::Status StageFile(absl::string_view session, const std::string& path, const Entry& entry,
                          const FilePage& file);
+  // The chunks so far of a file that is sent as plain bytes, so that it can be taken up after a cut.
+  // They must be durable, and held by the session.
+  absl::Status SavePartial(absl::string_view session, const std::string& path,
+                           const FilePage& file);
+  // Empty when nothing was saved.
+  absl::StatusOr<FilePage> LoadPartial(absl::string_view session, const std::string& path) const;
+  absl::Status DropPartial(absl::string_view session, const std::string& path);
+  // The entry that the session staged for `path`; NOT_FOUND without.
+  absl::StatusOr<Entry> GetStaged(absl::string_view session, const std::string& path) const;
   absl::StatusOr<ResolvedVersion> Publish(const PublishRequest& request);
   // Publishes a folder that lies outside of the store.
   absl::StatusOr<ResolvedVersion> PublishInPlace(const FilesetName& fileset, int purpose,

@@ -179,6 +179,7 @@ absl::StatusOr<ResolvedVersion> Catalog::Publish(const PublishRequest& request) 
   session.version = number;
   PutSession(session, batch);
   batch.DeletePrefix(Column::kStaged, session.id);
+  batch.DeletePrefix(Column::kPartial, session.id);
   // The session's leases stay until the next collection begins: one that runs now has not seen this
   // version, and they are what keeps its chunks.
   GRAFT_RETURN_IF_ERROR(db_.Commit(batch));

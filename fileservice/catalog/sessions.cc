@@ -111,6 +111,7 @@ absl::Status Catalog::AbortSession(absl::string_view id) {
   Database::Batch batch(db_);
   PutSession(session, batch);
   batch.DeletePrefix(Column::kStaged, session.id);
+  batch.DeletePrefix(Column::kPartial, session.id);
   batch.Put(Column::kUsage, session.workspace, usage.Encode());
   return db_.Commit(batch);
 }
@@ -188,6 +189,51 @@ absl::Status Catalog::StageFile(absl::string_view id, const std::string& path, c
   PutSession(now, batch);
   // What is lost with the power is staged again by the client, which learns it when it publishes.
   return db_.Commit(batch, Database::Durability::kEventual);
+}
+
+absl::Status Catalog::SavePartial(absl::string_view id, const std::string& path,
+                                  const FilePage& file) {
+  Database::Batch batch(db_);
+  FilePage page = file;
+  // A page that is full does not change any more; only the last one may have.
+  const size_t last = file.chunks.empty() ? 0 : (file.chunks.size() - 1) / kChunksPerPage;
+  for (size_t number = last == 0 ? 0 : last - 1; number <= last; ++number) {
+    const auto begin = file.chunks.begin() + static_cast<std::ptrdiff_t>(number * kChunksPerPage);
+    const size_t count = std::min(kChunksPerPage, file.chunks.size() - number * kChunksPerPage);
+    page.chunks.assign(begin, begin + static_cast<std::ptrdiff_t>(count));
+    batch.Put(Column::kPartial, StagedKey(id, path, static_cast<uint32_t>(number)), page.Encode());
+  }
+  return db_.Commit(batch);
+}
+
+absl::StatusOr<FilePage> Catalog::LoadPartial(absl::string_view id, const std::string& path) const {
+  FilePage file;
+  absl::Status malformed;
+  GRAFT_RETURN_IF_ERROR(db_.Scan(Column::kPartial, Encoder().Raw(id).KeyString(path).Take(),
+                                 [&](absl::string_view, absl::string_view value) {
+                                   const absl::StatusOr<FilePage> page = FilePage::Decode(value);
+                                   malformed.Update(page.status());
+                                   if (!malformed.ok()) return false;
+                                   file.profile = page->profile;
+                                   file.chunks.insert(file.chunks.end(), page->chunks.begin(),
+                                                      page->chunks.end());
+                                   return true;
+                                 }));
+  GRAFT_RETURN_IF_ERROR(malformed);
+  return file;
+}
+
+absl::Status Catalog::DropPartial(absl::string_view id, const std::string& path) {
+  Database::Batch batch(db_);
+  batch.DeletePrefix(Column::kPartial, Encoder().Raw(id).KeyString(path).Take());
+  return db_.Commit(batch, Database::Durability::kEventual);
+}
+
+absl::StatusOr<Entry> Catalog::GetStaged(absl::string_view id, const std::string& path) const {
+  const absl::StatusOr<std::string> value = db_.Get(Column::kStaged, StagedKey(id, path, 0));
+  if (absl::IsNotFound(value.status())) return NotFoundNamed(absl::StrCat("staged file ", path));
+  GRAFT_RETURN_IF_ERROR(value.status());
+  return Entry::Decode(Decoder(*value).String());
 }
 
 absl::Status Catalog::LoadStaged(const SessionRecord& session, Draft& draft) const {

@@ -100,9 +100,13 @@ absl::Status ServerCredentials::Apply(rpc::ServerOptions& options) const {
   GRAFT_ASSIGN_OR_RETURN(options.tls.certificate_chain, ReadPem(settings_.tls_certificate_file));
   GRAFT_ASSIGN_OR_RETURN(options.tls.private_key, ReadPem(settings_.tls_key_file));
   GRAFT_ASSIGN_OR_RETURN(options.client_ca, ReadPem(settings_.client_ca_file));
-  options.authenticator =
-      everyone_ != nullptr ? everyone_.get() : static_cast<rpc::Authenticator*>(verifier_.get());
+  options.authenticator = &authenticator();
   return absl::OkStatus();
+}
+
+rpc::Authenticator& ServerCredentials::authenticator() const {
+  if (everyone_ != nullptr) return *everyone_;
+  return *verifier_;
 }
 
 absl::Status ServerCredentials::ReadKeys() {

@@ -26,6 +26,7 @@ class ServerCredentials {
                                                                  Clock& clock);
   ~ServerCredentials();
 
+  rpc::Authenticator& authenticator() const;
   // Sets TLS and authenticator; this must outlive the server.
   absl::Status Apply(rpc::ServerOptions& options) const;
 

@@ -4,9 +4,13 @@
 #include "fileservice/cas/chunk_store.h"
 #include "fileservice/catalog/catalog.h"
 #include "fileservice/service/byte_budget.h"
+#include "fileservice/service/chunk_cache.h"
+#include "fileservice/service/verified_files.h"
 #include "fileservice/transfer/stall_watch.h"
 
 namespace graft::fileservice {
+
+class IntakeTable;
 
 struct DataPlane {
   Catalog& catalog;
@@ -14,6 +18,9 @@ struct DataPlane {
   ByteBudget& budget;
   StallWatch& watch;
   Clock& clock;
+  ChunkCache& cache;
+  IntakeTable& intakes;
+  VerifiedFiles& verified;
 };
 
 // The payload of a stream message, at most.

@@ -10,6 +10,7 @@
 #include "fileservice/cas/encoding.h"
 #include "fileservice/service/access.h"
 #include "fileservice/service/convert.h"
+#include "fileservice/service/file_intake.h"
 #include "fileservice/service/paging.h"
 #include "fileservice/service/stage_stream.h"
 #include "rpc/status.h"
@@ -36,8 +37,20 @@ rpc::Service DataService::Bind() {
       .Unary("GetManifest", this, &DataService::GetManifest)
       .BidiReactor("Upload", this, &DataService::Upload)
       .ReadReactor("StageFiles", this, &DataService::StageFiles)
+      .ReadReactor("UploadFile", this, &DataService::UploadFile)
+      .Unary("QueryUpload", this, &DataService::QueryUpload)
+      .Unary("SignUrl", this, &DataService::SignUrl)
+      .WriteReactor("DownloadChunks", this, &DataService::DownloadChunks)
       .WriteReactor("Download", this, &DataService::Download);
+  // Left unbound it answers UNIMPLEMENTED.
+  if (exchange_ != nullptr) {
+    service.BidiReactor("ExchangePieces", this, &DataService::ExchangePieces);
+  }
   return service;
+}
+
+Exchange::Reactor* DataService::ExchangePieces(std::shared_ptr<rpc::Call> call) {
+  return exchange_->Start(std::move(call));
 }
 
 absl::StatusOr<v1::UploadSession> DataService::CreateUploadSession(
@@ -189,6 +202,56 @@ grpc::ServerReadReactor<v1::StageFilesRequest>* DataService::StageFiles(
 
 RawBidiReactor* DataService::Upload(std::shared_ptr<rpc::Call> call) {
   return StartUpload(plane_, std::move(call));
+}
+
+RawReadReactor* DataService::UploadFile(std::shared_ptr<rpc::Call> call,
+                                        v1::UploadFileResponse* response) {
+  return StartUploadFile(plane_, std::move(call), response);
+}
+
+absl::StatusOr<v1::QueryUploadResponse> DataService::QueryUpload(
+    const rpc::Call& call, const v1::QueryUploadRequest& request) {
+  GRAFT_ASSIGN_OR_RETURN(const SessionRecord session,
+                         UsableSession(plane_.catalog, call, request.session()));
+  GRAFT_ASSIGN_OR_RETURN(const FileIntake::Extent extent,
+                         FileIntake::Query(plane_, session, request.path()));
+  v1::QueryUploadResponse response;
+  response.set_durable_size(extent.durable_bytes);
+  response.set_complete(extent.complete);
+  return response;
+}
+
+absl::StatusOr<v1::SignUrlResponse> DataService::SignUrl(const rpc::Call& call,
+                                                         const v1::SignUrlRequest& request) {
+  if (urls_ == nullptr) {
+    return rpc::ErrorBuilder(absl::StatusCode::kUnimplemented,
+                             "this server has no HTTP door: set http_address")
+        .Reason("FEATURE_UNAVAILABLE")
+        .Build();
+  }
+  GRAFT_ASSIGN_OR_RETURN(const ResolvedVersion version,
+                         ReadableVersion(plane_.catalog, call, request.version()));
+  GRAFT_RETURN_IF_ERROR(plane_.catalog.GetEntry(version, request.path()).status());
+  absl::Duration ttl = absl::Hours(1);
+  if (request.has_ttl()) {
+    ttl = absl::Seconds(request.ttl().seconds()) + absl::Nanoseconds(request.ttl().nanos());
+  }
+  if (ttl <= absl::ZeroDuration() || ttl > kMaxUrlTtl) {
+    return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument, "the URL cannot be signed")
+        .Reason("FIELD_INVALID")
+        .Field("ttl", "must be above 0 and at most 24 h")
+        .Build();
+  }
+  const absl::Time expires = plane_.clock.WallNow() + ttl;
+  v1::SignUrlResponse response;
+  response.set_url(urls_->Sign(version.name(), request.path(), expires));
+  response.mutable_expire_time()->set_seconds(absl::ToUnixSeconds(expires));
+  return response;
+}
+
+RawWriteReactor* DataService::DownloadChunks(std::shared_ptr<rpc::Call> call,
+                                             const v1::DownloadChunksRequest& request) {
+  return StartDownloadChunks(plane_, std::move(call), request);
 }
 
 RawWriteReactor* DataService::Download(std::shared_ptr<rpc::Call> call,

@@ -8,6 +8,10 @@
 
 #include "fileservice/service/data_plane.h"
 #include "fileservice/service/download_stream.h"
+#include "fileservice/service/chunks_stream.h"
+#include "fileservice/service/exchange.h"
+#include "fileservice/service/signed_url.h"
+#include "fileservice/service/upload_file_stream.h"
 #include "fileservice/service/upload_stream.h"
 #include "google/protobuf/empty.pb.h"
 #include "graft/v1/data.pb.h"
@@ -18,7 +22,11 @@ namespace graft::fileservice {
 
 class DataService {
  public:
-  explicit DataService(DataPlane& plane) : plane_(plane) {}
+  // `urls` makes signed URLs; null: SignUrl answers UNIMPLEMENTED, the HTTP door is shut.
+  // `exchange`; null: ExchangePieces does, fan-out is off.
+  explicit DataService(DataPlane& plane, const UrlSigner* urls = nullptr,
+                       Exchange* exchange = nullptr)
+      : plane_(plane), urls_(urls), exchange_(exchange) {}
   rpc::Service Bind();
 
   absl::StatusOr<v1::UploadSession> CreateUploadSession(const rpc::Call&,
@@ -35,10 +43,19 @@ class DataService {
   grpc::ServerReadReactor<v1::StageFilesRequest>* StageFiles(std::shared_ptr<rpc::Call> call,
                                                              v1::StageFilesResponse* response);
   RawBidiReactor* Upload(std::shared_ptr<rpc::Call> call);
+  RawReadReactor* UploadFile(std::shared_ptr<rpc::Call> call, v1::UploadFileResponse* response);
+  absl::StatusOr<v1::QueryUploadResponse> QueryUpload(const rpc::Call&,
+                                                      const v1::QueryUploadRequest&);
+  RawWriteReactor* DownloadChunks(std::shared_ptr<rpc::Call> call,
+                                  const v1::DownloadChunksRequest& request);
+  Exchange::Reactor* ExchangePieces(std::shared_ptr<rpc::Call> call);
+  absl::StatusOr<v1::SignUrlResponse> SignUrl(const rpc::Call&, const v1::SignUrlRequest&);
   RawWriteReactor* Download(std::shared_ptr<rpc::Call> call, const v1::DownloadRequest& request);
 
  private:
   DataPlane& plane_;
+  const UrlSigner* const urls_;
+  Exchange* const exchange_;
 };
 
 }  // namespace graft::fileservice

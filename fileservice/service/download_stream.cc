@@ -1,18 +1,19 @@
 #include "fileservice/service/download_stream.h"
 
 #include <algorithm>
-#include <cstdlib>
+#include <atomic>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "fileservice/cas/encoding.h"
 #include "fileservice/service/access.h"
 #include "fileservice/service/file_reader.h"
+#include "fileservice/service/payload.h"
 #include "fileservice/transfer/wire.h"
 #include "rpc/status.h"
 
@@ -20,26 +21,11 @@ namespace graft::fileservice {
 namespace {
 
 constexpr int kMaxRanges = 4096;
-// Messages begin small and double while the client takes them, so that a thousand slow readers hold
-// little, and a fast one soon gets the largest.
+// Messages begin small, double while the client takes them at once and shrink when it does not, so
+// that a thousand slow readers hold little, and a fast one soon gets the largest.
 constexpr size_t kFirstDataBytes = 64 << 10;
-
-// Memory that is given back to the budget when gRPC has sent it.
-struct Payload {
-  Payload(ByteBudget& budget, size_t capacity)
-      : budget(budget), capacity(capacity), data(static_cast<char*>(std::malloc(capacity))) {
-    GRAFT_CHECK(data != nullptr);
-  }
-  ~Payload() {
-    std::free(data);
-    budget.Release(static_cast<int64_t>(capacity));
-  }
-  static void Destroy(void* payload) { delete static_cast<Payload*>(payload); }
-
-  ByteBudget& budget;
-  const size_t capacity;
-  char* const data;
-};
+constexpr absl::Duration kTakenAtOnce = absl::Milliseconds(250);
+constexpr absl::Duration kTakenSlowly = absl::Seconds(2);
 
 class DownloadStream final : public RawWriteReactor,
                              public Watched,
@@ -59,42 +45,61 @@ class DownloadStream final : public RawWriteReactor,
           absl::StrCat(request_.ranges_size(), " ranges asked for; the limit is ", kMaxRanges)));
     }
     version_ = *std::move(version);
-    Advance();
+    Produce();
   }
 
-  void OnStall() override { End(StalledError(absl::Seconds(30))); }
+  void OnStall() override { End(StalledError(plane_.watch.timeout())); }
 
  private:
-  // Sends the next message, once there is memory for it.
-  void Advance() {
-    if (range_ == request_.ranges_size()) return End(absl::OkStatus());
-    const size_t capacity = data_bytes_;
+  // One message is read while the one before it is sent. `producing_` says that somebody reads;
+  // who set it goes on until a message waits or all is read.
+  void Produce() {
+    {
+      MutexLock lock(mu_);
+      if (finished_ || producing_ || next_.has_value() || all_read_) return;
+      producing_ = true;
+    }
+    const size_t capacity = data_bytes_.load();
     auto self = shared_from_this();
     if (plane_.budget.Acquire(static_cast<int64_t>(capacity),
-                              [self, capacity] { self->Send(capacity); })) {
-      Send(capacity);
+                              [self, capacity] { self->Read(capacity); })) {
+      Read(capacity);
     }
   }
 
-  void Send(size_t capacity) {
+  void Read(size_t capacity) {
     auto payload = std::make_unique<Payload>(plane_.budget, capacity);
     absl::StatusOr<std::string> head = Fill(*payload);
     if (!head.ok()) return End(head.status());
-    MutexLock lock(mu_);
-    if (finished_) return;
-    grpc::Slice slices[2] = {grpc::Slice(*head), grpc::Slice()};
-    if (filled_ > 0) {
-      Payload* raw = payload.release();
-      slices[1] = grpc::Slice(raw->data, filled_, &Payload::Destroy, raw);
+    grpc::ByteBuffer message = MessageOf(*head, std::move(payload), filled_);
+    {
+      MutexLock lock(mu_);
+      producing_ = false;
+      if (finished_) return;
+      next_ = std::move(message);
+      all_read_ = range_ == request_.ranges_size();
+      Write();
     }
-    outgoing_ = grpc::ByteBuffer(slices, filled_ > 0 ? 2 : 1);
+    Produce();
+  }
+
+  void Write() GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (writing_ || finished_) return;
+    if (!next_.has_value()) {
+      if (all_read_) FinishOnce(absl::OkStatus());
+      return;
+    }
+    outgoing_ = *std::move(next_);
+    next_.reset();
+    writing_ = true;
+    write_began_ = plane_.clock.Now();
     StartWrite(&outgoing_);
   }
 
   absl::Status OpenRange() {
     const v1::FileRange& range = request_.ranges(range_);
     GRAFT_ASSIGN_OR_RETURN(reader_,
-                           FileReader::Open(plane_.catalog, plane_.store, version_, range.path()));
+                           FileReader::Open(plane_, version_, range.path()));
     const int64_t size = reader_->entry().size;
     offset_ = range.offset();
     const int64_t length = range.has_length() ? range.length() : size - range.offset();
@@ -141,14 +146,30 @@ class DownloadStream final : public RawWriteReactor,
   void OnWriteDone(bool ok) override {
     if (!ok) return End(absl::CancelledError("the client has gone away"));
     Touch(plane_.clock);
-    data_bytes_ = std::min(data_bytes_ * 2, kMaxDataBytes);
-    Advance();
+    {
+      MutexLock lock(mu_);
+      const absl::Duration took = plane_.clock.Now() - write_began_;
+      const size_t size = data_bytes_.load();
+      if (took < kTakenAtOnce) {
+        data_bytes_ = std::min(size * 2, kMaxDataBytes);
+      } else if (took > kTakenSlowly) {
+        data_bytes_ = std::max(size / 2, kFirstDataBytes);
+      }
+      writing_ = false;
+      outgoing_.Clear();
+      Write();
+    }
+    Produce();
   }
 
   void OnCancel() override { End(absl::CancelledError("the client has gone away")); }
 
   void End(const absl::Status& status) {
     MutexLock lock(mu_);
+    FinishOnce(status);
+  }
+
+  void FinishOnce(const absl::Status& status) GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (std::exchange(finished_, true)) return;
     Finish(rpc::ToGrpcStatus(call_->Finish(status)));
   }
@@ -161,16 +182,21 @@ class DownloadStream final : public RawWriteReactor,
   std::shared_ptr<DownloadStream> self_;  // gRPC's reference, until OnDone
   ResolvedVersion version_;
 
-  // Of whoever sends: one at a time.
+  // Of whoever reads: one at a time.
   int range_ = 0;
-  std::unique_ptr<FileReader> reader_;  // of the range that is being sent
+  std::unique_ptr<FileReader> reader_;  // of the range that is being read
   int64_t offset_ = 0;
   int64_t end_ = 0;
   size_t filled_ = 0;
-  size_t data_bytes_ = kFirstDataBytes;
 
+  std::atomic<size_t> data_bytes_{kFirstDataBytes};  // of the next message
   Mutex mu_;
   grpc::ByteBuffer outgoing_ GRAFT_GUARDED_BY(mu_);
+  std::optional<grpc::ByteBuffer> next_ GRAFT_GUARDED_BY(mu_);
+  absl::Time write_began_ GRAFT_GUARDED_BY(mu_);
+  bool producing_ GRAFT_GUARDED_BY(mu_) = false;
+  bool writing_ GRAFT_GUARDED_BY(mu_) = false;
+  bool all_read_ GRAFT_GUARDED_BY(mu_) = false;
   bool finished_ GRAFT_GUARDED_BY(mu_) = false;
 };
 

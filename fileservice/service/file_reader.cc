@@ -15,13 +15,12 @@
 
 namespace graft::fileservice {
 
-absl::StatusOr<std::unique_ptr<FileReader>> FileReader::Open(const Catalog& catalog,
-                                                             const ChunkStore& store,
+absl::StatusOr<std::unique_ptr<FileReader>> FileReader::Open(const DataPlane& plane,
                                                              const ResolvedVersion& version,
                                                              const std::string& path) {
-  GRAFT_ASSIGN_OR_RETURN(const Entry entry, catalog.GetEntry(version, path));
+  GRAFT_ASSIGN_OR_RETURN(const Entry entry, plane.catalog.GetEntry(version, path));
   auto reader = std::unique_ptr<FileReader>(
-      new FileReader(catalog, store, absl::StrCat(version.name(), "/", path), entry));
+      new FileReader(plane, absl::StrCat(version.name(), "/", path), entry));
   const std::string& root = version.version.in_place_root;
   if (!root.empty()) GRAFT_RETURN_IF_ERROR(reader->OpenInPlace(JoinPath(root, path)));
   return reader;
@@ -49,7 +48,7 @@ absl::Status FileReader::CheckInPlace() const {
 
 absl::Status FileReader::Seek(int64_t offset) {
   if (!page_loaded_ || offset < chunk_offset_) {
-    GRAFT_ASSIGN_OR_RETURN(page_, catalog_.GetFilePage(entry_.sha256, 0));
+    GRAFT_ASSIGN_OR_RETURN(page_, plane_.catalog.GetFilePage(entry_.sha256, 0));
     page_loaded_ = true;
     page_number_ = 0;
     chunk_offset_ = 0;
@@ -57,7 +56,7 @@ absl::Status FileReader::Seek(int64_t offset) {
   }
   while (true) {
     if (chunk_ == page_.chunks.size()) {
-      GRAFT_ASSIGN_OR_RETURN(page_, catalog_.GetFilePage(entry_.sha256, page_number_ + 1));
+      GRAFT_ASSIGN_OR_RETURN(page_, plane_.catalog.GetFilePage(entry_.sha256, page_number_ + 1));
       ++page_number_;
       chunk_ = 0;
       if (page_.chunks.empty()) return absl::DataLossError(absl::StrCat(name_, " ends too early"));
@@ -72,12 +71,12 @@ absl::Status FileReader::Seek(int64_t offset) {
 absl::Status FileReader::ReadChunk(const ChunkRef& chunk, char* out) const {
   absl::Status status;
   for (int attempt = 0; attempt < 2; ++attempt) {
-    const absl::StatusOr<ChunkRow> row = store_.Find(chunk.id);
+    const absl::StatusOr<ChunkRow> row = plane_.store.Find(chunk.id);
     status = row.status();
     if (status.ok() && row->raw_bytes != chunk.size) {
       status = absl::DataLossError(absl::StrCat("chunk ", ToHex(chunk.id), " has another size"));
     }
-    if (status.ok()) status = store_.ReadRow(*row, out);
+    if (status.ok()) status = plane_.store.ReadRow(*row, out);
     // A compaction may have moved it between the two.
     if (!absl::IsNotFound(status)) break;
   }
@@ -87,6 +86,19 @@ absl::Status FileReader::ReadChunk(const ChunkRef& chunk, char* out) const {
       .Reason("DATA_LOST")
       .Metadata("path", name_)
       .Build();
+}
+
+absl::Status FileReader::ReadPart(const ChunkRef& chunk, size_t skip, size_t size,
+                                  char* out) const {
+  ChunkCache::Bytes whole = plane_.cache.Find(chunk.id);
+  if (whole == nullptr) {
+    auto bytes = std::make_shared<std::string>(chunk.size, '\0');
+    GRAFT_RETURN_IF_ERROR(ReadChunk(chunk, bytes->data()));
+    whole = std::move(bytes);
+    plane_.cache.Put(chunk.id, whole);
+  }
+  std::memcpy(out, whole->data() + skip, size);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<size_t> FileReader::ReadSome(int64_t offset, size_t max, char* out) {
@@ -107,11 +119,9 @@ absl::StatusOr<size_t> FileReader::ReadSome(int64_t offset, size_t max, char* ou
     if (skip == 0 && wanted == chunk.size) {
       GRAFT_RETURN_IF_ERROR(ReadChunk(chunk, out + done));
     } else {
-      // The rest of a chunk comes with the next call: whole chunks are read once.
+      // A part of the next chunk comes with the next call: whole chunks are read once.
       if (done > 0) break;
-      std::string whole(chunk.size, '\0');
-      GRAFT_RETURN_IF_ERROR(ReadChunk(chunk, whole.data()));
-      std::memcpy(out + done, whole.data() + skip, wanted);
+      GRAFT_RETURN_IF_ERROR(ReadPart(chunk, skip, wanted, out));
     }
     done += wanted;
   }

@@ -10,8 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/file.h"
-#include "fileservice/cas/chunk_store.h"
-#include "fileservice/catalog/catalog.h"
+#include "fileservice/service/data_plane.h"
 
 namespace graft::fileservice {
 
@@ -19,8 +18,7 @@ class FileReader {
  public:
   // NOT_FOUND without the file; FAILED_PRECONDITION (FILE_CHANGED_IN_PLACE) when it was registered
   // in place and is not what it was.
-  static absl::StatusOr<std::unique_ptr<FileReader>> Open(const Catalog& catalog,
-                                                          const ChunkStore& store,
+  static absl::StatusOr<std::unique_ptr<FileReader>> Open(const DataPlane& plane,
                                                           const ResolvedVersion& version,
                                                           const std::string& path);
 
@@ -31,15 +29,15 @@ class FileReader {
   absl::Status ReadAt(int64_t offset, size_t size, char* out);
 
  private:
-  FileReader(const Catalog& catalog, const ChunkStore& store, std::string name, Entry entry)
-      : catalog_(catalog), store_(store), name_(std::move(name)), entry_(entry) {}
+  FileReader(const DataPlane& plane, std::string name, Entry entry)
+      : plane_(plane), name_(std::move(name)), entry_(entry) {}
   absl::Status Seek(int64_t offset);
   absl::Status ReadChunk(const ChunkRef& chunk, char* out) const;
+  absl::Status ReadPart(const ChunkRef& chunk, size_t skip, size_t size, char* out) const;
   absl::Status OpenInPlace(const std::string& path);
   absl::Status CheckInPlace() const;
 
-  const Catalog& catalog_;
-  const ChunkStore& store_;
+  const DataPlane& plane_;
   const std::string name_;  // for messages
   const Entry entry_;
   UniqueFd in_place_;

@@ -1,5 +1,6 @@
 #include "fileservice/service/fileset_service.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -19,14 +20,6 @@ namespace {
 
 using google::protobuf::Empty;
 
-absl::Status Unavailable(absl::string_view feature) {
-  return rpc::ErrorBuilder(absl::StatusCode::kUnimplemented,
-                           absl::StrCat(feature, " is not in this build"))
-      .Reason("FEATURE_UNAVAILABLE")
-      .Metadata("feature", feature)
-      .Build();
-}
-
 absl::StatusOr<Empty> Done(const absl::Status& status) {
   GRAFT_RETURN_IF_ERROR(status);
   return Empty();
@@ -40,6 +33,12 @@ absl::StatusOr<int64_t> NumberOf(const ChildName& name) {
 
 std::optional<int64_t> IfSet(bool set, int64_t value) {
   return set ? std::optional<int64_t>(value) : std::nullopt;
+}
+
+// Where a fileset stands in a list of this order.
+std::string PlaceOf(const FilesetOrder& order, const FilesetRecord& record) {
+  const std::string name = absl::StrCat(record.workspace, "/", record.name);
+  return order.key == nullptr ? name : absl::StrCat(order.key(record), " ", name);
 }
 
 // Sets in `record` what the mask names, or what is present where there is none.
@@ -127,34 +126,57 @@ absl::StatusOr<v1::FileSet> FileSetService::GetFileSet(const rpc::Call& call,
 
 absl::StatusOr<v1::ListFileSetsResponse> FileSetService::ListFileSets(
     const rpc::Call& call, const v1::ListFileSetsRequest& request) {
-  if (!request.filter().empty()) return Unavailable("ListFileSets.filter");
-  if (!request.order_by().empty() && request.order_by() != "name") {
-    return Unavailable("ListFileSets.order_by");
-  }
   GRAFT_ASSIGN_OR_RETURN(const std::string workspace, ParseWorkspaceName(request.parent()));
   GRAFT_ASSIGN_OR_RETURN(const size_t limit, PageSize(request.page_size()));
-  const std::string list = "ListFileSets " + request.parent();
+  GRAFT_ASSIGN_OR_RETURN(const auto matches, ParseFilesetFilter(request.filter()));
+  GRAFT_ASSIGN_OR_RETURN(const FilesetOrder order, ParseFilesetOrder(request.order_by()));
+  const std::string list = absl::StrCat("ListFileSets ", request.parent(), " ", request.order_by(),
+                                        " ", request.filter());
   GRAFT_ASSIGN_OR_RETURN(const std::string key, PageKey(list, request.page_token()));
-  const std::vector<std::string> after = absl::StrSplit(key, '/');
-  GRAFT_ASSIGN_OR_RETURN(
-      const std::vector<FilesetRecord> records,
-      catalog_.ListFilesets(
-          workspace,
-          [&](const FilesetRecord& record) {
-            return call.identity->RoleIn(record.workspace) >= rpc::Role::kViewer ||
-                   call.identity->kind == rpc::IdentityKind::kScheduler;
-          },
-          key.empty() ? std::pair<std::string, std::string>() : std::pair(after[0], after[1]),
-          limit + 1));
+  const auto keep = [&](const FilesetRecord& record) {
+    return (call.identity->RoleIn(record.workspace) >= rpc::Role::kViewer ||
+            call.identity->kind == rpc::IdentityKind::kScheduler) &&
+           matches(record);
+  };
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<FilesetRecord> records,
+                         order.key == nullptr ? ListByName(workspace, keep, key, limit + 1)
+                                              : ListInOrder(workspace, keep, order, key, limit + 1));
   v1::ListFileSetsResponse response;
   for (size_t i = 0; i < std::min(limit, records.size()); ++i) {
     *response.add_filesets() = ToMessage(records[i]);
   }
   if (records.size() > limit) {
-    const FilesetRecord& last = records[limit - 1];
-    response.set_next_page_token(PageToken(list, last.workspace + "/" + last.name));
+    response.set_next_page_token(PageToken(list, PlaceOf(order, records[limit - 1])));
   }
   return response;
+}
+
+absl::StatusOr<std::vector<FilesetRecord>> FileSetService::ListByName(const std::string& workspace,
+                                                                      const KeepFileset& keep,
+                                                                      const std::string& after,
+                                                                      size_t limit) const {
+  std::pair<std::string, std::string> from;
+  if (!after.empty()) from = absl::StrSplit(after, absl::MaxSplits('/', 1));
+  return catalog_.ListFilesets(workspace, keep, from, limit);
+}
+
+// Reads all that match: other orders than the names' are for people, who have hundreds.
+absl::StatusOr<std::vector<FilesetRecord>> FileSetService::ListInOrder(
+    const std::string& workspace, const KeepFileset& keep, const FilesetOrder& order,
+    const std::string& after, size_t limit) const {
+  GRAFT_ASSIGN_OR_RETURN(std::vector<FilesetRecord> records,
+                         catalog_.ListFilesets(workspace, keep, {}, SIZE_MAX));
+  const auto before = [&order](const std::string& a, const std::string& b) {
+    return order.descending ? b < a : a < b;
+  };
+  std::sort(records.begin(), records.end(), [&](const FilesetRecord& a, const FilesetRecord& b) {
+    return before(PlaceOf(order, a), PlaceOf(order, b));
+  });
+  auto from = records.begin();
+  while (!after.empty() && from != records.end() && !before(after, PlaceOf(order, *from))) ++from;
+  records.erase(records.begin(), from);
+  if (records.size() > limit) records.resize(limit);
+  return records;
 }
 
 absl::StatusOr<v1::FileSet> FileSetService::UpdateFileSet(const rpc::Call& call,
@@ -199,26 +221,35 @@ absl::StatusOr<v1::FileSetVersion> FileSetService::GetFileSetVersion(
 
 absl::StatusOr<v1::ListFileSetVersionsResponse> FileSetService::ListFileSetVersions(
     const rpc::Call& call, const v1::ListFileSetVersionsRequest& request) {
-  if (!request.filter().empty()) return Unavailable("ListFileSetVersions.filter");
   GRAFT_ASSIGN_OR_RETURN(const FilesetName name, ParseFilesetName(request.parent()));
   GRAFT_ASSIGN_OR_RETURN(const size_t limit, PageSize(request.page_size()));
-  const std::string list = "ListFileSetVersions " + request.parent();
+  const std::string list =
+      absl::StrCat("ListFileSetVersions ", request.parent(), " ", request.filter());
   GRAFT_ASSIGN_OR_RETURN(const std::string key, PageKey(list, request.page_token()));
   int64_t below = INT64_MAX;
   if (!key.empty() && !absl::SimpleAtoi(key, &below)) below = INT64_MAX;
   GRAFT_ASSIGN_OR_RETURN(const FilesetRecord fileset, catalog_.GetFileset(name));
-  GRAFT_ASSIGN_OR_RETURN(const std::vector<VersionRecord> versions,
-                         catalog_.ListVersions(fileset, below, limit + 1));
   GRAFT_ASSIGN_OR_RETURN(const std::vector<Ref> refs, catalog_.ListRefs(name));
+  GRAFT_ASSIGN_OR_RETURN(const auto matches, ParseVersionFilter(request.filter(), refs));
   GRAFT_ASSIGN_OR_RETURN(const std::vector<Pin> pins, catalog_.ListPins(fileset, 0));
   v1::ListFileSetVersionsResponse response;
-  for (size_t i = 0; i < std::min(limit, versions.size()); ++i) {
-    *response.add_versions() = ToMessage(name, versions[i], refs, pins);
+  // A page at a time of the catalog's, until this one is full and one more shows that it goes on.
+  while (true) {
+    GRAFT_ASSIGN_OR_RETURN(const std::vector<VersionRecord> versions,
+                           catalog_.ListVersions(fileset, below, limit + 1));
+    for (const VersionRecord& version : versions) {
+      below = version.number;
+      if (!matches(version)) continue;
+      const auto full = static_cast<int>(limit);
+      if (response.versions_size() == full) {
+        response.set_next_page_token(
+            PageToken(list, absl::StrCat(response.versions(full - 1).number())));
+        return response;
+      }
+      *response.add_versions() = ToMessage(name, version, refs, pins);
+    }
+    if (versions.size() <= limit) return response;
   }
-  if (versions.size() > limit) {
-    response.set_next_page_token(PageToken(list, absl::StrCat(versions[limit - 1].number)));
-  }
-  return response;
 }
 
 absl::StatusOr<Empty> FileSetService::DeleteFileSetVersion(

@@ -6,6 +6,7 @@
 
 #include "fileservice/cas/chunk_store.h"
 #include "fileservice/catalog/catalog.h"
+#include "fileservice/service/list_filter.h"
 #include "google/protobuf/empty.pb.h"
 #include "graft/v1/fileset.pb.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
@@ -55,6 +56,16 @@ class FileSetService {
   absl::StatusOr<v1::ListPinsResponse> ListPins(const rpc::Call&, const v1::ListPinsRequest&);
 
  private:
+  using KeepFileset = std::function<bool(const FilesetRecord&)>;
+  absl::StatusOr<std::vector<FilesetRecord>> ListByName(const std::string& workspace,
+                                                        const KeepFileset& keep,
+                                                        const std::string& after,
+                                                        size_t limit) const;
+  absl::StatusOr<std::vector<FilesetRecord>> ListInOrder(const std::string& workspace,
+                                                         const KeepFileset& keep,
+                                                         const FilesetOrder& order,
+                                                         const std::string& after,
+                                                         size_t limit) const;
   absl::StatusOr<v1::FileSetVersion> Describe(const ResolvedVersion& version) const;
 
   Catalog& catalog_;

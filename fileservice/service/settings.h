@@ -21,6 +21,14 @@ struct Settings {
   std::string address = "127.0.0.1:7071";
   // host:port of /metrics and /healthz; empty: none.
   std::string metrics_address;
+  // host:port of files over HTTP/1.1 (GET, HEAD, PUT); empty: none. Plaintext: beyond loopback only
+  // with http_allow_remote, behind a TLS proxy or inside of a trusted network.
+  std::string http_address;
+  bool http_allow_remote = false;
+  // How clients reach that door, where signed URLs are to say it: behind a proxy. Empty: as bound.
+  std::string http_base_url;
+  // Each has a thread: what a node's tools open, several times over.
+  int64_t http_max_connections = 256;
 
   // Plaintext, for loopback addresses alone.
   bool insecure = false;
@@ -43,6 +51,10 @@ struct Settings {
   int64_t reserve_bytes = int64_t{1} << 30;
   // Of transfers held in memory: what a thousand readers may take together.
   int64_t max_inflight_bytes = int64_t{1} << 30;
+  // Of chunks that are sent in parts: a few for each of the transfers that run at a time.
+  int64_t chunk_cache_bytes = 128 << 20;
+  // Workers that fetch the same version get it from one another, and the origin sends it about once.
+  bool fan_out = true;
   // Collection needs whole packs to be old or empty; smaller ones collect sooner, larger ones are
   // fewer files.
   int64_t pack_bytes = 256 << 20;

@@ -1,5 +1,6 @@
 #include "fileservice/service/stage_stream.h"
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -27,7 +28,7 @@ class StageStream final : public grpc::ServerReadReactor<v1::StageFilesRequest>,
     StartRead(&request_);
   }
 
-  void OnStall() override { End(StalledError(absl::Seconds(30))); }
+  void OnStall() override { End(StalledError(plane_.watch.timeout())); }
 
  private:
   void OnReadDone(bool ok) override {
@@ -61,7 +62,7 @@ class StageStream final : public grpc::ServerReadReactor<v1::StageFilesRequest>,
       path_ = path;
       file_ = FilePage();
       file_.profile = FromMessage(part.profile());
-      hash_ = Sha256();
+      ids_ = Sha256();
     }
     const auto have = static_cast<int64_t>(file_.chunks.size());
     const std::string& ids = part.chunk_ids();
@@ -74,20 +75,32 @@ class StageStream final : public grpc::ServerReadReactor<v1::StageFilesRequest>,
       return absl::InvalidArgumentError(
           absl::StrCat("\"", path, "\" needs 32 bytes of chunk_ids for each of chunk_sizes"));
     }
+    ids_.Update(ids);
     for (int i = 0; i < part.chunk_sizes_size(); ++i) {
       const ChunkRef chunk{
           DigestFromBytes(absl::string_view(ids).substr(static_cast<size_t>(i) * sizeof(ChunkId))),
           part.chunk_sizes(i)};
       file_.chunks.push_back(chunk);
-      // The hash of a file of one chunk is the chunk's.
-      if (part.chunk_count() > 1) GRAFT_RETURN_IF_ERROR(HashChunk(chunk));
     }
     if (static_cast<int64_t>(file_.chunks.size()) < part.chunk_count()) return absl::OkStatus();
     return StageWhole(part);
   }
 
+  // From what went through the upload, or from what is stored.
+  absl::StatusOr<Sha256Digest> HashFile() {
+    if (file_.chunks.size() == 1) return file_.chunks[0].id;
+    const std::optional<Sha256Digest> known = plane_.verified.Find(session_.id, ids_.Finish());
+    if (known.has_value()) return *known;
+    Sha256 hash;
+    for (const ChunkRef& chunk : file_.chunks) {
+      GRAFT_RETURN_IF_ERROR(HashChunk(chunk, hash));
+      Touch(plane_.clock);  // a large file takes longer than a client may rest
+    }
+    return hash.Finish();
+  }
+
   // Only what the session holds is read: others' chunks must not be probed by way of their hash.
-  absl::Status HashChunk(const ChunkRef& chunk) {
+  absl::Status HashChunk(const ChunkRef& chunk, Sha256& hash) {
     GRAFT_ASSIGN_OR_RETURN(const bool held, plane_.store.db().Contains(
                                                 Column::kLease, LeaseKey(chunk.id, session_.id)));
     absl::StatusOr<std::string> bytes = absl::NotFoundError("");
@@ -102,12 +115,12 @@ class StageStream final : public grpc::ServerReadReactor<v1::StageFilesRequest>,
           .Build();
     }
     GRAFT_RETURN_IF_ERROR(bytes.status());
-    hash_.Update(*bytes);
+    hash.Update(*bytes);
     return absl::OkStatus();
   }
 
   absl::Status StageWhole(const v1::FileManifest& part) {
-    const Sha256Digest actual = file_.chunks.size() == 1 ? file_.chunks[0].id : hash_.Finish();
+    GRAFT_ASSIGN_OR_RETURN(const Sha256Digest actual, HashFile());
     if (part.file().sha256() != BytesOf(actual)) {
       return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
                                absl::StrCat("the chunks of \"", path_,
@@ -150,7 +163,7 @@ class StageStream final : public grpc::ServerReadReactor<v1::StageFilesRequest>,
   // The file whose parts are coming; an empty path between files.
   std::string path_;
   FilePage file_;
-  Sha256 hash_;
+  Sha256 ids_;  // over the ids of file_.chunks
   int64_t files_ = 0;
   int64_t bytes_ = 0;
 

@@ -11,63 +11,14 @@
 #include "base/status_macros.h"
 #include "fileservice/cas/encoding.h"
 #include "fileservice/service/access.h"
-#include "fileservice/transfer/wire.h"
+#include "fileservice/service/file_hash.h"
+#include "fileservice/service/upload_message.h"
+#include "fileservice/transfer/slices.h"
 #include "graft/v1/data.pb.h"
 #include "rpc/status.h"
 
 namespace graft::fileservice {
 namespace {
-
-struct UploadMessage {
-  absl::string_view session;
-  uint64_t sequence = 0;
-  uint64_t encoding = 0;
-  std::vector<uint32_t> sizes;
-  absl::string_view ids;
-  absl::string_view data;
-};
-
-absl::StatusOr<UploadMessage> ParseUpload(absl::string_view bytes) {
-  UploadMessage message;
-  absl::Status malformed;
-  GRAFT_RETURN_IF_ERROR(wire::Parse(bytes, [&](const wire::Field& field) {
-    switch (field.number) {
-      case v1::UploadRequest::kSessionFieldNumber:
-        message.session = field.bytes;
-        break;
-      case v1::UploadRequest::kSequenceFieldNumber:
-        message.sequence = field.varint;
-        break;
-      case v1::UploadRequest::kEncodingFieldNumber:
-        message.encoding = field.varint;
-        break;
-      case v1::UploadRequest::kChunkSizesFieldNumber:
-        malformed.Update(wire::ParseVarints(field, message.sizes));
-        break;
-      case v1::UploadRequest::kChunkIdsFieldNumber:
-        message.ids = field.bytes;
-        break;
-      case v1::UploadRequest::kDataFieldNumber:
-        message.data = field.bytes;
-        break;
-      default:
-        break;
-    }
-  }));
-  GRAFT_RETURN_IF_ERROR(malformed);
-  if (message.ids.size() != message.sizes.size() * sizeof(ChunkId)) {
-    return absl::InvalidArgumentError(absl::StrCat("an upload names ", message.sizes.size(),
-                                                   " chunk sizes and ", message.ids.size(),
-                                                   " bytes of ids: 32 are needed for each"));
-  }
-  uint64_t total = 0;
-  for (const uint32_t size : message.sizes) total += size;
-  if (total != message.data.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("an upload says ", total, " bytes and has ", message.data.size()));
-  }
-  return message;
-}
 
 class UploadStream final : public RawBidiReactor,
                            public Watched,
@@ -82,11 +33,12 @@ class UploadStream final : public RawBidiReactor,
     StartRead(&incoming_);
   }
 
-  void OnStall() override { Fail(StalledError(absl::Seconds(30))); }
+  void OnStall() override { Fail(StalledError(plane_.watch.timeout())); }
 
  private:
   void OnReadDone(bool ok) override {
     if (!ok) {
+      file_hash_.End(session_, plane_.verified);
       ChunkStore::Ticket last = 0;
       {
         MutexLock lock(mu_);
@@ -116,12 +68,11 @@ class UploadStream final : public RawBidiReactor,
   }
 
   absl::Status TakeMessage() {
-    grpc::Slice slice;
-    if (!incoming_.DumpToSingleSlice(&slice).ok()) {
+    std::vector<grpc::Slice> slices;
+    if (!incoming_.Dump(&slices).ok()) {
       return absl::InternalError("an upload message cannot be read");
     }
-    const absl::string_view bytes(reinterpret_cast<const char*>(slice.begin()), slice.size());
-    GRAFT_ASSIGN_OR_RETURN(const UploadMessage message, ParseUpload(bytes));
+    GRAFT_ASSIGN_OR_RETURN(const UploadMessage message, ParseUpload(Views(slices)));
     if (session_.empty()) {
       GRAFT_ASSIGN_OR_RETURN(const SessionRecord session,
                              UsableSession(plane_.catalog, *call_, message.session));
@@ -151,11 +102,20 @@ class UploadStream final : public RawBidiReactor,
 
   absl::StatusOr<ChunkStore::Ticket> PutAll(const UploadMessage& message) {
     ChunkStore::Ticket ticket = 0;
-    size_t at = 0;
+    wire::DataCursor data(message.payload);
+    // Of chunks that span parts of memory; a deque, so that none moves.
+    std::deque<std::string> scratch;
+    std::vector<absl::string_view> chunks;
+    for (const uint32_t size : message.sizes) {
+      chunks.push_back(data.Take(size, scratch.emplace_back()));
+    }
+    std::vector<Sha256Digest> digests(chunks.size());
+    file_hash_.Take(chunks, message.ids, digests.data());
     for (size_t i = 0; i < message.sizes.size(); ++i) {
       ChunkStore::PutRequest put;
-      put.id = DigestFromBytes(message.ids.substr(i * sizeof(ChunkId)));
-      put.raw = message.data.substr(at, message.sizes[i]);
+      put.id = DigestFromBytes(absl::string_view(message.ids).substr(i * sizeof(ChunkId)));
+      put.raw = chunks[i];
+      put.verified = digests[i] == put.id;  // else it is refused below
       put.session = session_;
       // Weights do not compress, and are cut into larger chunks than text is.
       put.compressible = put.raw.size() <= kTextParameters.max_bytes;
@@ -168,10 +128,10 @@ class UploadStream final : public RawBidiReactor,
       }
       GRAFT_RETURN_IF_ERROR(result.status());
       ticket = std::max(ticket, result->ticket);
+      // Counted as it came: whether another tenant had stored the chunk is nobody's business.
       MutexLock lock(mu_);
-      stored_ += result->stored_bytes;
-      new_bytes_ += result->stored_bytes;
-      at += message.sizes[i];
+      stored_ += message.sizes[i];
+      new_bytes_ += message.sizes[i];
     }
     return ticket;
   }
@@ -246,6 +206,7 @@ class UploadStream final : public RawBidiReactor,
   grpc::ByteBuffer incoming_;
   std::string session_;  // the id; empty before the first message
   uint64_t next_sequence_ = 1;
+  FileHash file_hash_;
 
   Mutex mu_;
   grpc::ByteBuffer outgoing_ GRAFT_GUARDED_BY(mu_);

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "fileservice/transfer/state.h"
+#include "fileservice/transfer/upload_state.h"
 
 namespace graft::fileservice {
 namespace {
@@ -48,6 +50,12 @@ class RangeReader final : public RemoteFileReader {
   const int attempts_;
 };
 
+std::string AbsolutePath(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  return error ? path : absolute.lexically_normal().string();
+}
+
 }  // namespace
 
 absl::Status WithRetries(int attempts, const std::function<bool()>& made_progress,
@@ -87,14 +95,30 @@ absl::StatusOr<std::string> Client::CreateUploadSession(const std::string& files
 absl::StatusOr<Published> Client::UploadFolder(const std::string& path, const std::string& fileset,
                                                const UploadOptions& options,
                                                const ProgressCallback& progress) {
-  GRAFT_ASSIGN_OR_RETURN(const std::string session, CreateUploadSession(fileset, options));
+  const std::unique_ptr<UploadState> noted = UploadState::Open(
+      options.state_folder,
+      absl::StrCat(state_->options.address, "\n", fileset, "\n", options.base_version, "\n",
+                   AbsolutePath(path)));
+  std::string session = noted == nullptr ? std::string() : noted->Session();
+  if (!session.empty()) {
+    const absl::StatusOr<bool> open = state_->link->IsSessionOpen(session);
+    if (!open.ok() || !*open) session.clear();
+  }
+  if (session.empty()) {
+    GRAFT_ASSIGN_OR_RETURN(session, CreateUploadSession(fileset, options));
+    if (noted != nullptr) noted->Note(session);
+  }
   const absl::StatusOr<Uploaded> uploaded = UploadIntoSession(path, session, options, progress);
   if (!uploaded.ok()) {
+    const bool resumable = IsTransient(uploaded.status()) || absl::IsCancelled(uploaded.status());
+    if (noted != nullptr && resumable) return uploaded.status();
     // What it holds is released now instead of when it expires.
     AbortUploadSession(session).IgnoreError();
+    if (noted != nullptr) noted->Forget();
     return uploaded.status();
   }
   GRAFT_ASSIGN_OR_RETURN(Published published, Publish(session, options));
+  if (noted != nullptr) noted->Forget();
   published.totals = uploaded->totals;
   return published;
 }

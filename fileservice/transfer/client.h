@@ -39,7 +39,7 @@ struct Progress {
   double bytes_per_second = 0;  // of done_bytes, over the last seconds
   absl::Duration eta = absl::InfiniteDuration();
 };
-// Called about four times a second and once at the end, on a thread of the client's; must not block
+// Called every Options::progress_interval and once at the end, on a thread of the client's; must not block
 // for long. Returning false cancels the transfer (CANCELLED).
 using ProgressCallback = std::function<bool(const Progress&)>;
 
@@ -52,6 +52,9 @@ struct UploadOptions {
   bool create_fileset = true;                 // when there is none of this name
   // graft.v1.FileSetPurpose of a fileset that is created.
   int purpose = 0;
+  // Where UploadFolder notes its session, so that another process takes up what this one began and
+  // sends nothing twice. Empty: $XDG_STATE_HOME/graft/uploads, or ~/.local/state/graft/uploads.
+  std::string state_folder;
   // Relative paths to leave out, asked per file. Null: all regular files go up, but .git folders.
   std::function<bool(absl::string_view path)> skip;
 };
@@ -72,6 +75,8 @@ struct DownloadOptions {
   std::string path_prefix;  // only paths that begin so
   // Files of the target that the version lacks are removed.
   bool remove_others = false;
+  // Files from this size on pass by the page cache: what is written once is read later, if at all.
+  int64_t direct_io_from_bytes = 64 << 20;
   // Read what is there and keep what is right, instead of trusting size and state file.
   bool verify_existing = true;
 };
@@ -112,6 +117,8 @@ class Client {
     // Bytes that all transfers of this client hold in memory.
     int64_t max_buffered_bytes = 256 << 20;
     absl::Duration stall_timeout = absl::Seconds(30);
+    // How often progress is told; zero: for each message.
+    absl::Duration progress_interval = absl::Milliseconds(250);
     // A cut is tried again so often while nothing moves, with growing pauses.
     int attempts = 6;
   };
@@ -119,7 +126,8 @@ class Client {
   ~Client();
 
   // Uploads the folder (or the one file) `path` and publishes it as the next version of `fileset`
-  // ("workspaces/{w}/filesets/{f}"). Links are refused by name, not followed.
+  // ("workspaces/{w}/filesets/{f}"). Links are refused by name, not followed. An upload that the
+  // network or the process's end has cut is taken up by the next call with the same arguments.
   absl::StatusOr<Published> UploadFolder(const std::string& path, const std::string& fileset,
                                          const UploadOptions& options = {},
                                          const ProgressCallback& progress = nullptr);
@@ -150,6 +158,7 @@ class Client {
                                                              const std::string& path);
 
  private:
+  friend class SwarmMember;
   struct State;
   explicit Client(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;

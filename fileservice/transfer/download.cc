@@ -1,9 +1,7 @@
 // Versions down: each file into a hidden partial file of the target, verified, then renamed.
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,110 +10,20 @@
 #include <thread>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "base/digest.h"
 #include "base/file.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "fileservice/transfer/file_writer.h"
 #include "fileservice/transfer/progress.h"
 #include "fileservice/transfer/state.h"
+#include "fileservice/transfer/target.h"
 
 namespace graft::fileservice {
 namespace {
 
-// Holds what is not complete, named by hash: what another process left is taken up.
-constexpr const char* kPartialFolder = ".graft-partial";
 constexpr size_t kReadBytes = 1 << 20;
-
-// Opens what lies beneath `root` and nowhere else: no link is followed, no `..` leaves it.
-UniqueFd OpenBeneath(int root, const std::string& path, int flags, int mode) {
-  struct open_how how {};
-  how.flags = static_cast<uint64_t>(flags | O_CLOEXEC);
-  how.mode = static_cast<uint64_t>(mode);
-  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-  return UniqueFd(static_cast<int>(syscall(SYS_openat2, root, path.c_str(), &how, sizeof(how))));
-}
-
-absl::Status RefusedPath(absl::string_view path) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("the server sent the path \"", path, "\", which cannot be written: refused"));
-}
-
-absl::Status CheckRelative(absl::string_view path) {
-  if (path.empty() || path[0] == '/' || path.find('\0') != absl::string_view::npos) {
-    return RefusedPath(path);
-  }
-  for (absl::string_view part : absl::StrSplit(path, '/')) {
-    if (part.empty() || part == "." || part == ".." || part == kPartialFolder) {
-      return RefusedPath(path);
-    }
-  }
-  return absl::OkStatus();
-}
-
-// A target folder. Thread-safe.
-class Target {
- public:
-  static absl::StatusOr<Target> Open(const std::string& path) {
-    GRAFT_RETURN_IF_ERROR(MakeDirectories(path));
-    Target target;
-    target.path_ = path;
-    target.root_.reset(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!target.root_.valid()) return ErrnoStatus(errno, absl::StrCat("cannot open ", path));
-    GRAFT_ASSIGN_OR_RETURN(target.partial_, target.OpenFolder(kPartialFolder));
-    return target;
-  }
-
-  // The folder `path`, made if it is not there.
-  absl::StatusOr<UniqueFd> OpenFolder(const std::string& path) const {
-    if (path.empty()) return UniqueFd(dup(root_.get()));
-    UniqueFd folder = OpenBeneath(root_.get(), path, O_RDONLY | O_DIRECTORY, 0);
-    if (folder.valid()) return folder;
-    if (errno != ENOENT) return ErrnoStatus(errno, absl::StrCat("cannot use ", path_, "/", path));
-    const size_t slash = path.rfind('/');
-    GRAFT_ASSIGN_OR_RETURN(
-        const UniqueFd parent,
-        OpenFolder(slash == std::string::npos ? std::string() : path.substr(0, slash)));
-    const std::string name = path.substr(slash == std::string::npos ? 0 : slash + 1);
-    if (mkdirat(parent.get(), name.c_str(), 0755) != 0 && errno != EEXIST) {
-      return ErrnoStatus(errno, absl::StrCat("cannot make ", path_, "/", path));
-    }
-    folder = OpenBeneath(root_.get(), path, O_RDONLY | O_DIRECTORY, 0);
-    if (!folder.valid()) return ErrnoStatus(errno, absl::StrCat("cannot use ", path_, "/", path));
-    return folder;
-  }
-
-  // The file as it is there, or an invalid descriptor.
-  UniqueFd OpenExisting(const std::string& path) const {
-    return OpenBeneath(root_.get(), path, O_RDONLY | O_NOFOLLOW, 0);
-  }
-  absl::StatusOr<UniqueFd> OpenPartial(const std::string& name) const {
-    UniqueFd file = OpenBeneath(partial_.get(), name, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
-    if (!file.valid()) return ErrnoStatus(errno, absl::StrCat("cannot write in ", path_));
-    return file;
-  }
-  absl::Status Complete(const std::string& partial, const std::string& path) const {
-    const size_t slash = path.rfind('/');
-    GRAFT_ASSIGN_OR_RETURN(
-        const UniqueFd folder,
-        OpenFolder(slash == std::string::npos ? std::string() : path.substr(0, slash)));
-    const std::string name = path.substr(slash == std::string::npos ? 0 : slash + 1);
-    if (renameat(partial_.get(), partial.c_str(), folder.get(), name.c_str()) != 0 ||
-        fsync(folder.get()) != 0) {
-      return ErrnoStatus(errno, absl::StrCat("cannot put ", path, " in its place"));
-    }
-    return absl::OkStatus();
-  }
-  void RemovePartialFolder() const { unlinkat(root_.get(), kPartialFolder, AT_REMOVEDIR); }
-  int root() const { return root_.get(); }
-
- private:
-  std::string path_;
-  UniqueFd root_;
-  UniqueFd partial_;
-};
 
 // Hashes what a descriptor holds; its length is the position afterwards.
 absl::Status HashAll(int fd, Sha256& hash, int64_t& length) {
@@ -130,26 +38,15 @@ absl::Status HashAll(int fd, Sha256& hash, int64_t& length) {
   }
 }
 
-absl::Status WriteAll(int fd, absl::string_view bytes, int64_t offset) {
-  while (!bytes.empty()) {
-    const ssize_t written = pwrite(fd, bytes.data(), bytes.size(), offset);
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return ErrnoStatus(errno, "cannot write a file of the target");
-    offset += written;
-    bytes.remove_prefix(static_cast<size_t>(written));
-  }
-  return absl::OkStatus();
-}
-
 class Downloader {
  public:
   Downloader(Link& link, const Client::Options& options, const Target& target, std::string version,
-             bool verify_existing, ProgressMeter& meter)
+             const DownloadOptions& how, ProgressMeter& meter)
       : link_(link),
         options_(options),
         target_(target),
         version_(std::move(version)),
-        verify_existing_(verify_existing),
+        how_(how),
         meter_(meter) {}
 
   absl::Status Fetch(const RemoteFile& file) {
@@ -159,8 +56,7 @@ class Downloader {
       GRAFT_RETURN_IF_ERROR(meter_.Add(0, file.size));
       return meter_.FileDone();
     }
-    // Two files of the same content are fetched side by side into partial files of their own.
-    const std::string partial = file.sha256 + "-" + Sha256::HexOf(file.path).substr(0, 16);
+    const std::string partial = PartialName(file.sha256, file.path);
     GRAFT_ASSIGN_OR_RETURN(const UniqueFd fd, target_.OpenPartial(partial));
     Sha256 hash;
     int64_t done = 0;
@@ -178,7 +74,7 @@ class Downloader {
       return absl::DataLossError(absl::StrCat("\"", file.path, "\" of ", version_,
                                               " arrived with another SHA-256: download it again"));
     }
-    if (fchmod(fd.get(), file.executable ? 0755 : 0644) != 0 || fdatasync(fd.get()) != 0) {
+    if (fchmod(fd.get(), file.executable ? 0755 : 0644) != 0) {
       return ErrnoStatus(errno, absl::StrCat("cannot finish ", file.path));
     }
     GRAFT_RETURN_IF_ERROR(target_.Complete(partial, file.path));
@@ -193,7 +89,7 @@ class Downloader {
         info.st_size != file.size) {
       return false;
     }
-    if (verify_existing_) {
+    if (how_.verify_existing) {
       Sha256 hash;
       int64_t length = 0;
       GRAFT_RETURN_IF_ERROR(HashAll(fd.get(), hash, length));
@@ -204,25 +100,27 @@ class Downloader {
   }
 
   absl::Status FetchRest(const RemoteFile& file, int fd, Sha256& hash, int64_t& done) {
-    if (done == file.size) return absl::OkStatus();
     int64_t told = done;
     const auto made_progress = [&] { return std::exchange(told, done) != done; };
-    return WithRetries(options_.attempts, made_progress, [&] {
+    FileWriter writer(fd, done, file.size, file.size >= how_.direct_io_from_bytes);
+    GRAFT_RETURN_IF_ERROR(WithRetries(options_.attempts, made_progress, [&] {
+      if (done == file.size) return absl::OkStatus();
       return link_.Download(version_, file.path, done, file.size - done,
                             [&](const Piece& piece) -> absl::Status {
-                              GRAFT_RETURN_IF_ERROR(WriteAll(fd, piece.bytes, done));
+                              GRAFT_RETURN_IF_ERROR(writer.Append(piece.bytes));
                               hash.Update(piece.bytes);
                               done += static_cast<int64_t>(piece.bytes.size());
                               return meter_.Add(static_cast<int64_t>(piece.bytes.size()), 0);
                             });
-    });
+    }));
+    return writer.Finish();
   }
 
   Link& link_;
   const Client::Options& options_;
   const Target& target_;
   const std::string version_;
-  const bool verify_existing_;
+  const DownloadOptions& how_;
   ProgressMeter& meter_;
 };
 
@@ -257,7 +155,7 @@ absl::StatusOr<Downloaded> Client::DownloadVersion(const std::string& name,
   GRAFT_ASSIGN_OR_RETURN(const std::vector<RemoteFile> files,
                          ListFiles(version, options.path_prefix));
   GRAFT_ASSIGN_OR_RETURN(const Target target, Target::Open(target_path));
-  ProgressMeter meter(progress);
+  ProgressMeter meter(progress, state_->options.progress_interval);
   int64_t total = 0;
   for (const RemoteFile& file : files) total += file.size;
   meter.Expect(static_cast<int64_t>(files.size()), total);
@@ -266,8 +164,7 @@ absl::StatusOr<Downloaded> Client::DownloadVersion(const std::string& name,
   Mutex mu;
   absl::Status first_error;
   const auto run = [&] {
-    Downloader downloader(*state_->link, state_->options, target, version, options.verify_existing,
-                          meter);
+    Downloader downloader(*state_->link, state_->options, target, version, options, meter);
     for (size_t i = next++; i < files.size(); i = next++) {
       const absl::Status status = downloader.Fetch(files[i]);
       if (status.ok()) continue;

@@ -1,7 +1,9 @@
 #include "fileservice/transfer/link.h"
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +12,7 @@
 #include "base/random.h"
 #include "base/status_macros.h"
 #include "fileservice/transfer/stall_watch.h"
+#include "fileservice/transfer/slices.h"
 #include "fileservice/transfer/wire.h"
 #include "graft/v1/data.grpc.pb.h"
 #include "graft/v1/fileset.grpc.pb.h"
@@ -51,6 +54,14 @@ v1::ChunkProfile ToMessage(ChunkProfile profile) {
   return profile == ChunkProfile::kText ? v1::CHUNK_PROFILE_TEXT : v1::CHUNK_PROFILE_CDC;
 }
 
+// The chunk's bytes where they lie, kept by the slice.
+grpc::Slice Borrowed(const OutgoingChunk& chunk) {
+  using Owner = std::shared_ptr<const void>;
+  return grpc::Slice(
+      const_cast<char*>(chunk.bytes.data()), chunk.bytes.size(),
+      [](void* owner) { delete static_cast<Owner*>(owner); }, new Owner(chunk.owner));
+}
+
 class RawUpload final : public UploadCall {
  public:
   using Stream = grpc::ClientReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>;
@@ -83,9 +94,7 @@ class RawUpload final : public UploadCall {
     head.Bytes(v1::UploadRequest::kChunkIdsFieldNumber, ids);
     head.BytesHead(wire::kDataField, total);
     std::vector<grpc::Slice> slices = {grpc::Slice(head.Take())};
-    for (const OutgoingChunk& chunk : chunks) {
-      slices.emplace_back(chunk.bytes.data(), chunk.bytes.size());
-    }
+    for (const OutgoingChunk& chunk : chunks) slices.push_back(Borrowed(chunk));
     const grpc::ByteBuffer message(slices.data(), slices.size());
     if (!stream_->Write(message)) return Finish();
     context_->Touch(clock_);
@@ -119,6 +128,55 @@ class RawUpload final : public UploadCall {
   const std::string session_;
   uint64_t sequence_ = 0;
   bool finished_ = false;
+};
+
+class RealExchange final : public ExchangeCall {
+ public:
+  using Stream = grpc::ClientReaderWriter<v1::ExchangePiecesRequest, v1::ExchangePiecesResponse>;
+
+  RealExchange(std::unique_ptr<grpc::ClientContext> context, std::unique_ptr<Stream> stream,
+               std::function<void(const News&)> take, std::function<void(absl::Status)> ended)
+      : context_(std::move(context)), stream_(std::move(stream)) {
+    reader_ = std::thread([this, take = std::move(take), ended = std::move(ended)] {
+      v1::ExchangePiecesResponse response;
+      while (stream_->Read(&response)) take(NewsOf(response));
+      ended(rpc::FromGrpcStatus(stream_->Finish()));
+    });
+  }
+  ~RealExchange() override {
+    context_->TryCancel();
+    reader_.join();
+  }
+
+  bool Send(absl::Span<const uint32_t> completed, absl::Span<const std::string> liars) override {
+    v1::ExchangePiecesRequest request;
+    request.mutable_completed()->Add(completed.begin(), completed.end());
+    for (const std::string& liar : liars) request.add_liars(liar);
+    MutexLock lock(mu_);
+    return stream_->Write(request);
+  }
+  bool Join(const std::string& version, const std::string& address) {
+    v1::ExchangePiecesRequest request;
+    request.set_version(version);
+    request.set_address(address);
+    MutexLock lock(mu_);
+    return stream_->Write(request);
+  }
+
+ private:
+  static News NewsOf(const v1::ExchangePiecesResponse& response) {
+    News news;
+    for (const auto& peer : response.peers()) news.peers.emplace_back(peer.address(), peer.pieces());
+    news.from_origin.assign(response.from_origin().begin(), response.from_origin().end());
+    news.gone.assign(response.gone().begin(), response.gone().end());
+    news.token = response.peer_token();
+    return news;
+  }
+
+  const std::unique_ptr<grpc::ClientContext> context_;
+  const std::unique_ptr<Stream> stream_;
+  Mutex mu_;  // one writes at a time
+  std::thread reader_;
 };
 
 class RealLink final : public Link {
@@ -188,6 +246,15 @@ class RealLink final : public Link {
         connection_->Call<v1::UploadSession>(*data_, &v1::DataService::Stub::CreateUploadSession,
                                              request, {.idempotent = true}));
     return session.name();
+  }
+
+  absl::StatusOr<bool> IsSessionOpen(const std::string& session) override {
+    v1::GetUploadSessionRequest request;
+    request.set_name(session);
+    GRAFT_ASSIGN_OR_RETURN(const auto found, connection_->Call<v1::UploadSession>(
+                                                 *data_, &v1::DataService::Stub::GetUploadSession,
+                                                 request, {.idempotent = true}));
+    return found.state() == v1::UploadSession::STATE_OPEN;
   }
 
   absl::Status AbortSession(const std::string& session) override {
@@ -312,6 +379,73 @@ class RealLink final : public Link {
     return files;
   }
 
+  absl::StatusOr<std::vector<LocalFile>> GetManifest(const std::string& version) override {
+    v1::GetManifestRequest request;
+    request.set_version(version);
+    std::vector<LocalFile> files;
+    do {
+      GRAFT_ASSIGN_OR_RETURN(const auto page, connection_->Call<v1::GetManifestResponse>(
+                                                  *data_, &v1::DataService::Stub::GetManifest,
+                                                  request, {.idempotent = true}));
+      for (const v1::FileManifest& part : page.files()) {
+        GRAFT_RETURN_IF_ERROR(TakeManifest(part, files));
+      }
+      request.set_page_token(page.next_page_token());
+    } while (!request.page_token().empty());
+    return files;
+  }
+
+  absl::Status DownloadChunks(
+      const std::string& version, absl::Span<const Sha256Digest> ids,
+      const std::function<absl::Status(uint32_t, absl::string_view)>& take) override {
+    auto context = std::make_shared<WatchedContext>();
+    GRAFT_RETURN_IF_ERROR(connection_->Prepare(context->context));
+    watch_.Watch(context);
+    v1::DownloadChunksRequest request;
+    request.set_version(version);
+    for (const Sha256Digest& id : ids) {
+      request.mutable_chunk_ids()->append(Bytes(id).data(), sizeof(id));
+    }
+    const auto stream = data_->DownloadChunks(&context->context, request);
+    v1::DownloadChunksResponse message;
+    absl::Status taken;
+    size_t received = 0;
+    while (taken.ok() && stream->Read(&message)) {
+      context->Touch(clock_);
+      absl::string_view data = message.data();
+      for (int i = 0; i < message.indexes_size() && taken.ok(); ++i) {
+        const size_t size = i < message.chunk_sizes_size() ? message.chunk_sizes(i) : SIZE_MAX;
+        if (size > data.size() || message.indexes(i) >= ids.size()) {
+          taken = absl::InternalError("a message of DownloadChunks does not add up");
+          break;
+        }
+        taken = take(message.indexes(i), data.substr(0, size));
+        data.remove_prefix(size);
+        ++received;
+      }
+    }
+    if (!taken.ok()) {
+      context->context.TryCancel();
+      stream->Finish();
+      return taken;
+    }
+    GRAFT_RETURN_IF_ERROR(context->Explain(stream->Finish()));
+    if (received == ids.size()) return absl::OkStatus();
+    return absl::UnavailableError("the server ended before it had sent all chunks");
+  }
+
+  std::unique_ptr<ExchangeCall> Exchange(const std::string& version, const std::string& address,
+                                         std::function<void(const ExchangeCall::News&)> take,
+                                         std::function<void(absl::Status)> ended) override {
+    auto context = std::make_unique<grpc::ClientContext>();
+    connection_->Prepare(*context).IgnoreError();  // the server says why it refuses
+    auto stream = data_->ExchangePieces(context.get());
+    auto call = std::make_unique<RealExchange>(std::move(context), std::move(stream),
+                                               std::move(take), std::move(ended));
+    call->Join(version, address);
+    return call;
+  }
+
   absl::Status Download(const std::string& version, const std::string& path, int64_t offset,
                         int64_t length,
                         const std::function<absl::Status(const Piece&)>& take) override {
@@ -348,28 +482,54 @@ class RealLink final : public Link {
   }
 
  private:
+  // A file may come in parts, in pages that follow one another.
+  static absl::Status TakeManifest(const v1::FileManifest& part, std::vector<LocalFile>& files) {
+    const std::string& ids = part.chunk_ids();
+    const auto count = static_cast<size_t>(part.chunk_sizes_size());
+    if (ids.size() != count * sizeof(Sha256Digest) ||
+        part.file().sha256().size() != sizeof(Sha256Digest)) {
+      return absl::InternalError("the server's manifest does not add up");
+    }
+    if (files.empty() || files.back().path != part.file().path()) {
+      LocalFile file;
+      file.path = part.file().path();
+      file.size = part.file().size();
+      std::memcpy(file.sha256.data(), part.file().sha256().data(), sizeof(Sha256Digest));
+      file.executable = part.file().executable();
+      files.push_back(std::move(file));
+    }
+    for (size_t i = 0; i < count; ++i) {
+      Sha256Digest id;
+      std::memcpy(id.data(), ids.data() + i * sizeof(id), sizeof(id));
+      files.back().chunks.emplace_back(id, part.chunk_sizes(static_cast<int>(i)));
+    }
+    return absl::OkStatus();
+  }
+
   static absl::Status TakePiece(const grpc::ByteBuffer& message, int64_t expected_offset,
                                 int64_t& received,
                                 const std::function<absl::Status(const Piece&)>& take) {
-    grpc::Slice slice;
-    if (!message.DumpToSingleSlice(&slice).ok()) {
+    std::vector<grpc::Slice> slices;
+    if (!message.Dump(&slices).ok()) {
       return absl::InternalError("a message of a download cannot be read");
     }
-    const absl::string_view bytes(reinterpret_cast<const char*>(slice.begin()), slice.size());
-    Piece piece{0, absl::string_view()};
-    GRAFT_RETURN_IF_ERROR(wire::Parse(bytes, [&](const wire::Field& field) {
+    GRAFT_ASSIGN_OR_RETURN(const wire::SplitMessage split, wire::Split(Views(slices)));
+    int64_t offset = 0;
+    GRAFT_RETURN_IF_ERROR(wire::Parse(split.rest, [&](const wire::Field& field) {
       if (field.number == v1::DownloadResponse::kOffsetFieldNumber) {
-        piece.offset = static_cast<int64_t>(field.varint);
-      } else if (field.number == v1::DownloadResponse::kDataFieldNumber) {
-        piece.bytes = field.bytes;
+        offset = static_cast<int64_t>(field.varint);
       }
     }));
-    if (piece.offset != expected_offset) {
-      return absl::InternalError(absl::StrCat("the server sent offset ", piece.offset, " where ",
-                                              expected_offset, " was due"));
+    if (offset != expected_offset) {
+      return absl::InternalError(
+          absl::StrCat("the server sent offset ", offset, " where ", expected_offset, " was due"));
     }
-    received += static_cast<int64_t>(piece.bytes.size());
-    return piece.bytes.empty() ? absl::OkStatus() : take(piece);
+    for (const absl::string_view bytes : split.data) {
+      GRAFT_RETURN_IF_ERROR(take({offset, bytes}));
+      offset += static_cast<int64_t>(bytes.size());
+    }
+    received += static_cast<int64_t>(split.data_bytes);
+    return absl::OkStatus();
   }
 
   RealClock clock_;

@@ -12,8 +12,8 @@ namespace graft::fileservice {
 
 class ProgressMeter {
  public:
-  explicit ProgressMeter(ProgressCallback callback)
-      : callback_(std::move(callback)), began_(absl::Now()), told_(began_) {}
+  ProgressMeter(ProgressCallback callback, absl::Duration interval)
+      : callback_(std::move(callback)), interval_(interval), began_(absl::Now()), told_(began_) {}
 
   void Expect(int64_t files, int64_t bytes) {
     MutexLock lock(mu_);
@@ -26,12 +26,12 @@ class ProgressMeter {
     now_.moved_bytes += moved;
     now_.saved_bytes += saved;
     now_.done_bytes += moved + saved;
-    return Tell(absl::Milliseconds(250));
+    return Tell(interval_);
   }
   absl::Status FileDone() {
     MutexLock lock(mu_);
     ++now_.done_files;
-    return Tell(absl::Milliseconds(250));
+    return Tell(interval_);
   }
   // What was counted of an attempt that failed does not count.
   void Restart() {
@@ -40,6 +40,10 @@ class ProgressMeter {
     now_ = Progress();
     now_.total_bytes = before.total_bytes;
     now_.total_files = before.total_files;
+  }
+  int64_t moved_bytes() {
+    MutexLock lock(mu_);
+    return now_.moved_bytes;
   }
   Progress Finish() {
     MutexLock lock(mu_);
@@ -64,6 +68,7 @@ class ProgressMeter {
   }
 
   const ProgressCallback callback_;
+  const absl::Duration interval_;
   const absl::Time began_;
   Mutex mu_;
   absl::Time told_ GRAFT_GUARDED_BY(mu_);

@@ -42,6 +42,8 @@ class StallWatch {
     thread_.join();
   }
 
+  absl::Duration timeout() const { return timeout_; }
+
   void Watch(const std::shared_ptr<Watched>& stream) {
     stream->Touch(clock_);
     MutexLock lock(mu_);

@@ -7,13 +7,16 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <deque>
 #include <thread>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "base/file.h"
 #include "base/mutex.h"
+#include "base/sha256_many.h"
 #include "base/status_macros.h"
 #include "fileservice/transfer/progress.h"
 #include "fileservice/transfer/state.h"
@@ -84,18 +87,22 @@ class WindowReader {
     return head;
   }
 
-  // Drops `cut` bytes and fills the window again.
+  // Drops `cut` bytes and fills a window again. What was seen stays where it is while window() of
+  // that time is held.
   absl::StatusOr<absl::string_view> Next(size_t cut) {
     const size_t kept = used_ - cut;
-    if (window_.empty()) window_.resize(kWindowBytes);
-    std::memmove(window_.data(), window_.data() + cut, kept);
+    const std::shared_ptr<char[]> next(new char[kWindowBytes]);
+    if (kept > 0) std::memcpy(next.get(), window_.get() + cut, kept);
     const auto more = static_cast<size_t>(
         std::min<int64_t>(static_cast<int64_t>(kWindowBytes - kept), info_.st_size - at_));
-    GRAFT_RETURN_IF_ERROR(ReadAt(at_, more, window_.data() + kept));
+    GRAFT_RETURN_IF_ERROR(ReadAt(at_, more, next.get() + kept));
     at_ += static_cast<int64_t>(more);
+    window_ = next;
     used_ = kept + more;
-    return absl::string_view(window_.data(), used_);
+    return absl::string_view(window_.get(), used_);
   }
+  // shared: with the messages that are being sent.
+  const std::shared_ptr<char[]>& window() const { return window_; }
   bool at_end() const { return at_ == info_.st_size; }
   const struct stat& info() const { return info_; }
   const std::string& name() const { return name_; }
@@ -128,58 +135,72 @@ class WindowReader {
   std::string name_;
   UniqueFd fd_;
   struct stat info_ {};
-  std::string window_;
+  std::shared_ptr<char[]> window_;
   size_t used_ = 0;
   int64_t at_ = 0;
 };
 
-// One thread's share of an upload.
-class Uploader {
+// Asks what the server lacks and sends that, on a thread of its own, while the next windows are
+// read, cut and hashed.
+class Sender {
  public:
-  Uploader(Link& link, const std::string& session, ProgressMeter& meter)
-      : link_(link), session_(session), meter_(meter), call_(link.Upload(session)) {}
+  Sender(Link& link, const std::string& session, ProgressMeter& meter)
+      : link_(link),
+        session_(session),
+        meter_(meter),
+        call_(link.Upload(session)),
+        thread_([this] { Run(); }) {}
+  ~Sender() { End(); }
 
-  absl::StatusOr<LocalFile> Take(const FoundFile& found) {
-    GRAFT_ASSIGN_OR_RETURN(WindowReader reader, WindowReader::Open(found));
-    LocalFile file;
-    file.path = found.path;
-    file.size = reader.info().st_size;
-    file.executable = (reader.info().st_mode & S_IXUSR) != 0;
-    file.profile = ProfileForName(found.path);
-    GRAFT_ASSIGN_OR_RETURN(const std::string head, reader.Head(file.profile));
-    const std::unique_ptr<Chunker> chunker = MakeChunker(&file.profile, head, file.size);
-    Sha256 hash;
-    size_t cut = 0;
-    while (true) {
-      GRAFT_ASSIGN_OR_RETURN(const absl::string_view window, reader.Next(cut));
-      if (window.empty()) break;
-      cut = 0;
-      std::vector<OutgoingChunk> chunks;
-      // The last bytes of a window are cut with what follows them.
-      while (cut < window.size() &&
-             (reader.at_end() || window.size() - cut >= chunker->max_bytes())) {
-        const size_t size = chunker->Next(window.substr(cut, chunker->max_bytes()));
-        chunks.push_back({Sha256Digest(), window.substr(cut, size)});
-        cut += size;
-      }
-      // The file's hash and the chunks' are taken side by side.
-      std::thread file_hash([&] { hash.Update(window.substr(0, cut)); });
-      for (OutgoingChunk& chunk : chunks) {
-        chunk.id = Sha256::Of(chunk.bytes);
-        file.chunks.emplace_back(chunk.id, static_cast<uint32_t>(chunk.bytes.size()));
-      }
-      file_hash.join();
-      GRAFT_RETURN_IF_ERROR(SendMissing(chunks));
-    }
-    GRAFT_RETURN_IF_ERROR(reader.CheckUnchanged());
-    file.sha256 = hash.Finish();
-    GRAFT_RETURN_IF_ERROR(meter_.FileDone());
-    return file;
+  // Waits while enough windows wait. Fails with what the sending failed with.
+  absl::Status Send(std::vector<OutgoingChunk> chunks) {
+    MutexLock lock(mu_);
+    while (queue_.size() >= kMaxWaiting && status_.ok()) changed_.Wait(mu_);
+    queue_.push_back(std::move(chunks));
+    changed_.SignalAll();
+    return status_;
+  }
+  // Returns once everything is durable.
+  absl::Status Finish() {
+    End();
+    GRAFT_RETURN_IF_ERROR(status());
+    return call_->Finish();
   }
 
-  absl::Status Finish() { return call_->Finish(); }
-
  private:
+  static constexpr size_t kMaxWaiting = 2;
+
+  absl::Status status() {
+    MutexLock lock(mu_);
+    return status_;
+  }
+
+  void End() {
+    {
+      MutexLock lock(mu_);
+      ended_ = true;
+      changed_.SignalAll();
+    }
+    if (thread_.joinable()) thread_.join();
+  }
+
+  void Run() {
+    while (true) {
+      std::vector<OutgoingChunk> chunks;
+      {
+        MutexLock lock(mu_);
+        while (queue_.empty() && !ended_) changed_.Wait(mu_);
+        if (queue_.empty() || !status_.ok()) return;
+        chunks = std::move(queue_.front());
+        queue_.pop_front();
+      }
+      const absl::Status sent = SendMissing(chunks);
+      MutexLock lock(mu_);
+      status_.Update(sent);
+      changed_.SignalAll();
+    }
+  }
+
   absl::Status SendMissing(const std::vector<OutgoingChunk>& chunks) {
     std::vector<Sha256Digest> ids;
     std::vector<size_t> asked;
@@ -221,7 +242,82 @@ class Uploader {
   const std::string& session_;
   ProgressMeter& meter_;
   std::unique_ptr<UploadCall> call_;
-  absl::flat_hash_set<Sha256Digest> sent_;
+  absl::flat_hash_set<Sha256Digest> sent_;  // of the thread
+
+  Mutex mu_;
+  CondVar changed_;
+  std::deque<std::vector<OutgoingChunk>> queue_ GRAFT_GUARDED_BY(mu_);
+  absl::Status status_ GRAFT_GUARDED_BY(mu_);
+  bool ended_ GRAFT_GUARDED_BY(mu_) = false;
+  std::thread thread_;
+};
+
+// One thread's share of an upload.
+class Uploader {
+ public:
+  Uploader(Link& link, const std::string& session, ProgressMeter& meter)
+      : link_(link), session_(session), meter_(meter) {}
+
+  absl::StatusOr<LocalFile> Take(const FoundFile& found) {
+    GRAFT_ASSIGN_OR_RETURN(WindowReader reader, WindowReader::Open(found));
+    LocalFile file;
+    std::unique_ptr<Sender> own;
+    if (found.size >= kOwnStreamBytes) own = std::make_unique<Sender>(link_, session_, meter_);
+    Sender& sender = own == nullptr ? SharedSender() : *own;
+    file.path = found.path;
+    file.size = reader.info().st_size;
+    file.executable = (reader.info().st_mode & S_IXUSR) != 0;
+    file.profile = ProfileForName(found.path);
+    GRAFT_ASSIGN_OR_RETURN(const std::string head, reader.Head(file.profile));
+    const std::unique_ptr<Chunker> chunker = MakeChunker(&file.profile, head, file.size);
+    Sha256Stream hash;
+    size_t cut = 0;
+    while (true) {
+      GRAFT_ASSIGN_OR_RETURN(const absl::string_view window, reader.Next(cut));
+      if (window.empty()) break;
+      cut = 0;
+      std::vector<OutgoingChunk> chunks;
+      // The last bytes of a window are cut with what follows them.
+      while (cut < window.size() &&
+             (reader.at_end() || window.size() - cut >= chunker->max_bytes())) {
+        const size_t size = chunker->Next(window.substr(cut, chunker->max_bytes()));
+        chunks.push_back({Sha256Digest(), window.substr(cut, size), reader.window()});
+        cut += size;
+      }
+      std::vector<absl::string_view> bytes;
+      for (const OutgoingChunk& chunk : chunks) bytes.push_back(chunk.bytes);
+      std::vector<Sha256Digest> ids(chunks.size());
+      const absl::string_view whole = window.substr(0, cut);
+      Sha256Many(bytes, ids.data(), &hash, absl::MakeConstSpan(&whole, 1));
+      for (size_t i = 0; i < chunks.size(); ++i) {
+        chunks[i].id = ids[i];
+        file.chunks.emplace_back(ids[i], static_cast<uint32_t>(bytes[i].size()));
+      }
+      GRAFT_RETURN_IF_ERROR(sender.Send(std::move(chunks)));
+    }
+    if (own != nullptr) GRAFT_RETURN_IF_ERROR(own->Finish());
+    GRAFT_RETURN_IF_ERROR(reader.CheckUnchanged());
+    file.sha256 = hash.Finish();
+    GRAFT_RETURN_IF_ERROR(meter_.FileDone());
+    return file;
+  }
+
+  absl::Status Finish() { return shared_ == nullptr ? absl::OkStatus() : shared_->Finish(); }
+
+ private:
+  // The server takes the hash of a file that has a stream of its own while it comes, and need not
+  // read it again to verify it.
+  static constexpr int64_t kOwnStreamBytes = 16 << 20;
+
+  Sender& SharedSender() {
+    if (shared_ == nullptr) shared_ = std::make_unique<Sender>(link_, session_, meter_);
+    return *shared_;
+  }
+
+  Link& link_;
+  const std::string& session_;
+  ProgressMeter& meter_;
+  std::unique_ptr<Sender> shared_;  // of small files
 };
 
 // Sends all files over several streams and returns what they are made of.
@@ -262,11 +358,11 @@ absl::StatusOr<Uploaded> Client::UploadIntoSession(const std::string& path,
   GRAFT_RETURN_IF_ERROR(Walk(path, "", options, found));
   int64_t total = 0;
   for (const FoundFile& file : found) total += file.size;
-  ProgressMeter meter(progress);
+  ProgressMeter meter(progress, state_->options.progress_interval);
   meter.Expect(static_cast<int64_t>(found.size()), total);
   // What was acknowledged before a cut is found again by FindMissing and not sent twice.
   const absl::Status status = WithRetries(
-      state_->options.attempts, [] { return false; },
+      state_->options.attempts, [&] { return meter.moved_bytes() > 0; },
       [&]() -> absl::Status {
         meter.Restart();
         std::vector<LocalFile> files(found.size());

@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace graft::fileservice::wire {
 
@@ -42,5 +44,27 @@ struct Field {
 absl::Status Parse(absl::string_view message, const std::function<void(const Field&)>& visit);
 // A packed field, or one value of an unpacked one.
 absl::Status ParseVarints(const Field& field, std::vector<uint32_t>& out);
+
+// A message that arrived in pieces of memory, its bulk bytes left where they are.
+struct SplitMessage {
+  std::string rest;                     // every field but `data`, for Parse
+  std::vector<absl::string_view> data;  // the bytes of `data`, inside of the parts
+  size_t data_bytes = 0;
+};
+// INVALID_ARGUMENT for what is no message.
+absl::StatusOr<SplitMessage> Split(absl::Span<const absl::string_view> parts);
+
+// Hands out the bytes of `data` in runs. What lies in one part is not copied.
+class DataCursor {
+ public:
+  explicit DataCursor(const SplitMessage& message) : data_(message.data) {}
+  // The next `size` bytes, which must be there; `scratch` holds them where they span parts.
+  absl::string_view Take(size_t size, std::string& scratch);
+
+ private:
+  const std::vector<absl::string_view>& data_;
+  size_t part_ = 0;
+  size_t at_ = 0;
+};
 
 }  // namespace graft::fileservice::wire

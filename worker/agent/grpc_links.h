@@ -4,9 +4,11 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
+#include "fileservice/transfer/cache.h"
 #include "worker/agent/links.h"
 
 namespace graft::agent {
@@ -48,9 +50,8 @@ struct FileserviceOptions {
   int64_t cache_bytes = 100LL << 30;
 };
 
-// Fetches into a cache that all attempts of this node share: a folder a version, named by its
-// digest, pinned while an attempt holds it and removed by last use when the cache is full.
-// Thread-safe.
+// Fetches into a cache that all attempts and processes of this node share: a folder a version, named
+// by its digest, pinned while an attempt holds it. Thread-safe.
 class TransferFileLink final : public FileLink {
  public:
   static absl::StatusOr<std::unique_ptr<TransferFileLink>> Open(FileserviceOptions options);
@@ -65,24 +66,16 @@ class TransferFileLink final : public FileLink {
                                  const std::string& token, const CancelFlag& cancel) override;
 
  private:
-  struct Entry {
-    int64_t bytes = 0;
-    absl::Time used;
-    std::map<std::string, int> holders;
-    bool complete = false;
-    bool busy = false;  // someone downloads it
-  };
-
-  explicit TransferFileLink(FileserviceOptions options) : options_(std::move(options)) {}
-  absl::Status Load();
-  std::string PathOf(const std::string& key) const;
-  absl::Status MakeRoom(int64_t bytes) GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  TransferFileLink(FileserviceOptions options,
+                   std::unique_ptr<fileservice::FolderCache> cache)
+      : options_(std::move(options)), cache_(std::move(cache)) {}
 
   const FileserviceOptions options_;
+  const std::unique_ptr<fileservice::FolderCache> cache_;
   Mutex mu_;
-  CondVar ready_;
   std::string address_ GRAFT_GUARDED_BY(mu_);
-  std::map<std::string, Entry> entries_ GRAFT_GUARDED_BY(mu_);
+  // What each attempt holds.
+  std::map<std::string, std::vector<fileservice::FolderCache::Pin>> pins_ GRAFT_GUARDED_BY(mu_);
 };
 
 }  // namespace graft::agent

@@ -1,25 +1,27 @@
-// fileservice_bench ADDRESS FOLDER MIB: put v1 (incompressible), put v2 (1 % overwritten in runs of
-// 100 KiB, 17 bytes inserted near the start), get v2. One JSON line each: seconds, MiB/s, bytes
-// moved.
+// One transfer of a file through a daemon, for put_get.sh:
+//   fileservice_bench put ADDRESS FILE FILESET    uploads and publishes
+//   fileservice_bench get ADDRESS VERSION FOLDER  downloads, verified and synced
+//   fileservice_bench fsync FILE                  waits until the file is on the disk
+//   fileservice_bench cold PATH...                drops files, and all below folders, from the page cache
+// Transfers print one JSON line: seconds, CPU seconds of this process, bytes moved and saved.
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
-#include <cstdlib>
+#include <filesystem>
 #include <iostream>
 #include <string>
+#include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "base/random.h"
+#include "fileservice/transfer/allocator.h"
 #include "fileservice/transfer/client.h"
 
 namespace graft::fileservice {
 namespace {
-
-constexpr size_t kRunBytes = 100 << 10;
-constexpr size_t kInsertAt = 1 << 20;
 
 double CpuSeconds() {
   struct rusage usage;
@@ -30,68 +32,72 @@ double CpuSeconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-void Report(absl::string_view what, absl::Time began, double cpu_began, size_t bytes,
-            const Progress& totals) {
-  const double seconds = absl::ToDoubleSeconds(absl::Now() - began);
-  const double mib = static_cast<double>(bytes) / (1 << 20);
+std::unique_ptr<Client> ConnectTo(const std::string& address) {
+  Client::Options options;
+  options.address = address;
+  options.insecure = true;
+  auto client = Client::Connect(options);
+  GRAFT_CHECK_OK(client.status());
+  return *std::move(client);
+}
+
+void Report(absl::Time began, const Progress& totals) {
   std::cout << Json::MakeObject()
-                   .Set("case", what)
-                   .Set("seconds", seconds)
-                   .Set("mib_per_s", mib / seconds)
-                   .Set("client_cpu_s_per_gib", (CpuSeconds() - cpu_began) / mib * 1024)
+                   .Set("seconds", absl::ToDoubleSeconds(absl::Now() - began))
+                   .Set("cpu_seconds", CpuSeconds())
                    .Set("moved_bytes", totals.moved_bytes)
                    .Set("saved_bytes", totals.saved_bytes)
                    .Dump()
             << std::endl;
 }
 
-void Run(const std::string& address, const std::string& folder, size_t mib) {
-  SeededRandom random(1);
-  std::string content = random.Bytes(mib << 20);
-  const std::string in = folder + "/in";
-  GRAFT_CHECK_OK(MakeDirectories(in));
-  GRAFT_CHECK_OK(WriteFileAtomically(in + "/file.bin", content));
-  Client::Options options;
-  options.address = address;
-  options.insecure = true;
-  auto client = Client::Connect(options);
-  GRAFT_CHECK(client.ok()) << client.status().ToString();
-  const std::string fileset = "workspaces/bench/filesets/file";
+void Put(const std::string& address, const std::string& file, const std::string& fileset) {
+  const absl::Time began = absl::Now();
+  const auto put = ConnectTo(address)->UploadFolder(file, fileset);
+  GRAFT_CHECK_OK(put.status());
+  Report(began, put->totals);
+}
 
-  absl::Time began = absl::Now();
-  double cpu = CpuSeconds();
-  auto put = (*client)->UploadFolder(in, fileset);
-  GRAFT_CHECK(put.ok()) << put.status().ToString();
-  Report("put v1", began, cpu, content.size(), put->totals);
+void Get(const std::string& address, const std::string& version, const std::string& folder) {
+  const absl::Time began = absl::Now();
+  const auto get = ConnectTo(address)->DownloadVersion(version, folder);
+  GRAFT_CHECK_OK(get.status());
+  Report(began, get->totals);
+}
 
-  for (size_t i = 0; i < mib / 10; ++i) {
-    content.replace(random.Uniform(content.size() - kRunBytes), kRunBytes, random.Bytes(kRunBytes));
+void OnFile(const std::string& path, bool drop) {
+  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  GRAFT_CHECK(fd.valid()) << path;
+  GRAFT_CHECK(fsync(fd.get()) == 0) << path;
+  if (drop) GRAFT_CHECK(posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED) == 0) << path;
+}
+
+void Cold(const std::string& path) {
+  if (!std::filesystem::is_directory(path)) return OnFile(path, /*drop=*/true);
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(path)) {
+    if (entry.is_regular_file()) OnFile(entry.path().string(), /*drop=*/true);
   }
-  content.insert(kInsertAt, "seventeen bytes!!");
-  GRAFT_CHECK_OK(WriteFileAtomically(in + "/file.bin", content));
-  began = absl::Now();
-  cpu = CpuSeconds();
-  put = (*client)->UploadFolder(in, fileset);
-  GRAFT_CHECK(put.ok()) << put.status().ToString();
-  Report("put v2", began, cpu, content.size(), put->totals);
-
-  began = absl::Now();
-  cpu = CpuSeconds();
-  const auto get = (*client)->DownloadVersion(put->version, folder + "/out");
-  GRAFT_CHECK(get.ok()) << get.status().ToString();
-  Report("get v2 to a file, verified, synced", began, cpu, content.size(), get->totals);
-  GRAFT_CHECK(*ReadFile(folder + "/out/file.bin", int64_t{1} << 40) == content)
-      << "what came back is not what went up";
 }
 
 }  // namespace
 }  // namespace graft::fileservice
 
 int main(int argc, char** argv) {
-  if (argc != 4) {
-    std::cerr << "usage: fileservice_bench ADDRESS FOLDER MIB\n";
+  using namespace graft::fileservice;
+  TuneAllocatorForTransfers();
+  const std::vector<std::string> args(argv + 1, argv + argc);
+  const std::string mode = args.empty() ? "" : args[0];
+  if (mode == "put" && args.size() == 4) {
+    Put(args[1], args[2], args[3]);
+  } else if (mode == "get" && args.size() == 4) {
+    Get(args[1], args[2], args[3]);
+  } else if (mode == "fsync" && args.size() == 2) {
+    OnFile(args[1], /*drop=*/false);
+  } else if (mode == "cold") {
+    for (size_t i = 1; i < args.size(); ++i) Cold(args[i]);
+  } else {
+    std::cerr << "usage: fileservice_bench put|get|fsync|cold ..., see the head of its source\n";
     return 2;
   }
-  graft::fileservice::Run(argv[1], argv[2], static_cast<size_t>(std::atol(argv[3])));
   return 0;
 }

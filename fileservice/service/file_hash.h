@@ -1,0 +1,31 @@
+// Hashes what comes through an upload stream as if it were one file: clients send a large file over
+// a stream of its own. Where nothing of it was left out, staging need not read it again. For one
+// stream.
+#pragma once
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "base/digest.h"
+#include "base/sha256_many.h"
+#include "fileservice/service/verified_files.h"
+
+namespace graft::fileservice {
+
+class FileHash {
+ public:
+  // Writes the digests of the next chunks. `ids`: what they are called, 32 bytes each; nothing is
+  // known any more of a stream with a chunk that is not what it is called.
+  void Take(absl::Span<const absl::string_view> chunks, absl::string_view ids,
+            Sha256Digest* digests);
+  // The stream has ended in order.
+  void End(const std::string& session, VerifiedFiles& verified);
+
+ private:
+  bool sound_ = true;
+  Sha256Stream file_;
+  Sha256 ids_;
+};
+
+}  // namespace graft::fileservice

@@ -1,0 +1,51 @@
+// Files over HTTP/1.1, for clients that speak nothing else: GET and HEAD of a file of a version,
+// with Range, and PUT of a file into an upload session.
+//
+//   GET|HEAD /v1/{version}/files/{path}           bytes; ETag is the content's SHA-256
+//   PUT      /v1/{session}/files/{path}?offset=N  takes the body at N (default 0), see below
+//
+// {version} is workspaces/{w}/filesets/{f}/versions/{v}, {session} .../uploads/{id}. A token comes as
+// `Authorization: Bearer`; a GET may carry a signature instead (DataService.SignUrl).
+// PUT: Content-Length is needed; `total` in the query is the size of the whole file where the body
+// is not its end; `X-Content-Sha256` (hex) is checked at the end. The answer is JSON {durable_size,
+// complete, sha256}. 409 with {expected_offset} where the body belongs elsewhere.
+//
+// The bytes are read, checked against their CRC and written: sendfile is no faster (measured, see
+// wire_bench) and could not check them. Thread-safe; everything handed in must outlive it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "fileservice/service/data_plane.h"
+#include "fileservice/transfer/http_listener.h"
+#include "fileservice/service/signed_url.h"
+#include "rpc/auth.h"
+#include "rpc/call.h"
+
+namespace graft::fileservice {
+
+class HttpFiles {
+ public:
+  HttpFiles(DataPlane& plane, rpc::Authenticator& authenticator, const UrlSigner& urls)
+      : plane_(plane), authenticator_(authenticator), urls_(urls) {}
+  // Answers the request. Not OK: the connection cannot be used any more.
+  absl::Status Answer(const HttpRequest& request, HttpConnection& connection);
+
+ private:
+  absl::Status SendFile(const HttpRequest& request, absl::string_view version,
+                        const std::string& path, HttpConnection& connection);
+  absl::Status TakeFile(const HttpRequest& request, absl::string_view session,
+                        const std::string& path, HttpConnection& connection);
+  absl::StatusOr<ResolvedVersion> Authorize(const HttpRequest& request, absl::string_view version,
+                                            const std::string& path);
+  absl::Status Identify(const HttpRequest& request, rpc::Call& call) const;
+
+  DataPlane& plane_;
+  rpc::Authenticator& authenticator_;
+  const UrlSigner& urls_;
+};
+
+}  // namespace graft::fileservice
