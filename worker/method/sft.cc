@@ -60,8 +60,13 @@ absl::StatusOr<PassResult> SftBackward(model::Decoder& decoder, const data::Micr
     const auto start = SteadyClock::now();
     model::Batch batch = BatchOf(micro);
     batch.pass = {.training = true, .dropout_seed = dropout_seed};
+    model::RouterBalance balance;
+    balance.coefficient = decoder.router_loss_coefficient;
+    if (balance.coefficient > 0) batch.pass.balance = &balance;
     at::Tensor hidden = decoder.Hidden(batch);
     at::Tensor loss = model::HeadLoss(decoder.head(), hidden, targets, &result.loss);
+    // Added for each micro-batch, as transformers does.
+    result.loss += balance.Loss();
     hidden.reset();  // the graph alone keeps it, so the backward can free it
     const auto middle = SteadyClock::now();
     loss.backward();

@@ -95,6 +95,22 @@ at::Tensor TargetsOf(const LossTargets& t, int64_t begin, int64_t count, at::Dev
   return at::tensor(at::ArrayRef<int64_t>(t.targets.data() + begin, count), at::kLong).to(device);
 }
 
+// logits += scale x A^T B^T; `inner` becomes x A^T.
+void AddHeadAdapter(const Adapter& adapter, const at::Tensor& x, at::Tensor& logits,
+                    at::Tensor* inner) {
+  *inner = at::mm(x, adapter.a->value.t().to(x.scalar_type()));
+  logits.addmm_(*inner, adapter.b->value.t().to(x.scalar_type()), 1, adapter.scale);
+}
+
+void HeadAdapterBackward(const Adapter& adapter, const at::Tensor& d_logits, const at::Tensor& x,
+                         const at::Tensor& inner, at::Tensor& dx) {
+  const at::Tensor d = d_logits.to(at::kFloat);
+  adapter.b->grad.addmm_(d.t(), inner.to(at::kFloat), 1, adapter.scale);
+  const at::Tensor d_inner = at::mm(d, adapter.b->value) * adapter.scale;
+  adapter.a->grad.addmm_(d_inner.t(), x.to(at::kFloat));
+  dx.add_(at::mm(d_inner, adapter.a->value).to(dx.scalar_type()));
+}
+
 struct ChunkedLoss {
   double loss = 0;
   at::Tensor d_xn;  // [N, H]; undefined without gradients
@@ -115,6 +131,8 @@ ChunkedLoss LossOfRows(const Head& head, const at::Tensor& xn, const LossTargets
     at::Tensor logits = buffer.narrow(0, 0, count);
     const at::Tensor x = xn.narrow(0, begin, count);
     at::mm_out(logits, x, weight.t());
+    at::Tensor inner;
+    if (head.adapter.rank > 0) AddHeadAdapter(head.adapter, x, logits, &inner);
     if (head.exchange != nullptr) {
       result.loss +=
           ChunkLossDivided(head, logits, TargetsOf(t, begin, count, xn.device()), grad_scale);
@@ -128,6 +146,7 @@ ChunkedLoss LossOfRows(const Head& head, const at::Tensor& xn, const LossTargets
     if (!grads) continue;
     at::Tensor dx = result.d_xn.narrow(0, begin, count);
     at::mm_out(dx, logits, weight);
+    if (inner.defined()) HeadAdapterBackward(head.adapter, logits, x, inner, dx);
     if (head.weight_grad != nullptr) {
       head.weight_grad->grad.addmm_(logits.t().to(at::kFloat), x.to(at::kFloat));
     }
@@ -209,6 +228,10 @@ at::Tensor HeadLogits(const Head& head, const at::Tensor& x) {
     });
   } else {
     logits = at::mm(xn, Wide(head, xn.scalar_type()).t()).to(at::kFloat);
+  }
+  if (head.adapter.rank > 0) {
+    at::Tensor inner;
+    AddHeadAdapter(head.adapter, xn, logits, &inner);
   }
   if (head.logit_scale != 1) logits.mul_(head.logit_scale);
   if (head.logit_softcap > 0) logits = at::tanh(logits / head.logit_softcap) * head.logit_softcap;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "worker/model/division.h"
+#include "worker/model/linear.h"
 #include "worker/model/norm.h"
 #include "worker/model/parameter_store.h"
 
@@ -20,6 +21,7 @@ struct Head {
   Norm norm;
   at::Tensor weight;  // [V, H]
   Trained* weight_grad = nullptr;
+  Adapter adapter;  // its rank is 0 where there is none
   double logit_scale = 1;
   double logit_softcap = 0;
   // Tensor parallelism: `weight` holds the vocabulary's rows from `vocab_begin`, and x is cut by

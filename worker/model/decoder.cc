@@ -14,6 +14,9 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+// Makes a graph where autograd sees no leaf: what is trained is none.
+at::Tensor Anchor() { return at::zeros({1}).set_requires_grad(true); }
+
 // The embedding's gradient goes straight to its Trained entry.
 struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& anchor, const at::Tensor& table,
@@ -69,8 +72,27 @@ at::Tensor Lookup(const at::Tensor& table, const at::Tensor& rows, Trained* grad
   if (grad == nullptr || !at::GradMode::is_enabled()) {
     return table.index_select(0, rows).to(at::kFloat);
   }
-  return EmbedFunction::apply(at::zeros({1}).set_requires_grad(true), table, rows, grad);
+  return EmbedFunction::apply(Anchor(), table, rows, grad);
 }
+
+struct AdaptedEmbedFunction : torch::autograd::Function<AdaptedEmbedFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& anchor,
+                            const at::Tensor& tokens, const Adapter* adapter) {
+    const at::Tensor h = adapter->a->value.t().index_select(0, tokens);
+    ctx->save_for_backward({h, tokens});
+    ctx->saved_data["adapter"] = reinterpret_cast<int64_t>(adapter);
+    return at::addmm(x, h, adapter->b->value.t(), 1, adapter->scale);
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto& adapter = *reinterpret_cast<const Adapter*>(ctx->saved_data["adapter"].toInt());
+    const at::Tensor dy = grads[0].to(at::kFloat).contiguous();
+    adapter.b->grad.addmm_(dy.t(), saved[0], 1, adapter.scale);
+    const at::Tensor dh = at::mm(dy, adapter.b->value) * adapter.scale;
+    adapter.a->grad.index_add_(1, saved[1], dh.t());
+    return {grads[0], at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
 
 // Runs a layer without keeping anything but its input, and once more for the backward.
 struct RecomputeFunction : torch::autograd::Function<RecomputeFunction> {
@@ -137,6 +159,13 @@ std::vector<LinearGroup*> DecoderLayer::Groups() {
 Decoder::Decoder(spec::DecoderSpec spec, Division division)
     : spec_(std::move(spec)), division_(std::move(division)) {}
 
+at::Tensor Decoder::Parameter(const std::string& name) const {
+  const auto quantized = blocks.find(name);
+  if (quantized == blocks.end()) return parameters.at(name);
+  const auto& [matrix, part] = quantized->second;
+  return Widen({matrix->columns, {matrix->parts[part]}}, at::kFloat);
+}
+
 std::vector<RopeTable> Decoder::RopeTables(const at::Tensor& positions, int64_t longest) const {
   std::vector<RopeTable> tables;
   for (const spec::RopeSpec& rope : spec_.ropes) {
@@ -162,6 +191,8 @@ at::Tensor Decoder::Embed(const at::Tensor& tokens, const at::Tensor& at_positio
     rows = at_positions.narrow(0, exchange->rank() * own, own);
   } else {
     x = Lookup(embed, tokens, embed_grad);
+    if (embed_adapter.rank > 0)
+      x = AdaptedEmbedFunction::apply(x, Anchor(), tokens, &embed_adapter);
   }
   if (spec_.embedding_scale != 1) x = x * spec_.embedding_scale;
   if (positions.defined()) x = x + Lookup(positions, rows, positions_grad);
@@ -231,7 +262,7 @@ at::Tensor Decoder::Through(const Batch& batch, int64_t begin, int64_t end, at::
       once.pass.count_balance = !at::GradMode::is_enabled();
       return Layer(layer, in, ropes, once, nullptr, 0);
     };
-    x = RecomputeFunction::apply(x, at::zeros({1}).set_requires_grad(true), &body);
+    x = RecomputeFunction::apply(x, Anchor(), &body);
   }
   return x;
 }

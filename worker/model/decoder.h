@@ -20,7 +20,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "worker/model/attention.h"
@@ -65,6 +67,17 @@ struct DecoderLayer {
   std::vector<LinearGroup*> Groups();
 };
 
+// A low-rank change of all experts' projections of a layer at once, as peft adapts a stacked
+// parameter. Each expert's group has a view of it as its adapter.
+struct ExpertsAdapter {
+  std::string module;        // peft's: "model.layers.0.mlp.experts"
+  bool gate_up = false;      // else down
+  bool interleaved = false;  // the stacked parameter's outputs are gate and up in turn
+  Trained* a = nullptr;      // [E, r, in]
+  Trained* b = nullptr;      // [E, out, r]; gate's rows before up's
+  double scale = 0;
+};
+
 // The keys and values of one sequence.
 struct KvCache {
   std::vector<LayerCache> layers;
@@ -93,10 +106,25 @@ class Decoder {
   at::Tensor positions;  // [context, H], or undefined
   Trained* embed_grad = nullptr;
   Trained* positions_grad = nullptr;
+  // rows += scale * A^T[rows] B^T with A [r, V] and B [H, r]; its rank is 0 where there is none.
+  Adapter embed_adapter;
 
   // Every parameter by its canonical name (spec/parameter.h), as a view of where it lives. Filled
   // by BuildDecoder; a tied head is `embed.weight` alone.
   std::map<std::string, at::Tensor> parameters;
+
+  // The same for parameters that stay in their blocks: the matrix and which of its parts.
+  std::map<std::string, std::pair<const QuantizedMatrix*, size_t>> blocks;
+  // A parameter's numbers, widened where it is in blocks.
+  at::Tensor Parameter(const std::string& name) const;
+
+  std::vector<ExpertsAdapter> experts_adapters;
+  // What is trained whole beside adapters: tensors of the Hub layout, and canonical names of
+  // biases.
+  std::map<std::string, at::Tensor> saved_modules;
+  std::set<std::string> trained_biases;
+  // > 0: the routers' load-balancing loss joins the training loss with it (RouterBalance).
+  double router_loss_coefficient = 0;
 
   // The residual stream behind the last layer, before the final norm (which is the head's).
   at::Tensor Hidden(const Batch& batch) const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <regex>
 #include <set>
 #include <utility>
@@ -27,6 +28,8 @@ uint64_t HashName(absl::string_view name) {  // FNV-1a: adapters start alike wha
   return hash;
 }
 
+// What the Hub layout calls a head that is tied to its embedding and so has no tensor.
+constexpr char kTiedHead[] = "lm_head";
 constexpr int64_t kGroupsOfLayer = 16;  // more than any layer has
 
 class Builder {
@@ -40,11 +43,16 @@ class Builder {
         decoder_(std::make_unique<Decoder>(description.spec, options.division)) {}
 
   absl::StatusOr<std::unique_ptr<Decoder>> Build() {
+    if (options_.train == Train::kLora) GRAFT_RETURN_IF_ERROR(ChooseTargets());
     for (const auto& [begin, end] : OwnLayers()) {
       for (int64_t i = begin; i < end; ++i) DescribeLayer(i);
     }
     DescribeEnds();
-    if (options_.train == Train::kLora) GRAFT_RETURN_IF_ERROR(AttachAdapters());
+    // As transformers: the routers' loss is trained where the configuration asks for their logits.
+    if (spec_.is_moe() && description_.config.GetBool("output_router_logits")) {
+      decoder_->router_loss_coefficient = spec_.moe.aux_loss_coefficient;
+    }
+    if (options_.train == Train::kLora) AttachAdapters();
     decoder_->store().Allocate(at::kCPU);
     for (const auto& fill : fills_) GRAFT_RETURN_IF_ERROR(fill());
     return std::move(decoder_);
@@ -52,6 +60,22 @@ class Builder {
 
  private:
   bool Trains() const { return options_.train == Train::kAllWeights; }
+
+  // Whether a module of the Hub layout is trained whole beside the adapters. Its name ends so, as
+  // peft matches: "norm" means every norm.
+  bool Saves(const std::string& module) const {
+    if (options_.train != Train::kLora) return false;
+    const std::vector<std::string>& wanted = options_.lora.modules_to_save;
+    return std::any_of(wanted.begin(), wanted.end(),
+                       [&](const std::string& end) { return absl::EndsWith(module, end); });
+  }
+  static std::string ModuleOf(const spec::Parameter& parameter) {
+    const std::string& tensor = parameter.hub[0].tensor;
+    return tensor.substr(0, tensor.rfind('.'));
+  }
+  bool TrainsAllBiases() const {
+    return options_.train == Train::kLora && options_.lora.bias == TrainedBias::kAll;
+  }
 
   const Division& division() const { return options_.division; }
 
@@ -95,17 +119,22 @@ class Builder {
     Trained* trained = nullptr;
     const Cut cut = Own(*parameter);
     const std::vector<int64_t> shape = Shape(*parameter, cut);
-    if (Trains()) {
+    const bool saved = Saves(ModuleOf(*parameter));
+    const bool bias =
+        !saved && TrainsAllBiases() && absl::EndsWith(parameter->hub[0].tensor, ".bias");
+    if (Trains() || saved || bias) {
       trained = decoder_->store().Declare(parameter->name, shape, decay, layer_, cut.copies);
+      if (bias) decoder_->trained_biases.insert(parameter->name);
       SetPieces(trained, parameter->shape, cut.axis, {{0, cut.begin, cut.count, cut.copies}});
       if (grad != nullptr) *grad = trained;
     }
-    fills_.push_back([this, parameter, trained, frozen, shape, place]() -> absl::Status {
+    fills_.push_back([this, parameter, trained, saved, frozen, shape, place]() -> absl::Status {
       at::Tensor tensor = trained != nullptr ? trained->value : at::empty(shape, at::dtype(frozen));
       if (trained != nullptr || !options_.without_frozen) {
         GRAFT_RETURN_IF_ERROR(Read(*parameter, tensor));
       }
       decoder_->parameters[parameter->name] = tensor;
+      if (saved) decoder_->saved_modules[parameter->hub[0].tensor] = tensor;
       place(tensor);
       return absl::OkStatus();
     });
@@ -177,28 +206,88 @@ class Builder {
       ParameterStore& store = decoder_->store();
       group.weight_grad = store.Declare(joined + ".weight", {group.out, group.in}, true, layer_, 1);
       SetPieces(group.weight_grad, {whole_out, group.whole_in}, axis, pieces);
-      if (bias) {
-        group.bias_grad =
-            store.Declare(joined + ".bias", {group.out}, false, layer_, division().tp);
-        if (axis == 0) SetPieces(group.bias_grad, {whole_out}, 0, pieces);
-      }
+    }
+    if (bias && TrainsBias(group)) {
+      group.bias_grad =
+          decoder_->store().Declare(joined + ".bias", {group.out}, false, layer_, division().tp);
+      if (axis == 0) SetPieces(group.bias_grad, {whole_out}, 0, pieces);
     }
     fills_.push_back([this, &group, bias] { return FillGroup(group, bias); });
   }
 
+  // Notes which rows are not to change, where only some of the group's biases are trained.
+  bool TrainsBias(LinearGroup& group) {
+    if (Trains()) return true;
+    if (options_.train != Train::kLora || options_.lora.bias == TrainedBias::kNone) return false;
+    bool any = false;
+    for (const LinearGroup::Part& part : group.parts) {
+      const bool trained = TrainsAllBiases() || adapted_.count(part.name) > 0;
+      any = any || trained;
+      if (!trained) {
+        group.frozen_bias.emplace_back(part.begin, part.rows);
+      } else if (Find(part.name + ".bias") != nullptr) {
+        decoder_->trained_biases.insert(part.name + ".bias");
+      }
+    }
+    return any;
+  }
+
+  // Every part must be quantised, whole and row by row in the file.
+  bool CanKeepBlocks(const LinearGroup& group) const {
+    if (!options_.keep_blocks || options_.without_frozen || group.weight_grad != nullptr)
+      return false;
+    for (const LinearGroup::Part& part : group.parts) {
+      const spec::Parameter& p = *Find(part.name + ".weight");
+      const spec::DType type = reader_.StoredType(p);
+      if (!spec::IsQuantized(type) || cuts_.at(part.name).axis != 0) return false;
+      if (group.in % spec::BlockElements(type) != 0 || !reader_.MappedRow(p, 0, 0).ok()) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  absl::Status KeepBlocks(LinearGroup& group) {
+    group.blocks.columns = group.in;
+    for (size_t i = 0; i < group.parts.size(); ++i) {
+      const LinearGroup::Part& part = group.parts[i];
+      const spec::Parameter& p = *Find(part.name + ".weight");
+      const spec::DType type = reader_.StoredType(p);
+      const int64_t row_bytes = spec::BytesOf(type, group.in);
+      at::Tensor bytes = at::empty({part.rows, row_bytes}, at::kByte);
+      auto* to = static_cast<char*>(bytes.mutable_data_ptr());
+      for (int64_t row = 0; row < part.rows; ++row, to += row_bytes) {
+        GRAFT_ASSIGN_OR_RETURN(const absl::string_view from,
+                               reader_.MappedRow(p, 0, cuts_.at(part.name).begin + row));
+        GRAFT_CHECK(static_cast<int64_t>(from.size()) == row_bytes) << part.name;
+        std::memcpy(to, from.data(), from.size());
+      }
+      group.blocks.parts.push_back({type, std::move(bytes)});
+      decoder_->blocks[part.name + ".weight"] = {&group.blocks, i};
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status FillGroup(LinearGroup& group, bool bias) {
-    group.weight = group.weight_grad != nullptr
-                       ? group.weight_grad->value
-                       : at::empty({group.out, group.in}, at::dtype(options_.frozen_type));
+    const bool blocks = CanKeepBlocks(group);
+    if (blocks) {
+      GRAFT_RETURN_IF_ERROR(KeepBlocks(group));
+    } else {
+      group.weight = group.weight_grad != nullptr
+                         ? group.weight_grad->value
+                         : at::empty({group.out, group.in}, at::dtype(options_.frozen_type));
+    }
     if (bias) {
       group.bias =
           group.bias_grad != nullptr ? group.bias_grad->value : at::zeros({group.out}, at::kFloat);
     }
     for (const LinearGroup::Part& part : group.parts) {
-      at::Tensor rows = group.weight.narrow(0, part.begin, part.rows);
-      const bool read = group.weight_grad != nullptr || !options_.without_frozen;
-      if (read) GRAFT_RETURN_IF_ERROR(Read(*Find(part.name + ".weight"), rows));
-      decoder_->parameters[part.name + ".weight"] = rows;
+      if (!blocks) {
+        at::Tensor rows = group.weight.narrow(0, part.begin, part.rows);
+        const bool read = group.weight_grad != nullptr || !options_.without_frozen;
+        if (read) GRAFT_RETURN_IF_ERROR(Read(*Find(part.name + ".weight"), rows));
+        decoder_->parameters[part.name + ".weight"] = rows;
+      }
       const spec::Parameter* b = Find(part.name + ".bias");
       if (b == nullptr) continue;
       at::Tensor numbers = group.bias.narrow(0, part.begin, part.rows);
@@ -513,6 +602,9 @@ class Builder {
     head.exchange = division().tensor;
     head.vocab_begin = CutOf(spec_, division(), "head.weight", {spec_.vocab}).begin;
     const spec::Parameter* own = Find("head.weight");
+    const bool parted =
+        own == nullptr && (Saves(kTiedHead) || Saves(ModuleOf(*Find("embed.weight"))));
+    if (parted) return DescribePartedHead();
     if (own == nullptr && division().embedding) {
       fills_.push_back([&d, &head]() {
         head.weight = d.embed;
@@ -526,6 +618,22 @@ class Builder {
           &head.weight_grad, [&head](at::Tensor t) { head.weight = std::move(t); });
   }
 
+  // Training the embedding or the head of a tied pair whole leaves the other as it was.
+  void DescribePartedHead() {
+    Head& head = decoder_->head();
+    const spec::Parameter* table = Find("embed.weight");
+    const bool trained = Saves(kTiedHead);
+    if (trained)
+      head.weight_grad = decoder_->store().Declare("head.weight", table->shape, true, layer_);
+    fills_.push_back([this, &head, table, trained]() -> absl::Status {
+      head.weight = trained ? head.weight_grad->value
+                            : at::empty(table->shape, at::dtype(options_.frozen_type));
+      GRAFT_RETURN_IF_ERROR(Read(*table, head.weight));
+      if (trained) decoder_->saved_modules[absl::StrCat(kTiedHead, ".weight")] = head.weight;
+      return absl::OkStatus();
+    });
+  }
+
   absl::StatusOr<std::vector<const spec::HubLinear*>> Targets(
       const std::vector<spec::HubLinear>& all) const {
     const std::vector<std::string>& wanted = options_.lora.target_modules;
@@ -536,7 +644,7 @@ class Builder {
       suffixes.insert(linear.module.substr(linear.module.rfind('.') + 1));
       if (Matches(linear.module, wanted)) chosen.push_back(&linear);
     }
-    if (!chosen.empty()) return chosen;
+    if (!chosen.empty() || HasSpecialTargets()) return chosen;
     return absl::InvalidArgumentError(
         absl::StrCat("tuning.target_modules [", absl::StrJoin(wanted, ", "),
                      "] matches no linear layer; this model has ", absl::StrJoin(suffixes, ", ")));
@@ -568,11 +676,100 @@ class Builder {
     return false;
   }
 
-  absl::Status AttachAdapters() {
+  // Named one by one, and not by a pattern that means every linear.
+  bool Names(const std::string& module) const {
+    std::vector<std::string> named;
+    for (const std::string& w : options_.lora.target_modules) {
+      if (w != "all-linear") named.push_back(w);
+    }
+    return !named.empty() && Matches(module, named);
+  }
+
+  std::string HeadModule() const {
+    const spec::Parameter* own = Find("head.weight");
+    return own == nullptr ? kTiedHead : ModuleOf(*own);
+  }
+  bool AdaptsEmbedding() const { return Names(ModuleOf(*Find("embed.weight"))); }
+  bool AdaptsHead() const { return Names(HeadModule()); }
+
+  // peft's name of the module that holds a layer's stacked experts: beside the fused tensors that
+  // the Hub layout has, or "mlp.experts" where it stores experts one by one.
+  static std::string ExpertsModule(const spec::Parameter& gate) {
+    const std::string& tensor = gate.hub[0].tensor;
+    if (gate.hub.size() > 1) {
+      const size_t number = tensor.find("layers.") + 7;
+      return absl::StrCat(tensor.substr(0, tensor.find('.', number)), ".mlp.experts");
+    }
+    if (gate.hub[0].transposed) return tensor.substr(0, tensor.rfind('.'));
+    const std::string module = tensor.substr(0, tensor.rfind('.'));
+    return absl::StrCat(module.substr(0, module.rfind('.')), ".experts");
+  }
+  bool AdaptsExperts(const std::string& module, const char* role) const {
+    return Names(module) || Names(absl::StrCat(module, ".", role));
+  }
+  bool AdaptsSomeExperts() const {
+    for (int64_t i = 0; i < spec_.num_layers(); ++i) {
+      const spec::Parameter* gate = Find(absl::StrCat("layers.", i, ".moe.experts.gate.weight"));
+      if (gate == nullptr) continue;
+      const std::string module = ExpertsModule(*gate);
+      return AdaptsExperts(module, "gate_up_proj") || AdaptsExperts(module, "down_proj");
+    }
+    return false;
+  }
+  bool HasSpecialTargets() const {
+    return AdaptsEmbedding() || AdaptsHead() || AdaptsSomeExperts();
+  }
+
+  // Which linears get adapters, before anything is declared: their biases may be trained too.
+  absl::Status ChooseTargets() {
     linears_ = spec::HubLinears(description_);
-    GRAFT_ASSIGN_OR_RETURN(const auto targets, Targets(linears_));
+    GRAFT_ASSIGN_OR_RETURN(targets_, Targets(linears_));
+    for (const spec::HubLinear* linear : targets_) {
+      for (const spec::HubLinear::Part& part : linear->parts) adapted_.insert(part.name);
+    }
+    const LoraOptions& lora = options_.lora;
+    if (!HasSpecialTargets() && lora.modules_to_save.empty()) return absl::OkStatus();
+    if (!division().whole() || division().experts != nullptr) {
+      return absl::UnimplementedError(
+          "adapters of the embedding, the head or experts, and tuning.modules_to_save, are for one "
+          "rank");
+    }
+    if ((AdaptsHead() || AdaptsSomeExperts()) && (lora.dora || lora.dropout > 0)) {
+      return absl::UnimplementedError(
+          "tuning.dora and tuning.dropout do not go with adapters of the head or of experts");
+    }
+    if (AdaptsEmbedding() && lora.dora) {
+      return absl::UnimplementedError("tuning.dora does not go with an adapter of the embedding");
+    }
+    return CheckSaved();
+  }
+
+  absl::Status CheckSaved() const {
+    std::set<std::string> known = {HeadModule(), ModuleOf(*Find("embed.weight"))};
+    for (const spec::Parameter& p : description_.parameters) {
+      if (absl::StrContains(p.name, "norm.weight")) known.insert(ModuleOf(p));
+    }
+    for (const std::string& wanted : options_.lora.modules_to_save) {
+      const bool found = std::any_of(known.begin(), known.end(), [&](const std::string& module) {
+        return absl::EndsWith(module, wanted);
+      });
+      if (!found) {
+        return absl::UnimplementedError(absl::StrCat(
+            "tuning.modules_to_save \"", wanted,
+            "\": beside adapters the embedding, the head and norms can be trained whole"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  double AdapterScale() const {
+    const double rank = static_cast<double>(options_.lora.rank);
+    return options_.lora.alpha / (options_.lora.rslora ? std::sqrt(rank) : rank);
+  }
+
+  void AttachAdapters() {
     std::vector<std::pair<LinearGroup*, std::vector<const spec::HubLinear*>>> by_group;
-    for (const spec::HubLinear* linear : targets) {
+    for (const spec::HubLinear* linear : targets_) {
       const auto own = group_of_.find(linear->parts.front().name);
       if (own == group_of_.end()) continue;  // another rank's layer
       LinearGroup* group = own->second;
@@ -585,22 +782,107 @@ class Builder {
       }
     }
     for (auto& [group, linears] : by_group) AttachTo(*group, linears);
-    return absl::OkStatus();
+    for (const auto& layer : decoder_->layers()) {
+      if (layer->moe != nullptr) AttachToExperts(layer->index, *layer->moe);
+    }
+    if (AdaptsEmbedding()) AttachToEmbedding();
+    if (AdaptsHead()) AttachToHead();
+  }
+
+  // As peft starts them: an embedding's A is 0 and its B normal.
+  void AttachToEmbedding() {
+    Adapter& adapter = decoder_->embed_adapter;
+    const int64_t rank = options_.lora.rank;
+    adapter.module = ModuleOf(*Find("embed.weight"));
+    adapter.rank = rank;
+    adapter.scale = AdapterScale();
+    ParameterStore& store = decoder_->store();
+    adapter.a = store.Declare(adapter.module + ".lora_embedding_A", {rank, spec_.vocab}, true, -1);
+    adapter.b = store.Declare(adapter.module + ".lora_embedding_B", {spec_.hidden, rank}, true, -1);
+    fills_.push_back([this, &adapter] {
+      SeededRandom random(options_.lora.seed ^ HashName(adapter.module));
+      float* b = adapter.b->value.mutable_data_ptr<float>();
+      for (int64_t i = 0; i < adapter.b->elements(); ++i) {
+        const double radius = std::sqrt(-2 * std::log(1 - random.UniformDouble()));
+        b[i] = static_cast<float>(radius * std::cos(2 * M_PI * random.UniformDouble()));
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  void AttachToHead() {
+    Adapter& adapter = decoder_->head().adapter;
+    const int64_t rank = options_.lora.rank, layer = spec_.num_layers();
+    adapter.module = HeadModule();
+    adapter.rank = rank;
+    adapter.scale = AdapterScale();
+    adapter.rows = {{0, 0, spec_.vocab}};
+    ParameterStore& store = decoder_->store();
+    adapter.a = store.Declare(adapter.module + ".lora_A.weight", {rank, spec_.hidden}, true, layer);
+    adapter.b = store.Declare(adapter.module + ".lora_B.weight", {spec_.vocab, rank}, true, layer);
+    fills_.push_back([this, &adapter] {
+      DrawUniform(adapter.module, spec_.hidden, adapter.a->value);
+      return absl::OkStatus();
+    });
+  }
+
+  void AttachToExperts(int64_t layer, MoeBlock& moe) {
+    const spec::Parameter& gate = *Find(absl::StrCat("layers.", layer, ".moe.experts.gate.weight"));
+    const std::string module = ExpertsModule(gate);
+    const bool interleaved = gate.hub.size() == 1 && gate.hub[0].transposed;
+    const bool up = AdaptsExperts(module, "gate_up_proj");
+    const bool down = AdaptsExperts(module, "down_proj");
+    // peft wraps the module once for each parameter; the first one is the innermost.
+    if (up) AttachStack({down ? module + ".base_layer" : module, true, interleaved}, layer, moe);
+    if (down) AttachStack({module, false, false}, layer, moe);
+  }
+
+  void AttachStack(ExpertsAdapter adapter, int64_t layer, MoeBlock& moe) {
+    std::deque<LinearGroup>& groups = adapter.gate_up ? moe.gate_up : moe.down;
+    const int64_t experts = static_cast<int64_t>(groups.size()), rank = options_.lora.rank;
+    const int64_t in = groups.front().in, out = groups.front().out;
+    ParameterStore& store = decoder_->store();
+    adapter.scale = AdapterScale();
+    adapter.a = store.Declare(adapter.module + ".lora_A.weight", {experts, rank, in}, true, layer);
+    adapter.b = store.Declare(adapter.module + ".lora_B.weight", {experts, out, rank}, true, layer);
+    decoder_->experts_adapters.push_back(adapter);
+    fills_.push_back([this, adapter, &moe, &groups, rank] {
+      DrawUniform(adapter.module, groups.front().in, adapter.a->value);
+      for (size_t e = 0; e < groups.size(); ++e) {
+        Adapter& own = groups[e].adapters.emplace_back();
+        own.rank = rank;
+        own.scale = adapter.scale;
+        own.a = ViewOf(moe, adapter.a, static_cast<int64_t>(e));
+        own.b = ViewOf(moe, adapter.b, static_cast<int64_t>(e));
+        own.rows = {{0, 0, groups[e].out}};
+        groups[e].joined_a = own.a->value;
+        groups[e].joined_a_grad = own.a->grad;
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  // Kaiming uniform with a = sqrt(5), as a linear of `in` inputs is started.
+  void DrawUniform(const std::string& module, int64_t in, at::Tensor into) const {
+    SeededRandom random(options_.lora.seed ^ HashName(module));
+    const double bound = 1.0 / std::sqrt(static_cast<double>(in));
+    float* numbers = into.mutable_data_ptr<float>();
+    for (int64_t i = 0; i < into.numel(); ++i) {
+      numbers[i] = static_cast<float>((2 * random.UniformDouble() - 1) * bound);
+    }
   }
 
   void AttachTo(LinearGroup& group, const std::vector<const spec::HubLinear*>& linears) {
     const LoraOptions& lora = options_.lora;
     ParameterStore& store = decoder_->store();
     group.dropout = lora.dropout;
-    const double rank = static_cast<double>(lora.rank);
-    const double scale = lora.alpha / (lora.rslora ? std::sqrt(rank) : rank);
     const int64_t layer = static_cast<int64_t>(group.layer) / kGroupsOfLayer;
     const Cut& input = cuts_.at(group.parts.front().name);
     for (const spec::HubLinear* linear : linears) {
       Adapter& adapter = group.adapters.emplace_back();
       adapter.module = linear->module;
       adapter.rank = lora.rank;
-      adapter.scale = scale;
+      adapter.scale = AdapterScale();
       adapter.a = store.Declare(linear->module + ".lora_A.weight", {lora.rank, group.in}, true,
                                 layer, division().tp);
       if (input.axis == 1) {
@@ -666,8 +948,9 @@ class Builder {
       DrawA(group, adapter);
       if (adapter.magnitude == nullptr || options_.without_frozen) continue;
       at::Tensor& magnitude = adapter.magnitude->value;
+      const at::Tensor weight = WideWeight(group, at::kFloat);
       for (const Adapter::Rows& r : adapter.rows) {
-        const at::Tensor rows = group.weight.narrow(0, r.group_begin, r.count).to(at::kFloat);
+        const at::Tensor rows = weight.narrow(0, r.group_begin, r.count);
         magnitude.narrow(0, r.b_begin, r.count).copy_(rows.square().sum(1));
       }
       if (group.scatter != nullptr) group.scatter->Sum(magnitude, "DoRA's first norms");
@@ -689,9 +972,11 @@ class Builder {
   std::unique_ptr<Decoder> decoder_;
   std::map<std::string, LinearGroup*> group_of_;  // by the canonical name of a part
   std::vector<spec::HubLinear> linears_;
-  std::map<std::string, Cut> cuts_;  // likewise: of the weight
-  int64_t layer_ = 0;                // that is described
-  uint64_t next_group_ = 0;          // of this layer
+  std::vector<const spec::HubLinear*> targets_;  // of them
+  std::set<std::string> adapted_;                // canonical names of the targets' parts
+  std::map<std::string, Cut> cuts_;              // likewise: of the weight
+  int64_t layer_ = 0;                            // that is described
+  uint64_t next_group_ = 0;                      // of this layer
   // Run in order once the store is allocated.
   std::vector<std::function<absl::Status()>> fills_;
 };
@@ -708,9 +993,12 @@ std::vector<const Adapter*> Adapters(Decoder& decoder) {
   std::vector<const Adapter*> all;
   for (const auto& layer : decoder.layers()) {
     for (const LinearGroup* group : layer->Groups()) {
-      for (const Adapter& adapter : group->adapters) all.push_back(&adapter);
+      for (const Adapter& adapter : group->adapters) {
+        if (!adapter.module.empty()) all.push_back(&adapter);  // else a view of all experts'
+      }
     }
   }
+  if (decoder.head().adapter.rank > 0) all.push_back(&decoder.head().adapter);
   return all;
 }
 

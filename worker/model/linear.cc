@@ -64,10 +64,11 @@ at::Tensor InnerRows(const LinearGroup& group, const at::Tensor& xn, const PassS
 // Of DoRA: magnitude / norm of the rows of W + scale B A, the norm taken as a constant.
 at::Tensor MagnitudeOverNorm(const LinearGroup& group, const Adapter& adapter, at::Tensor* norm) {
   const at::Tensor delta = at::mm(adapter.b->value, adapter.a->value) * adapter.scale;
+  const at::Tensor weight = WideWeight(group, at::kFloat);
   at::Tensor rows = at::empty({delta.size(0)}, delta.options());
   for (const Adapter::Rows& r : adapter.rows) {
-    const at::Tensor sum = group.weight.narrow(0, r.group_begin, r.count).to(at::kFloat) +
-                           delta.narrow(0, r.b_begin, r.count);
+    const at::Tensor sum =
+        weight.narrow(0, r.group_begin, r.count) + delta.narrow(0, r.b_begin, r.count);
     rows.narrow(0, r.b_begin, r.count).copy_(sum.square().sum(1));
   }
   if (group.scatter != nullptr) group.scatter->Sum(rows, "DoRA norms");  // rows are cut by columns
@@ -103,35 +104,80 @@ at::Tensor Unscaled(const LinearGroup& group, const at::Tensor& xn, const at::Te
   return y;
 }
 
-at::Tensor DoraForward(const LinearGroup& group, const at::Tensor& xn, const at::Tensor& inner) {
-  at::Tensor y = Unscaled(group, xn, inner);
-  for (const Adapter& adapter : group.adapters) {
-    if (adapter.magnitude == nullptr) continue;
+// Dropout stands before the adapter's branch alone, so the magnitude scales another product than
+// the base's: y = W x + (factor - 1) W x' + factor * scale B A x', x' being what dropout left of x.
+bool DoraDrops(const LinearGroup& group, const PassState& pass) {
+  return HasDora(group) && pass.training && group.dropout > 0;
+}
+
+// W x' + scale B h over the rows `r`; `base` is the first term.
+at::Tensor BranchRows(const Adapter& adapter, const Adapter::Rows& r, const at::Tensor& weight,
+                      const at::Tensor& dropped, const at::Tensor& h, at::Tensor* base) {
+  *base = at::mm(dropped, weight.narrow(0, r.group_begin, r.count).t());
+  const at::Tensor b = adapter.b->value.narrow(0, r.b_begin, r.count).to(h.scalar_type());
+  return at::addmm(*base, h, b.t(), 1, adapter.scale);
+}
+
+at::Tensor DoraForward(const LinearGroup& group, const at::Tensor& xn, const at::Tensor& inner,
+                       const PassState& pass) {
+  const bool drops = DoraDrops(group, pass);
+  const at::Tensor weight = WideWeight(group, xn.scalar_type());
+  at::Tensor y = drops ? at::mm(xn, weight.t()) : Unscaled(group, xn, inner);
+  int64_t column = 0;
+  for (size_t i = 0; i < group.adapters.size(); ++i) {
+    const Adapter& adapter = group.adapters[i];
     at::Tensor norm;
     const at::Tensor factor = MagnitudeOverNorm(group, adapter, &norm).to(y.scalar_type());
+    const at::Tensor dropped = drops ? Dropped(group, i, xn, pass) : at::Tensor();
     for (const Adapter::Rows& r : adapter.rows) {
-      y.narrow(1, r.group_begin, r.count).mul_(factor.narrow(0, r.b_begin, r.count));
+      at::Tensor rows = y.narrow(1, r.group_begin, r.count);
+      const at::Tensor f = factor.narrow(0, r.b_begin, r.count);
+      if (!drops) {
+        rows.mul_(f);
+        continue;
+      }
+      at::Tensor base;
+      const at::Tensor branch =
+          BranchRows(adapter, r, weight, dropped, inner.narrow(1, column, adapter.rank), &base);
+      rows.add_(branch * f).sub_(base);
     }
+    column += adapter.rank;
   }
   return y;
 }
 
-// Adds the magnitudes' gradients and returns dy with DoRA's factor applied.
+// Adds the magnitudes' gradients and returns dy with DoRA's factor applied, which is what the
+// adapters see. `through_dropped` becomes what reaches x through W x' of the branch; undefined
+// where dropout is off.
 at::Tensor DoraBackward(const LinearGroup& group, const at::Tensor& dy, const at::Tensor& xn,
-                        const at::Tensor& inner) {
-  const at::Tensor unscaled = Unscaled(group, xn, inner);
+                        const at::Tensor& inner, const PassState& pass,
+                        at::Tensor* through_dropped) {
+  const bool drops = DoraDrops(group, pass);
+  const at::Tensor weight = WideWeight(group, xn.scalar_type());
+  const at::Tensor unscaled = drops ? at::Tensor() : Unscaled(group, xn, inner);
+  if (drops) *through_dropped = at::zeros_like(xn);
   at::Tensor out = dy.clone();
-  for (const Adapter& adapter : group.adapters) {
-    if (adapter.magnitude == nullptr) continue;
+  int64_t column = 0;
+  for (size_t i = 0; i < group.adapters.size(); ++i) {
+    const Adapter& adapter = group.adapters[i];
     at::Tensor norm;
     const at::Tensor factor = MagnitudeOverNorm(group, adapter, &norm);
+    const at::Tensor dropped = drops ? Dropped(group, i, xn, pass) : at::Tensor();
+    at::Tensor d_dropped = drops ? at::zeros_like(xn) : at::Tensor();
     for (const Adapter::Rows& r : adapter.rows) {
       at::Tensor d = out.narrow(1, r.group_begin, r.count);
-      const at::Tensor z = unscaled.narrow(1, r.group_begin, r.count);
+      const at::Tensor f = factor.narrow(0, r.b_begin, r.count).to(d.scalar_type());
+      at::Tensor base;
+      const at::Tensor z = drops ? BranchRows(adapter, r, weight, dropped,
+                                              inner.narrow(1, column, adapter.rank), &base)
+                                 : unscaled.narrow(1, r.group_begin, r.count);
       adapter.magnitude->grad.narrow(0, r.b_begin, r.count)
           .add_((d * z).sum(0).to(at::kFloat) / norm.narrow(0, r.b_begin, r.count));
-      d.mul_(factor.narrow(0, r.b_begin, r.count).to(d.scalar_type()));
+      if (drops) d_dropped.addmm_(d * (f - 1), weight.narrow(0, r.group_begin, r.count));
+      d.mul_(f);
     }
+    if (drops) through_dropped->add_(Dropped(group, i, d_dropped, pass));
+    column += adapter.rank;
   }
   return out;
 }
@@ -232,7 +278,8 @@ bool Trains(const LinearGroup& group) {
 constexpr int64_t kGemvRows = 4;
 
 bool OnGemv(const LinearGroup& group, const at::Tensor& xn) {
-  return xn.size(0) <= kGemvRows && group.weight.scalar_type() == at::kBFloat16 && OnKernels(xn) &&
+  return xn.size(0) <= kGemvRows && !group.blocks.defined() &&
+         group.weight.scalar_type() == at::kBFloat16 && OnKernels(xn) &&
          group.weight.is_contiguous();
 }
 
@@ -256,7 +303,7 @@ at::Tensor Product(const LinearGroup& group, const at::Tensor& xn, const at::Ten
   if (!group.adapters.empty()) {
     inner = InnerRows(group, xn, pass);
     *kept = inner;
-    if (HasDora(group)) return DoraForward(group, xn, inner);
+    if (HasDora(group)) return DoraForward(group, xn, inner, pass);
   }
   at::Tensor y;
   if (OnGemv(group, xn)) {
@@ -282,8 +329,19 @@ at::Tensor Product(const LinearGroup& group, const at::Tensor& xn, const at::Ten
 }  // namespace
 
 at::Tensor WideWeight(const LinearGroup& group, at::ScalarType type) {
+  if (group.blocks.defined()) return Widen(group.blocks, type);
   return group.weight.scalar_type() == type ? group.weight : group.weight.to(type);
 }
+
+namespace {
+
+void AddBiasGradient(const LinearGroup& group, const at::Tensor& dy) {
+  at::Tensor sum = dy.to(at::kFloat).sum(0);
+  for (const auto& [begin, count] : group.frozen_bias) sum.narrow(0, begin, count).zero_();
+  group.bias_grad->grad.add_(sum);
+}
+
+}  // namespace
 
 at::Tensor LinearForward(const LinearGroup& group, const at::Tensor& x, const at::Tensor& residual,
                          const PassState& pass, at::Tensor* kept) {
@@ -301,18 +359,24 @@ at::Tensor LinearForward(const LinearGroup& group, const at::Tensor& x, const at
 
 at::Tensor LinearBackward(const LinearGroup& group, const at::Tensor& dy_in, const at::Tensor& x,
                           const at::Tensor& inner, const PassState& pass, bool need_dx) {
-  if (group.bias_grad != nullptr) group.bias_grad->grad.add_(dy_in.to(at::kFloat).sum(0));
+  if (group.bias_grad != nullptr) AddBiasGradient(group, dy_in);
   const at::Tensor dy_all =
       group.scatter != nullptr ? group.scatter->GatherRows(dy_in, "tp gather of gradients") : dy_in;
   const bool uses_x = !group.adapters.empty() || group.weight_grad != nullptr;
   const at::Tensor xn =
       group.gather != nullptr && uses_x ? group.gather->GatherRows(x, "tp gather again") : x;
-  const at::Tensor dy = HasDora(group) ? DoraBackward(group, dy_all, xn, inner) : dy_all;
+  at::Tensor through_dropped;
+  const at::Tensor dy =
+      HasDora(group) ? DoraBackward(group, dy_all, xn, inner, pass, &through_dropped) : dy_all;
   if (group.weight_grad != nullptr) {
     group.weight_grad->grad.addmm_(dy.t().to(at::kFloat), xn.to(at::kFloat));
   }
   at::Tensor dxn;
-  if (need_dx) dxn = at::mm(dy, WideWeight(group, dy.scalar_type()));
+  if (need_dx) {
+    const at::Tensor weight = WideWeight(group, dy.scalar_type());
+    dxn =
+        through_dropped.defined() ? at::addmm(through_dropped, dy_all, weight) : at::mm(dy, weight);
+  }
   if (!group.adapters.empty()) {
     const at::Tensor d_inner = InnerBackward(group, dy, inner);
     AdaptersBackward(group, d_inner, xn, pass, dxn);

@@ -18,11 +18,13 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "worker/model/division.h"
 #include "worker/model/norm.h"
 #include "worker/model/parameter_store.h"
+#include "worker/model/quantized.h"
 
 namespace graft::model {
 
@@ -53,9 +55,10 @@ struct LinearGroup {
   int64_t in = 0;
   int64_t out = 0;
   std::vector<Part> parts;
-  at::Tensor weight;  // [O, H], fp32 or what it is kept in
-  at::Tensor bias;    // [O] fp32, or undefined
-  Norm norm;          // in front; may be absent
+  at::Tensor weight;       // [O, H], fp32 or what it is kept in
+  QuantizedMatrix blocks;  // instead of `weight`, where the base stays quantised
+  at::Tensor bias;         // [O] fp32, or undefined
+  Norm norm;               // in front; may be absent
   std::vector<Adapter> adapters;
   // The adapters' A one after another, [R, H]; undefined where they do not lie so in the store.
   at::Tensor joined_a;
@@ -72,6 +75,9 @@ struct LinearGroup {
   // All of it, when the group is trained in full: `weight` is then a view of the store.
   Trained* weight_grad = nullptr;
   Trained* bias_grad = nullptr;
+  // Rows of the bias that stay as they are although `bias_grad` is there: of linears that have no
+  // adapter, where the biases of adapted ones alone are trained.
+  std::vector<std::pair<int64_t, int64_t>> frozen_bias;  // begin, count
 };
 
 struct RouterBalance;  // moe.h

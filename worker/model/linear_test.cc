@@ -147,6 +147,68 @@ TEST(LinearTest, DropoutsBackwardUsesTheMaskOfItsForward) {
             ApplyLinear(f.group, f.x, f.residual, pass).sum().item<double>());
 }
 
+// With dropout DoRA's branch sees another input than the base does. Along A (which the norm, taken
+// as a constant, also reads) only the magnitude's and x's slopes are those of the value itself.
+TEST(LinearTest, DorasSlopesUnderDropoutAreThoseOfItsValue) {
+  Fixture f(true, 0.5);
+  const PassState pass = {.training = true, .dropout_seed = 99};
+  const at::Tensor dy = at::randn({kTokens, kOut});
+  const auto value = [&] {
+    const at::NoGradGuard no_grad;
+    return (ApplyLinear(f.group, f.x, f.residual, pass) * dy).sum().item<double>();
+  };
+  ApplyLinear(f.group, f.x, f.residual, pass).backward(dy);
+  constexpr double kStep = 1e-2;
+  Trained* m = f.group.adapters[0].magnitude;
+  const double slope = m->grad[3].item<double>();
+  m->value[3].add_(kStep);
+  const double up = value();
+  m->value[3].sub_(2 * kStep);
+  EXPECT_NEAR((up - value()) / (2 * kStep), slope, 1e-2 * std::abs(slope) + 1e-2);
+  m->value[3].add_(kStep);
+  const at::Tensor dx = f.x.grad();
+  const at::NoGradGuard no_grad;
+  f.x[4][7].add_(kStep);
+  const double right = value();
+  f.x[4][7].sub_(2 * kStep);
+  const double x_slope = dx[4][7].item<double>();
+  EXPECT_NEAR((right - value()) / (2 * kStep), x_slope, 2e-2 * std::abs(x_slope) + 2e-2);
+}
+
+TEST(LinearTest, BlocksComputeWhatTheirWidenedMatrixDoes) {
+  Fixture wide(false, 0), kept(false, 0);
+  constexpr int64_t kRowBytes = kIn / 32 * 34;  // Q8_0: a scale of 16 bits and 32 numbers
+  at::Tensor bytes = at::randint(0, 100, {kOut, kRowBytes}, at::kByte);
+  bytes.slice(1, 0, kRowBytes, 34).fill_(0);     // every scale is 2^-9 ...
+  bytes.slice(1, 1, kRowBytes, 34).fill_(0x18);  // ... in half precision
+  kept.group.blocks = {kIn,
+                       {{spec::DType::kQ8_0, bytes.narrow(0, 0, 16).contiguous()},
+                        {spec::DType::kQ8_0, bytes.narrow(0, 16, 32).contiguous()}}};
+  wide.group.weight = Widen(kept.group.blocks, at::kFloat);
+  kept.group.weight = at::Tensor();
+  EXPECT_GT(wide.group.weight.abs().max().item<double>(), 0.1);
+  const at::Tensor dy = at::randn({kTokens, kOut});
+  const at::Tensor want = ApplyLinear(wide.group, wide.x, wide.residual, {});
+  const at::Tensor got = ApplyLinear(kept.group, kept.x, kept.residual, {});
+  EXPECT_TRUE(at::equal(got, want));
+  want.backward(dy);
+  got.backward(dy);
+  EXPECT_TRUE(at::equal(kept.x.grad(), wide.x.grad()));
+  EXPECT_TRUE(at::equal(kept.store.grads(), wide.store.grads()));
+}
+
+TEST(LinearTest, FrozenRowsOfABiasGetNoGradient) {
+  Fixture f(false, 0);
+  ParameterStore biases;
+  f.group.bias_grad = biases.Declare("bias", {kOut}, false);
+  biases.Allocate(at::kCPU);
+  f.group.frozen_bias = {{16, 32}};
+  ApplyLinear(f.group, f.x, f.residual, {}).backward(at::ones({kTokens, kOut}));
+  const at::Tensor& grad = f.group.bias_grad->grad;
+  EXPECT_TRUE(at::equal(grad.narrow(0, 0, 16), at::full({16}, 1.0 * kTokens)));
+  EXPECT_TRUE(at::equal(grad.narrow(0, 16, 32), at::zeros({32})));
+}
+
 TEST(KernelsTest, DropoutKeepsTheShareItIsAskedFor) {
   std::vector<float> x(1 << 16, 1.0f), y(1 << 16);
   kernels::Dropout(x.data(), 5, 0, 0.75f, static_cast<int64_t>(x.size()), y.data());

@@ -12,16 +12,17 @@
 
 namespace graft::trainer {
 
-// Writes both files into `folder`. `all` are the model's linears, from which target_modules is
-// shortened to suffixes where these say the same.
+// Writes both files into `folder`. Linears are named by suffix where that means the same modules;
+// stacked experts are "target_parameters", as peft adapts them.
 absl::Status WriteAdapter(const std::string& folder, const RunConfig& config,
-                          const std::vector<spec::HubLinear>& all, model::Decoder& decoder);
+                          const spec::ModelDescription& description, model::Decoder& decoder);
 
 // What an adapter's files say about how to build a decoder for it.
 absl::StatusOr<model::LoraOptions> ReadAdapterOptions(const std::string& folder);
 
 // Fills the decoder's adapters, which were built with these options. INVALID_ARGUMENT where a
 // tensor is missing, of another shape, or belongs to no module.
-absl::Status ReadAdapter(const std::string& folder, model::Decoder& decoder);
+absl::Status ReadAdapter(const std::string& folder, const spec::ModelDescription& description,
+                         model::Decoder& decoder);
 
 }  // namespace graft::trainer

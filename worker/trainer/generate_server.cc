@@ -155,7 +155,9 @@ absl::StatusOr<std::unique_ptr<model::Decoder>> Build(const GenerateOptions& opt
     auto made = model::BuildDecoder(model.description, *model.reader, build);
     built = made.status();
     if (made.ok()) decoder = *std::move(made);
-    if (built.ok() && !options.adapter.empty()) built = ReadAdapter(options.adapter, *decoder);
+    if (built.ok() && !options.adapter.empty()) {
+      built = ReadAdapter(options.adapter, model.description, *decoder);
+    }
   }));
   GRAFT_RETURN_IF_ERROR(built);
   return decoder;

@@ -56,53 +56,69 @@ class Weights {
     for (const auto& layer : decoder.layers()) {
       for (const model::LinearGroup* group : layer->Groups()) {
         for (const auto& part : group->parts) {
-          parts_[part.name + ".weight"] = {group, &part};
+          parts_[part.name + ".weight"].push_back({group, &part});  // of experts: in their order
         }
       }
     }
   }
 
   at::Tensor Get(const std::string& name) const {
-    const at::Tensor base = decoder_.parameters.at(name).to(at::kFloat);
+    const at::Tensor base = decoder_.Parameter(name).to(at::kFloat);
+    if (name == "embed.weight" && decoder_.embed_adapter.rank > 0) {
+      const model::Adapter& a = decoder_.embed_adapter;
+      return at::addmm(base, a.a->value.t(), a.b->value.t(), 1, a.scale);
+    }
+    if (name == "head.weight" && decoder_.head().adapter.rank > 0) {
+      const model::Adapter& a = decoder_.head().adapter;
+      return at::addmm(base, a.b->value, a.a->value, 1, a.scale);
+    }
     const auto found = parts_.find(name);
     if (found == parts_.end()) return base;
-    const auto& [group, part] = found->second;
-    at::Tensor merged = base;
-    for (const model::Adapter& adapter : group->adapters) {
+    const std::vector<Place>& places = found->second;
+    if (base.dim() == 2) return WithAdapters(base, places.front());
+    at::Tensor experts = base.clone();
+    for (size_t e = 0; e < places.size(); ++e) {
+      at::Tensor own = experts.select(0, static_cast<int64_t>(e));
+      own.copy_(WithAdapters(own, places[e]));
+    }
+    return experts;
+  }
+
+ private:
+  struct Place {
+    const model::LinearGroup* group;
+    const model::LinearGroup::Part* part;
+  };
+
+  static at::Tensor WithAdapters(at::Tensor merged, const Place& place) {
+    const int64_t begin = place.part->begin, count = place.part->rows;
+    for (const model::Adapter& adapter : place.group->adapters) {
       for (const model::Adapter::Rows& rows : adapter.rows) {
-        if (rows.group_begin != part->begin) continue;
-        merged = Merge(merged, adapter, rows);
+        if (begin < rows.group_begin || begin + count > rows.group_begin + rows.count) continue;
+        merged = Merge(merged, adapter, rows.b_begin + begin - rows.group_begin, count);
       }
     }
     return merged;
   }
 
- private:
-  static at::Tensor Merge(const at::Tensor& base, const model::Adapter& adapter,
-                          const model::Adapter::Rows& rows) {
-    const at::Tensor b = adapter.b->value.narrow(0, rows.b_begin, rows.count);
+  static at::Tensor Merge(const at::Tensor& base, const model::Adapter& adapter, int64_t b_begin,
+                          int64_t count) {
+    const at::Tensor b = adapter.b->value.narrow(0, b_begin, count);
     at::Tensor sum = at::addmm(base, b, adapter.a->value, 1, adapter.scale);
     if (adapter.magnitude != nullptr) {
-      const at::Tensor m = adapter.magnitude->value.narrow(0, rows.b_begin, rows.count);
+      const at::Tensor m = adapter.magnitude->value.narrow(0, b_begin, count);
       sum.mul_((m / sum.norm(2, 1)).unsqueeze(1));
     }
     return sum;
   }
 
-  struct Place {
-    const model::LinearGroup* group;
-    const model::LinearGroup::Part* part;
-  };
   model::Decoder& decoder_;
-  std::map<std::string, Place> parts_;
+  std::map<std::string, std::vector<Place>> parts_;
 };
 
 // Puts a parameter (or one expert of it) where its slice of the stored tensor is.
 absl::Status Place(const spec::TensorSlice& slice, const at::Tensor& value, at::Tensor stored) {
-  if (slice.mxfp4_blocks || slice.permuted_heads != 0) {
-    return absl::UnimplementedError(
-        absl::StrCat("writing ", slice.tensor, " in its blocks is not there"));
-  }
+  GRAFT_CHECK(slice.permuted_heads == 0) << slice.tensor << " of the Hub layout";
   at::Tensor view = slice.transposed ? stored.transpose(-2, -1) : stored;
   if (slice.count > 0) {
     view = view.slice(slice.axis, slice.begin, slice.begin + slice.count * slice.step, slice.step);
@@ -136,7 +152,11 @@ absl::Status WriteWeights(const std::string& folder, const RunConfig& config,
 
 absl::Status WriteAround(const std::string& folder, const WrittenPrecision& precision,
                          const ModelSource& model) {
-  Json json = model.description.config;
+  Json json = Json::MakeObject();
+  for (const auto& [key, value] : model.description.config.as_object()) {
+    // Whatever the base was stored in, this is plain numbers.
+    if (key != "quantization_config") json.Set(key, value);
+  }
   // The name that both older and newer readers know.
   json.Set(json.Find("dtype") != nullptr ? "dtype" : "torch_dtype", precision.name);
   GRAFT_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, "config.json"), json.Dump(2) + "\n"));
@@ -198,12 +218,23 @@ at::Tensor GradientOf(model::Decoder& decoder, const std::string& name) {
   return decoder.store().grads().as_strided(value.sizes(), value.strides(), value.storage_offset());
 }
 
+absl::Status CheckOutput(const RunConfig& config, const model::Decoder& decoder) {
+  if (!decoder.embed.defined() || !decoder.head().weight.defined()) return absl::OkStatus();
+  const bool parted = decoder.spec().tied_embeddings &&
+                      (decoder.embed_adapter.rank > 0 || decoder.head().adapter.rank > 0 ||
+                       !decoder.head().weight.is_alias_of(decoder.embed));
+  if (config.tuning.kind != TuningKind::kLoraMerged || !parted) return absl::OkStatus();
+  return absl::UnimplementedError(
+      "tuning.kind lora_merged: this model's head is its embedding, and only one of them would "
+      "change; leave both out of target_modules and modules_to_save, or keep an adapter");
+}
+
 absl::Status WriteOutput(const RunConfig& config, const ModelSource& model,
                          model::Decoder& decoder) {
   const std::string& folder = config.output.folder;
   GRAFT_RETURN_IF_ERROR(MakeDirectories(folder));
   if (config.tuning.kind == TuningKind::kLora) {
-    return WriteAdapter(folder, config, spec::HubLinears(model.description), decoder);
+    return WriteAdapter(folder, config, model.description, decoder);
   }
   const WrittenPrecision precision = OutputPrecision(config, model.description.facts);
   GRAFT_RETURN_IF_ERROR(WriteWeights(folder, config, precision, model.description, decoder));

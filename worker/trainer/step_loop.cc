@@ -25,6 +25,7 @@
 #include "worker/parallel/rendezvous.h"
 #include "worker/parallel/watchdog.h"
 #include "worker/parallel/world.h"
+#include "worker/spec/estimate.h"
 #include "worker/spec/layout.h"
 #include "worker/trainer/adapter_files.h"
 #include "worker/trainer/checkpoint.h"
@@ -139,6 +140,67 @@ std::string IdentityOf(const RunConfig& config, int64_t rows) {
   return Sha256::HexOf(absl::StrCat(FormatRunConfig(same), rows));
 }
 
+model::TrainedBias BiasOf(LoraBias bias) {
+  if (bias == LoraBias::kNone) return model::TrainedBias::kNone;
+  return bias == LoraBias::kAll ? model::TrainedBias::kAll : model::TrainedBias::kAdapted;
+}
+
+// The fullest micro-batch of the first steps, as a plan of one sequence.
+void PlanOfBatches(const data::BatchPlan& batches, spec::TrainingPlan* plan) {
+  constexpr int64_t kLookedAt = 64;
+  plan->micro_batch = 1;
+  plan->sequence = 1;
+  for (int64_t step = 0; step < std::min(kLookedAt, batches.steps()); ++step) {
+    for (const data::MicroBatch& micro : batches.Step(step, 0).micro_batches) {
+      const auto tokens = static_cast<int64_t>(micro.tokens.size());
+      if (tokens <= plan->sequence) continue;
+      plan->sequence = tokens;
+      plan->effective_length = std::max<int64_t>(1, micro.max_segment);
+      plan->supervised_share =
+          static_cast<double>(micro.supervised_tokens) / static_cast<double>(tokens);
+    }
+  }
+}
+
+// By the same model of memory as the scheduler's, for this very run.
+int64_t EstimatePeakBytes(const RunConfig& config, const ModelSource& model,
+                          const data::BatchPlan& batches) {
+  spec::TrainingPlan plan;
+  const bool all = config.tuning.kind == TuningKind::kAllWeights;
+  plan.tuning = all ? spec::Tuning::kAllWeights : spec::Tuning::kLora;
+  plan.lora_rank = config.tuning.rank;
+  switch (config.optimizer.kind) {
+    case OptimizerKind::kAdamW:
+      plan.optimizer = spec::Optimizer::kAdamW;
+      break;
+    case OptimizerKind::kAdamW8bit:
+      plan.optimizer = spec::Optimizer::kAdamW8bit;
+      break;
+    case OptimizerKind::kAdafactor:
+      plan.optimizer = spec::Optimizer::kAdafactor;
+      break;
+    case OptimizerKind::kLion:
+      plan.optimizer = spec::Optimizer::kLion;
+      break;
+    case OptimizerKind::kSgd:
+      plan.optimizer =
+          config.optimizer.momentum > 0 ? spec::Optimizer::kSgdMomentum : spec::Optimizer::kSgd;
+      break;
+  }
+  plan.compute = plan.weights = spec::DType::kF32;
+  if (const spec::Parameter* p = model.description.Find("layers.0.attn.o.weight");
+      !all && p != nullptr && model.description.facts.quantized) {
+    plan.weights = model.reader->StoredType(*p);
+  }
+  plan.global_batch = config.batch.global;
+  PlanOfBatches(batches, &plan);
+  if (config.activation_checkpointing == ActivationCheckpointing::kFull) {
+    plan.recompute = spec::Recompute::kLayers;
+  }
+  plan.gpu = false;
+  return spec::CostModel(model.description).Memory(plan).total() + spec::kCpuResidentExtraBytes;
+}
+
 class RunLoop {
  public:
   RunLoop(const RunConfig& config, Control& control, EventWriter& events)
@@ -189,18 +251,13 @@ class RunLoop {
           "optimizer.kind adafactor together with parallelism.tp or parallelism.zero is not there: "
           "its rows and columns are of whole tensors; use adamw, lion or sgd");
     }
-    const TuningConfig& t = config_.tuning;
+    if (p.world > 1 && config_.optimizer.kind == OptimizerKind::kAdamW8bit) {
+      return absl::UnimplementedError(
+          "optimizer.kind adamw_8bit on more than one rank is not there: its blocks are of whole "
+          "tensors; use adamw, lion or sgd");
+    }
     if (config_.precision == Precision::kBf16) {
       return absl::UnimplementedError("precision bf16 is not there on CPUs; use auto or fp32");
-    }
-    if (t.bias != LoraBias::kNone) {
-      return absl::UnimplementedError("tuning.bias other than none is not there");
-    }
-    if (!t.modules_to_save.empty()) {
-      return absl::UnimplementedError("tuning.modules_to_save is not there");
-    }
-    if (t.dora && t.dropout > 0) {
-      return absl::UnimplementedError("tuning.dora together with tuning.dropout is not there");
     }
     return absl::OkStatus();
   }
@@ -270,12 +327,15 @@ class RunLoop {
       options.train = model::Train::kAllWeights;
     } else {
       options.train = model::Train::kLora;
+      options.keep_blocks = model_->description.facts.quantized;
       options.lora = {.rank = t.rank,
                       .alpha = t.alpha,
                       .dropout = t.dropout,
                       .rslora = t.rslora,
                       .dora = t.dora,
                       .target_modules = t.target_modules,
+                      .modules_to_save = t.modules_to_save,
+                      .bias = BiasOf(t.bias),
                       .seed = static_cast<uint64_t>(t.init_seed.value_or(config_.seed))};
     }
     absl::Status built;
@@ -285,6 +345,12 @@ class RunLoop {
       if (decoder.ok()) decoder_ = *std::move(decoder);
     }));
     GRAFT_RETURN_IF_ERROR(built);
+    GRAFT_RETURN_IF_ERROR(CheckOutput(config_, *decoder_));
+    if (world_ != nullptr && decoder_->router_loss_coefficient > 0) {
+      return absl::UnimplementedError(
+          "the routers' load-balancing loss on more than one rank is not there; set "
+          "output_router_logits to false in the model's config.json");
+    }
     if (config_.activation_checkpointing == ActivationCheckpointing::kFull) {
       decoder_->set_recompute(model::Recompute::kLayers);
     }
@@ -378,6 +444,7 @@ class RunLoop {
     run.truncated_rows = stats.truncated_rows;
     run.skipped_rows = stats.dropped_empty + stats.dropped_overlong + stats.bad_rows;
     run.total_steps = data_->total_steps;
+    run.estimated_peak_bytes = EstimatePeakBytes(config_, *model_, *data_->plan);
     run.first_step = state_.step;
     run.start_seconds = SecondsSince(start_);
     run.config = WriteConfig(config_);

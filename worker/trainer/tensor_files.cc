@@ -139,17 +139,24 @@ absl::Status ReadTensors(const std::string& path, const NamedTensors& tensors) {
       return absl::InvalidArgumentError(absl::StrCat(path, " lacks tensor ", name));
     }
     const spec::TensorInfo& info = found->second;
-    if (at::IntArrayRef(info.shape) != tensor.sizes() || !spec::IsFloating(info.dtype)) {
+    const bool codes = tensor.scalar_type() == at::kByte && info.dtype == spec::DType::kU8;
+    if (at::IntArrayRef(info.shape) != tensor.sizes() ||
+        (!codes && !spec::IsFloating(info.dtype))) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": tensor ", name, " is ",
                                                      spec::DTypeName(info.dtype), " [",
                                                      absl::StrJoin(info.shape, ", "), "], wanted [",
                                                      absl::StrJoin(tensor.sizes(), ", "), "]"));
     }
+    at::Tensor into = tensor;
+    if (codes && into.is_contiguous()) {
+      GRAFT_RETURN_IF_ERROR(
+          source->ReadAt(info.offset, info.bytes, static_cast<char*>(into.mutable_data_ptr())));
+      continue;
+    }
     at::Tensor wide = at::empty(info.shape, at::kFloat);
     std::string bytes(static_cast<size_t>(info.bytes), '\0');
     GRAFT_RETURN_IF_ERROR(source->ReadAt(info.offset, info.bytes, bytes.data()));
     spec::ToFloat(info.dtype, bytes.data(), info.elements(), wide.mutable_data_ptr<float>());
-    at::Tensor into = tensor;
     into.copy_(wide);
   }
   return absl::OkStatus();
