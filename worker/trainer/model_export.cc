@@ -166,7 +166,12 @@ absl::Status WriteAround(const std::string& folder, const WrittenPrecision& prec
                            spec::ReadWhole(*model.files, name, int64_t{256} << 20));
     GRAFT_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(folder, name), bytes));
   }
-  return absl::OkStatus();
+  if (model.tokenizer_config.is_null()) return absl::OkStatus();
+  // A GGUF file holds its tokenizer in itself.
+  GRAFT_RETURN_IF_ERROR(
+      WriteFileAtomically(JoinPath(folder, "tokenizer.json"), model.tokenizer->ToJson()));
+  return WriteFileAtomically(JoinPath(folder, "tokenizer_config.json"),
+                             model.tokenizer_config.Dump(2) + "\n");
 }
 
 at::Tensor ProbeLogProbs(const model::Decoder& decoder) {

@@ -88,6 +88,7 @@ absl::Status OpenGgufTokenizer(const std::string& file, ModelSource& model) {
   auto tokenizer = data::Tokenizer::FromGguf(fields);
   if (!tokenizer.ok()) return InFile(tokenizer.status(), file);
   model.tokenizer = *std::move(tokenizer);
+  model.tokenizer_config = data::GgufTokenizerConfig(fields);
   model.chat_template_text = fields.chat_template;
   if (fields.bos_token_id) model.bos_token = TokenText(*model.tokenizer, *fields.bos_token_id);
   if (fields.eos_token_id) {

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
+#include "base/json.h"
 #include "worker/data/chat/chat_template.h"
 #include "worker/data/tokenizer/tokenizer.h"
 #include "worker/spec/byte_source.h"
@@ -28,6 +29,8 @@ struct ModelSource {
   std::string eos_token;
   int32_t eos_id = -1;
   std::vector<int64_t> stop_ids;  // any of them ends an answer
+  // What tokenizer_config.json would say, where the tokenizer comes out of a GGUF file; else null.
+  Json tokenizer_config;
   // Adds one BOS to text that no template wrote.
   bool add_bos = false;
 };
