@@ -282,9 +282,9 @@ class Builder {
           group.bias_grad != nullptr ? group.bias_grad->value : at::zeros({group.out}, at::kFloat);
     }
     for (const LinearGroup::Part& part : group.parts) {
+      const bool read = group.weight_grad != nullptr || !options_.without_frozen;
       if (!blocks) {
         at::Tensor rows = group.weight.narrow(0, part.begin, part.rows);
-        const bool read = group.weight_grad != nullptr || !options_.without_frozen;
         if (read) GRAFT_RETURN_IF_ERROR(Read(*Find(part.name + ".weight"), rows));
         decoder_->parameters[part.name + ".weight"] = rows;
       }
