@@ -35,9 +35,8 @@ fi
 step "Build"
 cmake --preset release -DGRAFT_COMPONENTS="scheduler;fileservice;worker;client" >/dev/null
 cmake --build build/release -j "${GRAFT_JOBS:-$(nproc)}" \
-  --target graft graft-scheduler graft-fileservice graft-worker graft-trainer
+  --target graft graft-scheduler graft-fileservice graft-worker graft-trainer graft-validate
 graft="$PWD/build/release/bin/graft"
-trainer="$PWD/build/release/bin/graft-trainer"
 
 step "Start"
 home="${GRAFT_HOME:-${XDG_DATA_HOME:-$HOME/.local/share}/graft}"
@@ -59,37 +58,34 @@ step "The dataset: 240 support tickets, answered in one format"
 "$graft" dataset upload tickets worker/data/samples/support_tickets
 
 question='My order 48213 arrived with a cracked screen. I need a working tablet before Friday.'
-# ask FOLDER-OF-ADAPTER: one answer of the model on this machine, greedy
-ask() {
-  local args=(--generate --model "$gguf")
-  [ -z "${1:-}" ] || args+=(--adapter "$1")
-  printf '{"id":"1","messages":[{"role":"user","content":"%s"}],"max_tokens":80}\n' "$question" \
-    | "$trainer" "${args[@]}" 2>/dev/null \
-    | sed -n 's/.*"text":"\(.*\)"}$/\1/p' | tr -d '\n' | sed 's/\\n/\n/g; s/\\"/"/g'
-  echo
-}
+# ask MODEL[+ADAPTER]: one answer, the likeliest tokens
+ask() { "$graft" chat "$1" -m "$question" --temperature 0 --max-tokens 80; }
 
 step "Before"
 echo "question: $question"
-ask ""
+ask smollm2
 
 step "Fine-tune: LoRA, live"
 job="tickets-$(date +%m%d-%H%M%S)"
 "$graft" lora smollm2 tickets --name "$job" --epochs 2 --lr 5e-4 --max-seq-length 512 --watch
-"$graft" job metrics "$job" --metrics val_loss
 
 step "After"
 adapter=$("$graft" job get "$job" -o json | sed -n 's/.*"resource": "\(.*adapters[^"]*\)".*/\1/p' | head -n 1)
-rm -rf "$home/quickstart-adapter"
-"$graft" adapter export "$adapter" "$home/quickstart-adapter"
 echo "question: $question"
-ask "$home/quickstart-adapter"
+ask "smollm2+${adapter##*/}"
+
+step "Before and after, on the validation rows"
+rm -rf "$home/quickstart-report"
+"$graft" fileset download "$job-report" "$home/quickstart-report" >/dev/null
+sed -n '/^|/p' "$home/quickstart-report/report.md"
+echo "side by side: $home/quickstart-report/report.html"
 
 step "Done in $((SECONDS - started)) s"
 cat <<END
 next:
   $graft job get $job
   $graft job metrics $job --plot
+  $graft chat smollm2+${adapter##*/}
   $graft adapter export $adapter ./my-adapter      # a PEFT folder, loadable elsewhere
 END
 [ $down = 0 ] || "$graft" down

@@ -129,7 +129,8 @@ absl::Status Serve(const SchedulerConfig& config, const sigset_t& signals) {
   SchedulerOptions options{.no_auth = config.no_auth(),
                            .fileservice_address = config.fileservice(),
                            .attempt_secret = secret,
-                           .data_key = data_key};
+                           .data_key = data_key,
+                           .rows_first = true};
   options.server.address = config.listen().empty() ? kDefaultAddress : config.listen();
   options.server.metrics_address = config.metrics();
   options.server.insecure = config.insecure();

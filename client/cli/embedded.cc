@@ -258,6 +258,8 @@ class Supervisor {
         "join_token_file: ", quoted(Path("join-token")), "state_folder: ", quoted(Path("worker")),
         "trainer_program: ",
         quoted(BesideThisProgram(options_.fake_trainer ? "graft-fake-trainer" : "graft-trainer")),
+        "validator_program: ",
+        quoted(BesideThisProgram(options_.fake_trainer ? "graft-fake-trainer" : "graft-validate")),
         "devices {\n  kind: ", quoted(options_.device_kind),
         "  cpu_devices: ", options_.cpu_devices, "\n");
     if (!options_.declared_devices.empty()) {

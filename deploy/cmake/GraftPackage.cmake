@@ -17,6 +17,7 @@ graft_install(graft-scheduler graft-scheduler)
 graft_install(graft-fileservice graft-fileservice)
 graft_install(graft-worker graft-worker)
 graft_install(graft-trainer graft-worker)
+graft_install(graft-validate graft-worker)
 install(FILES ${CMAKE_SOURCE_DIR}/README.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT graft)
 install(PROGRAMS ${CMAKE_SOURCE_DIR}/deploy/deps.sh ${CMAKE_SOURCE_DIR}/deploy/fetch.sh
   DESTINATION lib/graft/deploy COMPONENT graft-worker)
@@ -25,7 +26,7 @@ install(FILES ${CMAKE_SOURCE_DIR}/deploy/packages.txt DESTINATION lib/graft/depl
 # The C++ client library, for find_package(Graft) and pkg-config: `cmake --install build/release
 # --component graft-dev --prefix ...`.
 if(TARGET graft_client)
-  set(_client graft_client graft_context graft_fileservice_transfer graft_fileservice_wire
+  set(_client graft_client graft_context graft_fileservice_transfer graft_fileservice_http graft_fileservice_wire
     graft_fileservice_chunking graft_rpc graft_api_proto graft_googleapis graft_base)
   set(_include ${CMAKE_INSTALL_INCLUDEDIR}/graft)
   install(TARGETS ${_client} EXPORT GraftTargets COMPONENT graft-dev

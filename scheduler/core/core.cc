@@ -53,6 +53,9 @@ Effects Core::Restore(std::vector<Job> jobs, std::vector<std::pair<NodeState, No
     }
   }
   NodesLeave();
+  for (auto& [key, job] : jobs_) {
+    if (!job.report_session.empty() && job.report_version.empty()) PublishReport(job);
+  }
   effects_.pass_wanted = true;
   effects_.wake_at = WakeAt();
   return std::move(effects_);

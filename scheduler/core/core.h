@@ -39,6 +39,8 @@ struct CoreOptions {
   absl::Duration call_deadline = absl::Seconds(60);
   absl::Duration first_backoff = absl::Seconds(2);
   absl::Duration longest_backoff = absl::Minutes(2);
+  // Token passes that one node carries at a time; each takes a core.
+  int validations_per_node = 2;
   // Blocked jobs for which room is kept while others are backfilled.
   int reservations = 4;
   // Who is told to take a checkpoint and stop has so long for it, and is stopped then.
@@ -182,6 +184,8 @@ class Core {
   void SettleSession(Job& job, const Attempt& over);
   void Requeue(Job& job, const Attempt& over);
   void Publish(Job& job, const std::string& session, bool result, int64_t step);
+  void PublishReport(Job& job);
+  void ReportAnswered(const PublishCall& call, const CallAnswered& event);
   absl::Status Cancel(Job& job, absl::string_view why);
   absl::Status Pause(Job& job, absl::string_view why);
   absl::Status Resume(Job& job);

@@ -227,6 +227,10 @@ void Core::Report(Job& job, const std::string& node, const PartReport& report) {
       TouchDesired(attempt);
     }
     if (!report.result_session.empty()) attempt.result_session = report.result_session;
+    if (!report.report_session.empty() && job.report_session.empty()) {
+      job.report_session = report.report_session;
+      PublishReport(job);
+    }
     if (!report.checkpoint_session.empty() && job.state != JobState::kCancelling &&
         report.checkpoint_session != job.checkpoint.session && job.publishing_session.empty()) {
       Publish(job, report.checkpoint_session, false, report.checkpoint_step);
@@ -416,14 +420,37 @@ void Core::Publish(Job& job, const std::string& session, bool result, int64_t st
   effects_.calls.push_back(std::move(call));
 }
 
+// Beside everything else: a job is what it is with or without its report.
+void Core::PublishReport(Job& job) {
+  effects_.jobs.insert(job.request.key);
+  PublishCall call{.id = next_call_++,
+                   .job = job.request.key,
+                   .attempt = job.attempt.number,
+                   .session = job.report_session,
+                   .report = true,
+                   .deadline = now_ + options_.call_deadline};
+  calls_[call.id] = call;
+  call_alarms_.insert({call.deadline, call.id});
+  effects_.calls.push_back(std::move(call));
+}
+
+void Core::ReportAnswered(const PublishCall& call, const CallAnswered& event) {
+  const auto job = jobs_.find(call.job);
+  if (job == jobs_.end() || !event.status.ok()) return;
+  job->second.report_version = event.version;
+  effects_.jobs.insert(call.job);
+}
+
 absl::Status Core::Apply(const CallAnswered& event) {
   const auto it = calls_.find(event.id);
   if (it == calls_.end()) return absl::OkStatus();  // answered twice, or too late
   const PublishCall call = it->second;
   const auto found = jobs_.find(call.job);
-  const bool wanted = found != jobs_.end() && found->second.attempt.number == call.attempt &&
-                      found->second.state != JobState::kCancelling &&
-                      (call.result || found->second.publishing_session == call.session);
+  const bool wanted =
+      found != jobs_.end() &&
+      (call.report || (found->second.attempt.number == call.attempt &&
+                       found->second.state != JobState::kCancelling &&
+                       (call.result || found->second.publishing_session == call.session)));
   if (wanted && MayHelpToRetry(event.status)) {
     if (call.deadline == absl::InfiniteFuture()) return absl::OkStatus();  // it will be
     call_alarms_.erase({call.deadline, call.id});
@@ -432,6 +459,10 @@ absl::Status Core::Apply(const CallAnswered& event) {
     return absl::OkStatus();
   }
   calls_.erase(it);
+  if (call.report) {
+    ReportAnswered(call, event);
+    return absl::OkStatus();
+  }
   if (!wanted && !GRAFT_PLANTED(12)) return absl::OkStatus();
   if (found == jobs_.end()) return absl::OkStatus();  // 12
   Job& job = found->second;

@@ -225,6 +225,7 @@ void Core::StartValidations() {
     if (job.not_before > now_) continue;
     const auto least = std::min_element(
         load.begin(), load.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    if (least->second >= options_.validations_per_node) return;  // one that ends makes room
     ++least->second;
     Attempt attempt;
     attempt.validation = true;

@@ -213,6 +213,44 @@ TEST_F(CoreTest, ValidationRunsWithoutADeviceAndRefusesBadInputs) {
   EXPECT_THAT(JobOf("a").reason, HasSubstr("row 3"));
 }
 
+TEST_F(CoreTest, AReportIsPublishedBesideTheJobAndAskedForAgainAfterARestart) {
+  AddNode("n0", 1);
+  ASSERT_THAT(Submit("a"), IsOk());
+  ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kSucceeded,
+                   {.result_session = "s", .report_session = "r"}),
+              IsOk());
+  ASSERT_EQ(calls_.size(), 2);
+  EXPECT_TRUE(calls_[0].report);
+  Step(CallAnswered{calls_[1].id, absl::OkStatus(), "v1"});
+  EXPECT_EQ(StateOf("a"), JobState::kCompleted) << "it does not wait for its report";
+  Core next({.incarnation = 2});
+  const Effects restored = next.Restore({JobOf("a")}, {}, {}, {}, now_);
+  ASSERT_EQ(restored.calls.size(), 1);
+  EXPECT_EQ(restored.calls[0].session, "r");
+  Step(CallAnswered{calls_[0].id, absl::OkStatus(), "v2"});
+  EXPECT_EQ(JobOf("a").report_version, "v2");
+  EXPECT_EQ(JobOf("a").result_version, "v1");
+}
+
+TEST_F(CoreTest, ANodeCarriesAFewValidationsAtATime) {
+  AddNode("n0", 0);
+  for (const char* key : {"w/a", "w/b", "w/c"}) {
+    ASSERT_THAT(Step(JobSubmitted{{.key = key, .workspace = "w", .needs_validation = true}}).status,
+                IsOk());
+  }
+  EXPECT_EQ(StateOf("b"), JobState::kValidating);
+  EXPECT_EQ(StateOf("c"), JobState::kCreated);
+  NodeSynced sync{.node = "n0",
+                  .epoch = core_.FindNode("n0")->epoch,
+                  .desired_revision = core_.FindNode("n0")->desired_revision};
+  sync.parts = {
+      {.job = "w/a", .attempt = 1, .state = PartState::kEnded, .end = AttemptEnd::kSucceeded},
+      {.job = "w/b", .attempt = 1, .state = PartState::kRunning}};
+  ASSERT_THAT(Step(sync).status, IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kQueued);
+  EXPECT_EQ(StateOf("c"), JobState::kValidating);
+}
+
 TEST_F(CoreTest, ARestoredCoreGoesOnWhereTheOldOneWas) {
   AddNode("n0", 2);
   ASSERT_THAT(Submit("a"), IsOk());

@@ -21,6 +21,7 @@ struct PublishCall {
   int attempt = 0;
   std::string session;
   bool result = false;  // else a checkpoint
+  bool report = false;  // then neither
   int64_t step = 0;
   absl::Time deadline;
 };

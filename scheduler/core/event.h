@@ -29,6 +29,7 @@ struct PartReport {
   // Of the part with rank 0.
   std::string rendezvous;
   std::string result_session;
+  std::string report_session;
   std::string checkpoint_session;  // a complete upload of a checkpoint, not yet published
   int64_t checkpoint_step = 0;
   int64_t step = 0;

@@ -136,6 +136,8 @@ struct Job {
   bool finish = false;             // people want it to end with what it has
   bool finish_with_best = false;   // ... with the weights of the best validation
   std::string result_version;      // of a completed job
+  std::string report_session;      // the upload that holds the before/after report
+  std::string report_version;      // once that is published; no state waits for it
   bool time_is_up = false;         // its time limit has stopped it
   JobUsage usage;
   double device_seconds_limited = 0;  // of them, those that a time limit counts no more

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "scheduler/service/job_records.h"
+#include "scheduler/service/session_records.h"
 
 namespace graft::scheduler {
 namespace {
@@ -50,6 +51,8 @@ PartReport ToReport(const agent::ActualAttempt& actual) {
     } else if (upload.kind() == agent::Upload::KIND_ADAPTER ||
                upload.kind() == agent::Upload::KIND_MODEL) {
       report.result_session = upload.session();
+    } else if (upload.kind() == agent::Upload::KIND_REPORT) {
+      report.report_session = upload.session();
     }
   }
   report.step = actual.progress().steps_done();
@@ -90,6 +93,8 @@ NodeSynced ToSynced(const std::string& node, const agent::SynchronizeRequest& re
 }
 
 std::pair<JobKey, int> ParseAttemptName(absl::string_view name) {
+  // A session has one attempt, which goes by its name.
+  if (const JobKey session = SessionKeyOf(name); !session.empty()) return {session, 1};
   const std::vector<std::string> parts = absl::StrSplit(name, '/');
   int number = 0;
   if (parts.size() != 6 || parts[4] != "attempts" || !absl::SimpleAtoi(parts[5], &number)) {
@@ -99,7 +104,8 @@ std::pair<JobKey, int> ParseAttemptName(absl::string_view name) {
 }
 
 std::string AttemptName(const JobKey& job, int attempt) {
-  return absl::StrCat(JobNameOf(job), "/attempts/", attempt);
+  const std::string session = SessionNameOf(job);
+  return session.empty() ? absl::StrCat(JobNameOf(job), "/attempts/", attempt) : session;
 }
 
 }  // namespace graft::scheduler

@@ -10,7 +10,8 @@ namespace graft::scheduler {
 
 Node ToNode(const std::string& name, const graft::agent::v1::Inventory& inventory);
 NodeSynced ToSynced(const std::string& node, const graft::agent::v1::SynchronizeRequest& request);
-// "w/j" and n of "workspaces/w/jobs/j/attempts/n"; an empty key when it is none.
+// "w/j" and n of "workspaces/w/jobs/j/attempts/n", or a session's key and 1 of its name; an empty
+// key when it is none.
 std::pair<JobKey, int> ParseAttemptName(absl::string_view name);
 std::string AttemptName(const JobKey& job, int attempt);
 

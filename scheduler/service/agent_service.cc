@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/digest.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "graft/v1/model.pb.h"
 #include "graft/v1/node.pb.h"
@@ -14,10 +15,14 @@
 #include "scheduler/service/agent_convert.h"
 #include "scheduler/service/auth_service.h"
 #include "scheduler/service/events_stream.h"
+#include "scheduler/service/inference_stream.h"
+#include "scheduler/service/inference_target.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/job_spec.h"
 #include "scheduler/service/names.h"
 #include "scheduler/service/resources.h"
+#include "scheduler/service/session_records.h"
+#include "scheduler/service/validation_records.h"
 
 namespace graft::scheduler {
 namespace {
@@ -49,7 +54,8 @@ rpc::Service AgentService::Bind() {
   rpc::Service service("graft.agent.v1.AgentService");
   service.Async("Register", this, &AgentService::Register)
       .Async("Synchronize", this, &AgentService::Synchronize)
-      .BidiReactor("PushEvents", this, &AgentService::PushEvents);
+      .BidiReactor("PushEvents", this, &AgentService::PushEvents)
+      .BidiReactor("ServeInference", this, &AgentService::ServeInference);
   return service;
 }
 
@@ -248,7 +254,9 @@ void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
   const NodeSynced synced = ToSynced(node, request);
   context_.control.Submit(
       {.work =
-           [synced, finals = FinalProgressOf(request), touched = MarkUsed(request)](Turn& turn) {
+           [synced, finals = FinalProgressOf(request), touched = MarkUsed(request),
+            findings = FindingsOf(request)](Turn& turn) {
+             for (const JobFindings& found : findings) KeepFindings(turn, found);
              const absl::Status status = turn.Step(synced);
              if (!status.ok()) return status;
              for (const AttemptTouched& event : touched) {
@@ -340,7 +348,9 @@ void AgentService::FillAttempt(const DesiredPart& part, const Core& core,
   const Job& job = *core.FindJob(part.job);
   out.set_attempt(AttemptName(part.job, part.attempt));
   out.set_attempt_epoch(part.epoch);
+  const bool session = part.kind == GangKind::kGenerate;
   out.set_kind(part.validation ? agent::DesiredAttempt::KIND_VALIDATE
+               : session       ? agent::DesiredAttempt::KIND_GENERATE
                                : agent::DesiredAttempt::KIND_TRAIN);
   out.set_goal(part.mode == AttemptMode::kRun    ? agent::DesiredAttempt::GOAL_RUN
                : part.mode == AttemptMode::kStop ? agent::DesiredAttempt::GOAL_STOP
@@ -366,40 +376,73 @@ void AgentService::FillAttempt(const DesiredPart& part, const Core& core,
     const auto peer = ReadResource<v1::Node>(context_.store, absl::StrCat("node/", ref.node), "");
     if (peer.ok()) address.set_fabric_address(peer->fabric_address());
   }
+  rpc::Capability reads{.attempt = out.attempt(), .epoch = part.epoch};
+  const std::string node = job.attempt.parts.begin()->first;
+  if (session) {
+    FillSession(out.attempt(), reads, out);
+    out.set_read_token(CapabilityToken(node, reads));
+    return;
+  }
   const std::vector<std::string> ids = absl::StrSplit(part.job, '/');
   const auto body = ReadResource<v1::Job>(context_.store, JobRecordKey(ids[0], ids[1]), part.job);
   if (!body.ok()) return;
   out.set_run_json(RunJson(body->resolved_spec()));
-  rpc::Capability reads{.attempt = out.attempt(), .epoch = part.epoch};
-  const auto add = [&](const std::string& version, agent::Input::Role role, std::string key) {
-    agent::Input& input = *out.add_inputs();
-    input.set_version(version);
-    input.set_role(role);
-    input.set_key(std::move(key));
-    reads.read_versions.push_back(version);
-    const absl::StatusOr<Record> digest =
-        context_.store.Get(Family::kRecords, absl::StrCat("version.digest/", version));
-    if (digest.ok()) input.set_digest(digest->value);
-    return &input;
-  };
   const v1::JobSpec& spec = body->resolved_spec();
   const std::vector<std::string> base = absl::StrSplit(spec.model().base(), '/');
   const auto model = ReadResource<v1::Model>(context_.store, ModelRecordKey(base[1], base[3]), "");
-  if (model.ok()) add(model->fileset(), agent::Input::ROLE_MODEL, "model");
+  if (model.ok()) {
+    AddInput(model->fileset(), agent::Input::ROLE_MODEL, "model", reads, out)
+        .set_size_bytes(model->spec().weight_bytes());
+  }
   const auto rows = [&](const auto& sources, absl::string_view key) {
     for (int i = 0; i < sources.size(); ++i) {
-      *add(sources[i].fileset(), agent::Input::ROLE_DATASET, absl::StrCat(key, i))
-           ->mutable_paths() = sources[i].paths();
+      *AddInput(sources[i].fileset(), agent::Input::ROLE_DATASET, absl::StrCat(key, i), reads, out)
+           .mutable_paths() = sources[i].paths();
     }
   };
   rows(spec.dataset().training(), "training");
   rows(spec.dataset().validation(), "validation");
   if (!part.resume_from.version.empty() && !part.validation) {
-    add(part.resume_from.version, agent::Input::ROLE_CHECKPOINT, "checkpoint");
+    AddInput(part.resume_from.version, agent::Input::ROLE_CHECKPOINT, "checkpoint", reads, out);
   }
-  const std::string node = job.attempt.parts.begin()->first;
   out.set_read_token(CapabilityToken(node, reads));
   if (!part.validation) FillGrants(part, job, *body, out);
+}
+
+agent::Input& AgentService::AddInput(const std::string& version, agent::Input::Role role,
+                                     std::string key, rpc::Capability& reads,
+                                     agent::DesiredAttempt& out) const {
+  agent::Input& input = *out.add_inputs();
+  input.set_version(version);
+  input.set_role(role);
+  input.set_key(std::move(key));
+  reads.read_versions.push_back(version);
+  const absl::StatusOr<Record> digest =
+      context_.store.Get(Family::kRecords, absl::StrCat("version.digest/", version));
+  if (digest.ok()) input.set_digest(digest->value);
+  return input;
+}
+
+void AgentService::FillSession(const std::string& session, rpc::Capability& reads,
+                               agent::DesiredAttempt& out) const {
+  const absl::StatusOr<v1::InferenceSession> body = ReadSession(context_.store, session);
+  if (!body.ok()) return;
+  constexpr std::pair<agent::Input::Role, const char*> kInputs[] = {
+      {agent::Input::ROLE_MODEL, "model"}, {agent::Input::ROLE_ADAPTER, "adapter"}};
+  for (int i = 0; i < body->versions_size() && i < 2; ++i) {
+    AddInput(body->versions(i), kInputs[i].first, kInputs[i].second, reads, out);
+  }
+  const absl::StatusOr<InferenceTarget> target = FindTarget(context_.store, body->model());
+  Json run = Json::MakeObject();
+  run.Set("version", 1).Set("model", "${inputs.model}");
+  if (body->versions_size() > 1) run.Set("adapter", "${inputs.adapter}");
+  if (target.ok()) {
+    run.Set("chat_template", target->model.chat_template());
+    if (out.inputs_size() > 0) {
+      out.mutable_inputs(0)->set_size_bytes(target->model.spec().weight_bytes());
+    }
+  }
+  out.set_run_json(run.Dump());
 }
 
 std::vector<AgentService::Grant> AgentService::ForgetSuperseded(std::vector<Grant>& grants,
@@ -438,7 +481,8 @@ std::vector<AttemptTouched> AgentService::MarkUsed(const agent::SynchronizeReque
   return touched;
 }
 
-// There is always one unused grant for checkpoints, and one for the output.
+// There is always one unused grant for checkpoints, one for the output, and one for the report
+// where there will be one.
 void AgentService::FillGrants(const DesiredPart& part, const Job& job, const v1::Job& body,
                               agent::DesiredAttempt& out) {
   const v1::JobSpec& spec = body.resolved_spec();
@@ -456,6 +500,7 @@ void AgentService::FillGrants(const DesiredPart& part, const Job& job, const v1:
   }
   bool checkpoint = false;
   bool result = false;
+  bool report = !spec.evaluation().report() || body.status().dataset().validation_rows() == 0;
   for (const Grant& grant : grants) {
     const bool used = grant.used || grant.session == job.checkpoint.session ||
                       grant.session == job.publishing_session;
@@ -468,12 +513,17 @@ void AgentService::FillGrants(const DesiredPart& part, const Job& job, const v1:
         {.upload_session = grant.session, .attempt = out.attempt(), .epoch = part.epoch}));
     checkpoint |= grant.kind == agent::Upload::KIND_CHECKPOINT && !used;
     result |= grant.kind == output;
+    report |= grant.kind == agent::Upload::KIND_REPORT;
   }
   const std::string prefix = absl::StrCat("workspaces/", job.request.workspace, "/filesets/");
+  const std::string id = part.job.substr(part.job.find('/') + 1).substr(0, 51);
   if (!checkpoint) {
-    const std::string id = part.job.substr(part.job.find('/') + 1);
     OpenGrant(part.job, part.attempt, agent::Upload::KIND_CHECKPOINT,
-              absl::StrCat(prefix, id.substr(0, 51), "-checkpoints"));
+              absl::StrCat(prefix, id, "-checkpoints"));
+  }
+  if (!report) {
+    OpenGrant(part.job, part.attempt, agent::Upload::KIND_REPORT,
+              absl::StrCat(prefix, id, "-report"));
   }
   if (!result) {
     OpenGrant(part.job, part.attempt, output, absl::StrCat(prefix, spec.output().name()));
@@ -486,7 +536,7 @@ void AgentService::OpenGrant(const JobKey& job, int attempt, agent::Upload::Kind
     MutexLock lock(mu_);
     if (!grants_[{job, attempt}].opening.insert(kind).second) return;
   }
-  constexpr int kPurposes[] = {1, 5, 4, 2};  // graft.v1.FileSetPurpose by Upload.Kind
+  constexpr int kPurposes[] = {1, 5, 4, 2, 6};  // graft.v1.FileSetPurpose by Upload.Kind
   (void)context_.background.Post([this, job, attempt, kind, fileset, purpose = kPurposes[kind]] {
     absl::StatusOr<std::string> session = std::string();
     if (absl::Status made = context_.files.EnsureFileset(fileset, purpose); !made.ok()) {
@@ -521,6 +571,11 @@ void AgentService::OpenGrant(const JobKey& job, int attempt, agent::Upload::Kind
 grpc::ServerBidiReactor<agent::PushEventsRequest, agent::PushEventsResponse>*
 AgentService::PushEvents(std::shared_ptr<rpc::Call> call) {
   return NewEventsStream(std::move(call), context_.store);
+}
+
+grpc::ServerBidiReactor<agent::ServeInferenceRequest, agent::ServeInferenceResponse>*
+AgentService::ServeInference(std::shared_ptr<rpc::Call> call) {
+  return NewInferenceStream(std::move(call), context_.control, context_.clock, sessions_);
 }
 
 }  // namespace graft::scheduler

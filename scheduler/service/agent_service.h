@@ -17,6 +17,7 @@
 #include "rpc/access_token.h"
 #include "scheduler/service/mutate.h"
 #include "scheduler/service/progress.h"
+#include "scheduler/service/session_board.h"
 
 namespace graft::scheduler {
 
@@ -27,9 +28,13 @@ class AgentService {
     absl::Duration stop_after = absl::Seconds(12);
     std::string attempt_secret;  // attempts' secrets are HMACs under it
   };
-  AgentService(const ServiceContext& context, const rpc::TokenSigner& signer,
-               ProgressBoard& progress, Options options)
-      : context_(context), signer_(signer), progress_(progress), options_(std::move(options)) {}
+  AgentService(const ServiceContext& context, const rpc::TokenSigner& signer, ProgressBoard& progress,
+               SessionBoard& sessions, Options options)
+      : context_(context),
+        signer_(signer),
+        progress_(progress),
+        sessions_(sessions),
+        options_(std::move(options)) {}
 
   rpc::Service Bind();
 
@@ -65,6 +70,9 @@ class AgentService {
   grpc::ServerBidiReactor<graft::agent::v1::PushEventsRequest,
                           graft::agent::v1::PushEventsResponse>*
   PushEvents(std::shared_ptr<rpc::Call> call);
+  grpc::ServerBidiReactor<graft::agent::v1::ServeInferenceRequest,
+                          graft::agent::v1::ServeInferenceResponse>*
+  ServeInference(std::shared_ptr<rpc::Call> call);
 
   absl::StatusOr<graft::agent::v1::RegisterResponse> Admit(
       Turn& turn, const graft::agent::v1::RegisterRequest& request);
@@ -76,6 +84,12 @@ class AgentService {
   Response BuildResponse(const std::string& node, const Core& core);
   void FillAttempt(const DesiredPart& part, const Core& core,
                    graft::agent::v1::DesiredAttempt& out);
+  // What a gang that answers questions needs.
+  void FillSession(const std::string& session, rpc::Capability& reads,
+                   graft::agent::v1::DesiredAttempt& out) const;
+  graft::agent::v1::Input& AddInput(const std::string& version, graft::agent::v1::Input::Role role,
+                                    std::string key, rpc::Capability& reads,
+                                    graft::agent::v1::DesiredAttempt& out) const;
   // Drops what no longer serves anybody from `grants` and returns the rest.
   static std::vector<Grant> ForgetSuperseded(std::vector<Grant>& grants, const Job& job);
   // Notes the sessions that were filled; the attempts for which any is news.
@@ -92,6 +106,7 @@ class AgentService {
   const ServiceContext& context_;
   const rpc::TokenSigner& signer_;
   ProgressBoard& progress_;
+  SessionBoard& sessions_;
   const Options options_;
   Mutex mu_;
   uint64_t next_held_ GRAFT_GUARDED_BY(mu_) = 1;

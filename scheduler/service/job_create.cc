@@ -13,6 +13,7 @@
 #include "scheduler/service/recipe_warnings.h"
 #include "scheduler/service/standard.h"
 #include "scheduler/service/template_service.h"
+#include "scheduler/service/validation_records.h"
 
 namespace graft::scheduler {
 namespace {
@@ -247,8 +248,11 @@ absl::StatusOr<v1::Job> JobService::Insert(Turn& turn, const rpc::Call& call,
   for (const auto& [version, digest] : prepared.digests) {
     turn.Put(Family::kRecords, absl::StrCat("version.digest/", version), digest);
   }
-  body.mutable_status()->set_state(v1::JOB_STATE_QUEUED);
-  body.mutable_status()->set_message("waits for devices");
+  job.needs_validation = !TakeFindings(turn, body) && context_.rows_first;
+  body.mutable_status()->set_state(job.needs_validation ? v1::JOB_STATE_CREATED
+                                                        : v1::JOB_STATE_QUEUED);
+  body.mutable_status()->set_message(
+      job.needs_validation ? "waits for a worker to read its inputs through" : "waits for devices");
   *body.mutable_status()->mutable_state_time() = body.create_time();
   PutResource(turn, key, body);
   for (const std::string& index :

@@ -1,8 +1,10 @@
 #include "scheduler/service/job_records.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -147,7 +149,8 @@ void MakeAdapter(Turn& turn, const Job& job, v1::Job& body) {
   adapter.set_enabled(spec.output().enabled());
   adapter.set_job(body.name());
   *adapter.mutable_prompt() = spec.output().prompt();
-  adapter.set_row_format(spec.dataset().format());
+  adapter.set_row_format(body.status().has_dataset() ? body.status().dataset().format()
+                                                     : spec.dataset().format());
   adapter.set_base_version(BaseVersion(turn, body));
   turn.Put(Family::kRecords,
            AdapterRecordKey(WorkspaceOf(base), LastPart(base), spec.output().name()),
@@ -188,6 +191,25 @@ void MakeModel(Turn& turn, const Job& job, v1::Job& body) {
   result.set_kind(v1::JobResult::KIND_MODEL);
   result.set_resource(model.name());
   result.set_fileset_version(job.result_version);
+}
+
+void WriteReport(const Job& job, v1::Job& body) {
+  if (job.report_version.empty()) return;
+  for (const v1::JobResult& result : body.status().results()) {
+    if (result.kind() == v1::JobResult::KIND_REPORT) return;
+  }
+  v1::JobResult& result = *body.mutable_status()->add_results();
+  result.set_kind(v1::JobResult::KIND_REPORT);
+  result.set_resource(job.report_version);
+  result.set_fileset_version(job.report_version);
+}
+
+bool HasOutput(const v1::JobStatus& status) {
+  return std::any_of(status.results().begin(), status.results().end(),
+                     [](const v1::JobResult& result) {
+                       return result.kind() == v1::JobResult::KIND_ADAPTER ||
+                              result.kind() == v1::JobResult::KIND_MODEL;
+                     });
 }
 
 }  // namespace
@@ -232,6 +254,8 @@ std::string CheckpointRecordKey(const JobKey& job, int64_t step) {
 
 std::string JobNameOf(const JobKey& job) {
   const std::pair<std::string, std::string> parts = absl::StrSplit(job, absl::MaxSplits('/', 1));
+  // An inference session's key names its collection.
+  if (absl::StrContains(parts.second, '/')) return absl::StrCat("workspaces/", job);
   return absl::StrCat("workspaces/", parts.first, "/jobs/", parts.second);
 }
 
@@ -305,8 +329,8 @@ bool WriteJobStatus(Turn& turn, const Job& job) {
   WriteCheckpoint(turn, job, body);
   WriteAttempt(turn, job, body);
   CloseAttempt(turn, job, body);
-  if (job.state == JobState::kCompleted && !job.result_version.empty() &&
-      status.results_size() == 0) {
+  WriteReport(job, body);
+  if (job.state == JobState::kCompleted && !job.result_version.empty() && !HasOutput(status)) {
     if (body.resolved_spec().tuning().type() == v1::FINETUNING_TYPE_LORA) {
       MakeAdapter(turn, job, body);
     } else {

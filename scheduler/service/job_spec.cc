@@ -13,6 +13,7 @@
 #include "graft/v1/options.pb.h"
 #include "rpc/status.h"
 #include "scheduler/service/enum_names.h"
+#include "scheduler/service/field_rules.h"
 #include "scheduler/service/names.h"
 
 namespace graft::scheduler {
@@ -87,66 +88,17 @@ class Resolver {
         continue;
       }
       if (field.is_repeated() || !field.options().HasExtension(v1::rule)) continue;
-      const v1::FieldRule& rule = field.options().GetExtension(v1::rule);
       if (field.has_presence() && !reflection.HasField(message, &field)) {
-        SetDefault(message, field, rule.default_value());
+        SetDefault(message, field);
       } else {
-        CheckBounds(message, field, rule, here);
+        CheckBounds(message, field, here);
       }
     }
   }
 
-  void SetDefault(Message& message, const FieldDescriptor& field, const std::string& text) {
-    if (text.empty()) return;
-    const google::protobuf::Reflection& reflection = *message.GetReflection();
-    switch (field.cpp_type()) {
-      case FieldDescriptor::CPPTYPE_INT32:
-        return reflection.SetInt32(&message, &field, std::stoi(text));
-      case FieldDescriptor::CPPTYPE_INT64:
-        return reflection.SetInt64(&message, &field, std::stoll(text));
-      case FieldDescriptor::CPPTYPE_DOUBLE:
-        return reflection.SetDouble(&message, &field, std::stod(text));
-      case FieldDescriptor::CPPTYPE_BOOL:
-        return reflection.SetBool(&message, &field, text == "true");
-      case FieldDescriptor::CPPTYPE_STRING:
-        return reflection.SetString(&message, &field, text.substr(1, text.size() - 2));
-      case FieldDescriptor::CPPTYPE_ENUM: {
-        const auto* value = field.enum_type()->FindValueByName(text);
-        if (value != nullptr) reflection.SetEnum(&message, &field, value);
-        return;
-      }
-      default:
-        return;
-    }
-  }
-
-  void CheckBounds(const Message& message, const FieldDescriptor& field, const v1::FieldRule& rule,
-                   const std::string& here) {
-    const google::protobuf::Reflection& reflection = *message.GetReflection();
-    double value = 0;
-    switch (field.cpp_type()) {
-      case FieldDescriptor::CPPTYPE_INT32:
-        value = reflection.GetInt32(message, &field);
-        break;
-      case FieldDescriptor::CPPTYPE_INT64:
-        value = static_cast<double>(reflection.GetInt64(message, &field));
-        break;
-      case FieldDescriptor::CPPTYPE_DOUBLE:
-        value = reflection.GetDouble(message, &field);
-        break;
-      default:
-        return;
-    }
-    const bool low =
-        rule.has_min() && (rule.min_exclusive() ? !(value > rule.min()) : !(value >= rule.min()));
-    if (low) {
-      Violate(here, v1::REASON_FIELD_INVALID,
-              absl::StrCat("is ", value, "; it must be ",
-                           rule.min_exclusive() ? "above " : "at least ", rule.min()));
-    } else if (rule.has_max() && !(value <= rule.max())) {
-      Violate(here, v1::REASON_FIELD_INVALID,
-              absl::StrCat("is ", value, "; it must be at most ", rule.max()));
-    }
+  void CheckBounds(const Message& message, const FieldDescriptor& field, const std::string& here) {
+    const std::string wrong = OutOfBounds(message, field);
+    if (!wrong.empty()) Violate(here, v1::REASON_FIELD_INVALID, wrong);
   }
 
   void CheckName(const std::string& name, absl::string_view pattern, absl::string_view field) {
@@ -401,13 +353,20 @@ Json OptimizerJson(const v1::OptimizerSection& optimizer) {
   return json;
 }
 
-Json EvaluationJson(const v1::ScheduleSection& schedule) {
+Json EvaluationJson(const v1::JobSpec& spec) {
+  const v1::ScheduleSection& schedule = spec.schedule();
   Json json = Json::MakeObject();
   json.Set("interval", schedule.val_check_interval().steps());
   if (schedule.has_early_stopping()) {
     const auto& early = schedule.early_stopping();
     json.Set("patience", static_cast<int64_t>(early.patience()));
     json.Set("min_delta", early.min_delta()).Set("restore_best", early.restore_best());
+  }
+  // Also where the rows are in the training fileset: a run without any makes no report.
+  if (spec.evaluation().report()) {
+    json.Set("at_start", true);
+    json.Set("report_rows", static_cast<int64_t>(spec.evaluation().report_rows()));
+    json.Set("report_tokens", static_cast<int64_t>(spec.evaluation().max_new_tokens()));
   }
   return json;
 }
@@ -562,7 +521,7 @@ std::string RunJson(const v1::JobSpec& spec) {
   run.Set("dataset", DatasetJson(spec)).Set("tuning", TuningJson(spec.tuning()));
   run.Set("schedule", ScheduleJson(spec)).Set("batch", std::move(batch));
   run.Set("optimizer", OptimizerJson(spec.optimizer()));
-  run.Set("evaluation", EvaluationJson(spec.schedule())).Set("guards", std::move(guards));
+  run.Set("evaluation", EvaluationJson(spec)).Set("guards", std::move(guards));
   run.Set("parallelism", std::move(parallelism)).Set("output", std::move(output));
   run.Set("checkpoint", std::move(checkpoint)).Set("seed", spec.schedule().seed());
   run.Set("threads", static_cast<int64_t>(spec.compute().threads()));

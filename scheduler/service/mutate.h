@@ -38,6 +38,8 @@ struct ServiceContext {
   const rpc::PageTokenCodec& page_tokens;
   Watchers& watchers;
   std::string data_key;  // seals what is secret at rest
+  // A worker reads the rows of a job before it is queued.
+  bool rows_first = false;
 };
 
 template <typename Response>

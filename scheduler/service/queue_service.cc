@@ -62,7 +62,7 @@ bool Admits(const v1::Queue& queue, const rpc::Identity& who) {
 }  // namespace
 
 absl::Status QueueService::Bootstrap(Turn& turn) {
-  // Interactive sessions wait for a person.
+  // A person waits for an interactive session: it goes first, but stops nothing that runs.
   for (const auto& [id, priority] : {std::pair("default", 0), std::pair("interactive", 100)}) {
     const std::string key = absl::StrCat("queue/", id);
     if (Exists(turn, key)) continue;
@@ -70,6 +70,7 @@ absl::Status QueueService::Bootstrap(Turn& turn) {
     queue.set_name(absl::StrCat("queues/", id));
     queue.set_state(v1::Queue::STATE_OPEN);
     queue.set_priority(priority);
+    queue.set_preempts(priority == 0);
     *queue.mutable_create_time() = ToTimestamp(turn.now());
     PutResource(turn, key, queue);
     GRAFT_RETURN_IF_ERROR(StepQueue(turn, queue));

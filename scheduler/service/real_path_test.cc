@@ -83,6 +83,7 @@ class RealPathTest : public ::testing::Test {
     SchedulerOptions options{
         .no_auth = true, .attempt_secret = "secret", .data_key = std::string(32, 'd')};
     options.server.insecure = true;
+    options.rows_first = rows_first_;
     GRAFT_ASSERT_OK_AND_ASSIGN(server_, SchedulerServer::Start(std::move(options), store_, clock_,
                                                                random_, files_, *signer_));
     auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
@@ -134,10 +135,21 @@ class RealPathTest : public ::testing::Test {
       if (!status.ok()) break;
       sync_.set_revision(response.revision());
       // What is desired is listed from the call on that reports the revision.
-      if (response.attempts_size() > 0 && sync_.attempts_size() == 0) {
+      if (response.attempts_size() > 0 &&
+          (sync_.attempts_size() == 0 ||
+           sync_.attempts(0).attempt() != response.attempts(0).attempt())) {
+        sync_.clear_attempts();
         auto& actual = *sync_.add_attempts();
         actual.set_attempt(response.attempts(0).attempt());
         actual.set_state(agent::ActualAttempt::STATE_STAGING);
+        if (response.attempts(0).kind() == agent::DesiredAttempt::KIND_VALIDATE) {
+          actual.set_state(agent::ActualAttempt::STATE_ENDED);
+          actual.mutable_validation()->set_training_rows(240);
+          actual.mutable_validation()->set_truncated_rows(3);
+          actual.mutable_validation()->set_steps(30);
+          actual.mutable_validation()->set_row_format(v1::DatasetSection::FORMAT_CHAT);
+          actual.mutable_validation()->add_warnings()->set_code("ROWS_TRUNCATED");
+        }
       }
       if (wanted(response)) return response;
     }
@@ -170,6 +182,7 @@ class RealPathTest : public ::testing::Test {
   std::unique_ptr<agent::AgentService::Stub> agents_;
   std::string worker_token_;
   agent::SynchronizeRequest sync_;
+  bool rows_first_ = true;
 };
 
 TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
@@ -189,7 +202,8 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   });
   ASSERT_EQ(desired.attempts_size(), 1);
   const agent::DesiredAttempt& attempt = desired.attempts(0);
-  EXPECT_EQ(attempt.attempt(), "workspaces/default/jobs/tickets-1/attempts/1");
+  EXPECT_EQ(attempt.attempt(), "workspaces/default/jobs/tickets-1/attempts/2")
+      << "the first read the rows";
   EXPECT_EQ(attempt.local_ranks_size(), 1);
   EXPECT_EQ(attempt.inputs_size(), 2);
   EXPECT_NE(attempt.run_json().find("\"kind\":\"lora\""), std::string::npos);
@@ -205,6 +219,9 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::GetJob, get, job), IsOk());
   EXPECT_EQ(job.status().state(), v1::JOB_STATE_RUNNING);
   EXPECT_EQ(job.status().progress().steps_done(), 3);
+  EXPECT_EQ(job.status().dataset().truncated_rows(), 3);
+  EXPECT_EQ(job.estimate().steps(), 30);
+  EXPECT_EQ(job.warnings(job.warnings_size() - 1).code(), "ROWS_TRUNCATED");
 
   grpc::ClientContext context;
   context.AddMetadata("authorization", "Bearer " + worker_token_);
@@ -251,6 +268,38 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   ASSERT_THAT(Call(*models_, &v1::ModelService::Stub::GetAdapter, wanted, adapter), IsOk());
   EXPECT_EQ(adapter.fileset(), "workspaces/default/filesets/tickets/versions/1");
   EXPECT_EQ(adapter.job(), job.name());
+  EXPECT_EQ(adapter.row_format(), v1::DatasetSection::FORMAT_CHAT);
+
+  v1::CreateJobRequest second = NewJob();
+  second.set_job_id("tickets-2");
+  second.set_request_id("r2");
+  second.mutable_job()->mutable_spec()->mutable_output()->set_name("tickets2");
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, second, job), IsOk());
+  EXPECT_EQ(job.status().state(), v1::JOB_STATE_QUEUED) << "its rows were read before";
+  EXPECT_EQ(job.status().dataset().training_rows(), 240);
+}
+
+TEST_F(RealPathTest, BadRowsFailTheJobBeforeAnyDeviceIsTaken) {
+  RegisterWorker();
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, NewJob(), job), IsOk());
+  agent::SynchronizeResponse desired;
+  ASSERT_THAT(Call(*agents_, &agent::AgentService::Stub::Synchronize, sync_, desired, true),
+              IsOk());
+  ASSERT_EQ(desired.attempts_size(), 1);
+  EXPECT_EQ(desired.attempts(0).kind(), agent::DesiredAttempt::KIND_VALIDATE);
+  EXPECT_EQ(desired.attempts(0).local_ranks_size(), 0);
+  auto& actual = *sync_.add_attempts();
+  actual.set_attempt(desired.attempts(0).attempt());
+  actual.set_state(agent::ActualAttempt::STATE_FAILED);
+  actual.set_message("training.jsonl:3:1: expected an object");
+  ASSERT_THAT(Call(*agents_, &agent::AgentService::Stub::Synchronize, sync_, desired, true),
+              IsOk());
+  v1::GetJobRequest get;
+  get.set_name(job.name());
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::GetJob, get, job), IsOk());
+  EXPECT_EQ(job.status().state(), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(job.status().message(), "training.jsonl:3:1: expected an object");
 }
 
 TEST_F(RealPathTest, EveryViolationIsAnsweredAtOnce) {
@@ -273,7 +322,7 @@ TEST_F(RealPathTest, AWaitingJobExplainsItself) {
   v1::Explanation explanation;
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::ExplainJob, request, explanation), IsOk());
   ASSERT_GT(explanation.causes_size(), 0);
-  EXPECT_EQ(explanation.causes(0).code(), v1::Explanation::CODE_NO_NODE_MATCHES);
+  EXPECT_EQ(explanation.causes(0).code(), v1::Explanation::CODE_VALIDATION);
 }
 
 }  // namespace

@@ -247,6 +247,7 @@ std::string EncodeJob(const Job& job) {
   json.Set("finish_with_best", job.finish_with_best);
   json.Set("publishing", job.publishing_session).Set("publishing_step", job.publishing_step);
   json.Set("result", job.result_version).Set("time_is_up", job.time_is_up);
+  json.Set("report_session", job.report_session).Set("report", job.report_version);
   json.Set("usage", UsageJson(job.usage)).Set("uncounted", job.device_seconds_limited);
   if (job.checkpoint.published != absl::InfinitePast()) {
     SetTime(json, "checkpoint_us", job.checkpoint.published);
@@ -279,6 +280,8 @@ absl::StatusOr<Job> DecodeJob(absl::string_view bytes) {
   job.publishing_session = json.GetString("publishing");
   job.publishing_step = json.GetInt("publishing_step");
   job.result_version = json.GetString("result");
+  job.report_session = json.GetString("report_session");
+  job.report_version = json.GetString("report");
   job.time_is_up = json.GetBool("time_is_up");
   if (json.Find("checkpoint_us") != nullptr) {
     job.checkpoint.published = TimeOf(json, "checkpoint_us");

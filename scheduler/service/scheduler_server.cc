@@ -11,6 +11,7 @@
 #include "scheduler/service/agent_service.h"
 #include "scheduler/service/auth_service.h"
 #include "scheduler/service/event_service.h"
+#include "scheduler/service/inference_service.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/job_service.h"
 #include "scheduler/service/metered_store.h"
@@ -21,6 +22,7 @@
 #include "scheduler/service/resources.h"
 #include "scheduler/service/secret_service.h"
 #include "scheduler/service/server_service.h"
+#include "scheduler/service/session_records.h"
 #include "scheduler/service/template_service.h"
 #include "scheduler/service/upkeep.h"
 #include "scheduler/service/usage_service.h"
@@ -44,6 +46,7 @@ class Outputs final : public EngineOutput {
     if (agents != nullptr) agents->OnDesiredChanged(node);
   }
   void OnJobWritten(Turn& turn, const Job& job) override {
+    if (job.request.kind == GangKind::kGenerate) return WriteSessionStatus(turn, job);
     decisions += WriteJobStatus(turn, job) ? 1 : 0;
     doomed |= IsTerminal(job.state) && Exists(turn, DoomedJobKey(job.request.key));
   }
@@ -59,8 +62,9 @@ class Outputs final : public EngineOutput {
     const std::string job = JobNameOf(call.job);
     const absl::StatusOr<FilesetVersion> version =
         files->Publish(call.session, job,
-                       call.result ? absl::StrCat("output of ", job)
-                                   : absl::StrCat("checkpoint of ", job, " at step ", call.step));
+                       call.result   ? absl::StrCat("output of ", job)
+                       : call.report ? absl::StrCat("report of ", job)
+                                     : absl::StrCat("checkpoint of ", job, " at step ", call.step));
     control->Submit({.work = [call, version](Turn& turn) {
       if (version.ok()) {
         turn.Put(Family::kRecords, absl::StrCat("version.digest/", version->name), version->digest);
@@ -93,6 +97,7 @@ struct SchedulerServer::State {
   std::unique_ptr<rpc::PageTokenCodec> page_tokens;
   std::unique_ptr<const ServiceContext> context;
   ProgressBoard progress;
+  SessionBoard sessions;
   std::unique_ptr<SchedulerAuthenticator> authenticator;
   std::unique_ptr<AuthService> auth;
   std::unique_ptr<AccessService> access;
@@ -108,6 +113,7 @@ struct SchedulerServer::State {
   std::unique_ptr<EventService> events;
   std::unique_ptr<UsageService> usage;
   std::unique_ptr<Upkeep> upkeep;
+  std::unique_ptr<InferenceService> inference;
   std::string first_token;
   std::unique_ptr<rpc::Server> server;
 };
@@ -161,7 +167,8 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
       std::make_unique<rpc::PageTokenCodec>(HmacSha256(options.data_key, "page tokens"));
   s.context = std::make_unique<const ServiceContext>(
       ServiceContext{*s.control, store, clock, random, files, *s.background, first.cluster,
-                     options.fileservice_address, *s.page_tokens, *s.watchers, options.data_key});
+                     options.fileservice_address, *s.page_tokens, *s.watchers, options.data_key,
+                     options.rows_first});
   const ServiceContext& context = *s.context;
   s.authenticator = std::make_unique<SchedulerAuthenticator>(clock, signer, options.no_auth);
   s.auth = std::make_unique<AuthService>(context, signer);
@@ -173,7 +180,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   s.models = std::make_unique<ModelService>(context);
   s.jobs = std::make_unique<JobService>(context, s.progress);
   s.agents = std::make_unique<AgentService>(
-      context, signer, s.progress,
+      context, signer, s.progress, s.sessions,
       AgentService::Options{.lease = options.lease,
                             .stop_after = options.lease * 4 / 5,
                             .attempt_secret = options.attempt_secret});
@@ -192,6 +199,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
         [&s](const Core& core) { s.metrics.Show(SampleOf(core), s.watchers->lag()); });
   };
   s.upkeep = std::make_unique<Upkeep>(context, std::move(upkeep));
+  s.inference = std::make_unique<InferenceService>(context, s.sessions, s.progress);
   // On the loop, which reads them.
   Notification wired;
   s.control->Inspect([&](const Core&) {
@@ -206,6 +214,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
     wired.Notify();
   });
   wired.Wait();
+  s.inference->Start(*s.watchers);
 
   std::vector<rpc::Service> services;
   services.push_back(s.auth->Bind());
@@ -217,6 +226,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   services.push_back(s.models->Bind());
   services.push_back(s.jobs->Bind());
   services.push_back(s.agents->Bind());
+  services.push_back(s.inference->Bind());
   services.push_back(s.secrets->Bind());
   services.push_back(s.templates->Bind());
   services.push_back(s.events->Bind());
@@ -225,7 +235,10 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   for (const AbsentService& absent : kAbsentServices) services.emplace_back(absent.service);
   options.server.authenticator = s.authenticator.get();
   options.server.health = [control = s.control.get()] { return control->Health(); };
-  options.server.on_drain = [agents = s.agents.get()] { agents->AnswerAll(); };
+  options.server.on_drain = [agents = s.agents.get(), inference = s.inference.get()] {
+    agents->AnswerAll();
+    inference->Drain();
+  };
   GRAFT_ASSIGN_OR_RETURN(s.server,
                          rpc::Server::Start(std::move(options.server), std::move(services)));
   s.metrics.Register(s.server->registry());

@@ -25,6 +25,9 @@ struct SchedulerOptions {
   std::string data_key;             // 32 bytes; seals secrets at rest
   absl::Duration lease = absl::Seconds(15);
   int background_threads = 4;
+  // A worker reads the rows of a job before it is queued. The program does; tests of what comes
+  // after need no worker for it.
+  bool rows_first = false;
 };
 
 class SchedulerServer {

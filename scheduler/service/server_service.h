@@ -13,7 +13,6 @@ struct AbsentService {
   absl::string_view feature;
 };
 inline constexpr AbsentService kAbsentServices[] = {
-    {"graft.v1.InferenceService", "inference"},
     {"graft.v1.EvaluationService", "evaluation"},
     {"graft.v1.NotificationService", "notification"}};
 

@@ -31,12 +31,6 @@ constexpr absl::Duration kReportDelay = absl::Milliseconds(5);
 constexpr absl::Duration kProgressDelay = absl::Milliseconds(500);
 constexpr absl::Duration kLeaseCheck = absl::Milliseconds(500);
 
-int64_t DiskFree(const std::string& folder) {
-  struct statvfs info;
-  if (statvfs(folder.c_str(), &info) != 0) return 0;
-  return static_cast<int64_t>(info.f_bavail) * static_cast<int64_t>(info.f_frsize);
-}
-
 int64_t DiskSize(const std::string& folder) {
   struct statvfs info;
   if (statvfs(folder.c_str(), &info) != 0) return 0;
@@ -71,6 +65,7 @@ Agent::~Agent() {
   });
   if (posted.ok()) ended.Wait();
   loop_->Stop();
+  on_report_ = nullptr;  // while Health may still be called from there
 }
 
 absl::Status Agent::Start() {
@@ -94,10 +89,12 @@ absl::Status Agent::Start() {
   environment_ = std::make_unique<RunnerEnvironment>(RunnerEnvironment{
       .loop = *loop_,
       .clock = clock_,
+      .scheduler = scheduler_,
       .files = files_,
       .relay = *relay_,
       .root = attempts,
       .trainer_program = options_.trainer_program,
+      .validator_program = options_.validator_program,
       .fabric_address = options_.fabric_address,
       .cores = inventory.cpus,
       .devices = static_cast<int>(inventory.devices.size()),
@@ -221,6 +218,7 @@ v1::SynchronizeRequest Agent::Report() {
   for (const auto& [name, runner] : runners_) *request.add_attempts() = runner->Report();
   request.set_disk_free_bytes(DiskFree(options_.cache_folder));
   request.set_leaving(leaving_);
+  if (on_report_) on_report_(request);
   return request;
 }
 
@@ -292,7 +290,7 @@ void Agent::Apply(const v1::SynchronizeResponse& response) {
       it->second->Update(desired);
     } else {
       LOG_INFO("attempt begins", {{"attempt", desired.attempt()}});
-      runners_[desired.attempt()] = std::make_unique<AttemptRunner>(*environment_, desired);
+      runners_[desired.attempt()] = MakeRunner(*environment_, desired);
     }
   }
 }

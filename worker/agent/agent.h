@@ -15,20 +15,21 @@
 #include "base/clock.h"
 #include "base/loop.h"
 #include "graft/agent/v1/agent.pb.h"
-#include "worker/agent/attempt_runner.h"
 #include "worker/agent/background.h"
 #include "worker/agent/event_relay.h"
 #include "worker/agent/links.h"
+#include "worker/agent/runner.h"
 #include "worker/device/inventory.h"
 
 namespace graft::agent {
 
 struct AgentOptions {
   std::string node_id;
-  std::string join_token;       // for the first registration
-  std::string state_folder;     // credential, attempts, spools
-  std::string cache_folder;     // its disk is what is reported as free
-  std::string trainer_program;  // absolute path of graft-trainer
+  std::string join_token;         // for the first registration
+  std::string state_folder;       // credential, attempts, spools
+  std::string cache_folder;       // its disk is what is reported as free
+  std::string trainer_program;    // absolute path of graft-trainer
+  std::string validator_program;  // absolute path of graft-validate
   std::string fabric_address = "127.0.0.1";
   std::map<std::string, std::string> labels;
   absl::Time available_until = absl::InfiniteFuture();
@@ -51,6 +52,10 @@ class Agent {
   // Told the fileservice's address after each registration, on the loop. Set before Start.
   void set_on_fileservice_address(std::function<void(const std::string&)> callback) {
     on_fileservice_address_ = std::move(callback);
+  }
+  // Told every report before it is sent, on the loop. Set before Start.
+  void set_on_report(std::function<void(const v1::SynchronizeRequest&)> callback) {
+    on_report_ = std::move(callback);
   }
   // OK while the lease is held.
   absl::Status Health();
@@ -79,12 +84,13 @@ class Agent {
   FileLink& files_;
   device::DeviceSource& devices_;
   std::function<void(const std::string&)> on_fileservice_address_;
+  std::function<void(const v1::SynchronizeRequest&)> on_report_;
   UniqueFd lock_;  // held while this agent uses the state folder
   std::unique_ptr<EventRelay> relay_;
   std::unique_ptr<RunnerEnvironment> environment_;
 
   // Owned by the loop.
-  std::map<std::string, std::unique_ptr<AttemptRunner>> runners_;
+  std::map<std::string, std::unique_ptr<Runner>> runners_;
   std::unique_ptr<Background> registering_;
   std::string boot_id_;
   std::string credential_;

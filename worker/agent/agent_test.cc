@@ -188,8 +188,9 @@ class FakeFiles final : public FileLink {
   absl::StatusOr<int64_t> Upload(const std::string& folder, const std::string& session,
                                  const std::string&, const CancelFlag&) override {
     MutexLock lock(mu_);
-    const auto names = ListDirectory(folder);
+    auto names = ListDirectory(folder);
     if (!names.ok()) return names.status();
+    std::sort(names->begin(), names->end());
     uploads_.emplace_back(session, (*names)[0]);
     return 7;
   }
@@ -225,7 +226,8 @@ class AgentTest : public ::testing::Test {
                      .join_token = "join",
                      .state_folder = JoinPath(folder_, "state"),
                      .cache_folder = folder_,
-                     .trainer_program = absl::StrCat(build, "/bin/", trainer)},
+                     .trainer_program = absl::StrCat(build, "/bin/", trainer),
+                     .validator_program = absl::StrCat(build, "/bin/", trainer)},
         clock_, scheduler_, *files_, *devices_);
     ASSERT_THAT(agent_->Start(), IsOk());
     ASSERT_TRUE(scheduler_.WaitFor([] { return true; }));
@@ -363,6 +365,51 @@ TEST_F(AgentTest, AMissingInputFailsTheAttemptByName) {
   scheduler_.Desire({wish});
   ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_FAILED));
   EXPECT_THAT(scheduler_.attempt().message(), HasSubstr("filesets/missing/versions/1"));
+}
+
+TEST_F(AgentTest, AFinishedJobAnswersItsValidationRowsBeforeAndAfter) {
+  for (const char* file : {"training.jsonl", "validation.jsonl"}) {
+    ASSERT_THAT(WriteFileAtomically(JoinPath(JoinPath(folder_, "input"), file),
+                                    "{\"prompt\":\"say it\",\"completion\":\"it\"}\n"),
+                IsOk());
+  }
+  StartAgent();
+  v1::DesiredAttempt wish = Wish(5);
+  const std::string run = wish.run_json();
+  wish.set_run_json(
+      absl::StrCat(run.substr(0, run.size() - 1), R"(,"evaluation":{"report_rows":3}})"));
+  v1::UploadGrant& grant = *wish.add_upload_grants();
+  grant.set_session("report");
+  grant.set_kind(v1::Upload::KIND_REPORT);
+  scheduler_.Desire({wish});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_ENDED));
+  const auto uploads = files_->uploads();
+  const auto report = std::find(uploads.begin(), uploads.end(),
+                                std::pair<std::string, std::string>("report", "report.html"));
+  EXPECT_NE(report, uploads.end()) << "no report was uploaded";
+}
+
+TEST_F(AgentTest, ADiskWithoutRoomFailsTheAttemptWithNumbersBeforeAnythingIsFetched) {
+  StartAgent();
+  v1::DesiredAttempt wish = Wish(5);
+  wish.mutable_inputs(0)->set_role(v1::Input::ROLE_MODEL);
+  wish.mutable_inputs(0)->set_size_bytes(1LL << 60);
+  scheduler_.Desire({wish});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_FAILED));
+  EXPECT_EQ(scheduler_.attempt().reason(), graft::v1::REASON_DISK_FULL);
+  EXPECT_THAT(scheduler_.attempt().message(), HasSubstr("1.5 times the base model's"));
+  EXPECT_TRUE(scheduler_.attempt().retryable());
+}
+
+TEST_F(AgentTest, TheRowsAreReadInAProcessOfTheirOwn) {
+  StartAgent();
+  v1::DesiredAttempt wish = Wish(5);
+  wish.set_kind(v1::DesiredAttempt::KIND_VALIDATE);
+  wish.clear_local_ranks();
+  scheduler_.Desire({wish});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_ENDED));
+  EXPECT_EQ(scheduler_.attempt().validation().training_rows(), 1);
+  EXPECT_EQ(scheduler_.attempt().validation().row_format(), graft::v1::DatasetSection::FORMAT_CHAT);
 }
 
 TEST_F(AgentTest, TwoAgentsDoNotShareAStateFolder) {

@@ -14,12 +14,12 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "base/digest.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "worker/agent/report_maker.h"
 #include "worker/agent/trainer_lines.h"
 
 namespace graft::agent {
@@ -55,11 +55,11 @@ AttemptRunner::AttemptRunner(RunnerEnvironment& environment, v1::DesiredAttempt 
     SetState(v1::ActualAttempt::STATE_ENDED);  // Asked to stop before anything was begun.
     return;
   }
-  if (desired_.kind() != v1::DesiredAttempt::KIND_TRAIN) {
-    Fail(graft::v1::REASON_FEATURE_UNAVAILABLE,
-         absl::StrCat("this worker does not carry out ",
-                      v1::DesiredAttempt::Kind_Name(desired_.kind())),
-         false);
+  if (const absl::Status room = CheckDisk(desired_, environment_.root); !room.ok()) {
+    // Another node may have the room.
+    Fail(absl::IsResourceExhausted(room) ? graft::v1::REASON_DISK_FULL
+                                         : graft::v1::REASON_FIELD_INVALID,
+         std::string(room.message()), absl::IsResourceExhausted(room));
     return;
   }
   StartStaging();
@@ -72,11 +72,7 @@ AttemptRunner::~AttemptRunner() {
   CleanUp();
 }
 
-std::string AttemptRunner::Folder() const {
-  // A name made of the attempt's: short enough for a path, and no character of it is special.
-  return JoinPath(environment_.root, absl::StrCat(Sha256::HexOf(desired_.attempt()).substr(0, 16),
-                                                  "-", desired_.attempt_epoch()));
-}
+std::string AttemptRunner::Folder() const { return AttemptFolder(environment_, desired_); }
 
 bool AttemptRunner::IsLeader() const {
   return std::any_of(desired_.local_ranks().begin(), desired_.local_ranks().end(),
@@ -131,37 +127,13 @@ v1::ActualAttempt AttemptRunner::Report() const {
 void AttemptRunner::StartStaging() {
   SetState(v1::ActualAttempt::STATE_STAGING);
   report_.mutable_progress()->set_phase("staging");
-  staging_ = std::make_unique<Background>(
-      environment_.loop,
-      [this, alive = alive_, inputs = desired_.inputs(), token = desired_.read_token(),
-       holder = desired_.attempt(), &files = environment_.files,
-       &loop = environment_.loop](const CancelFlag& cancel) -> std::function<void()> {
-        std::map<std::string, std::string> folders;
-        absl::Status status;
-        int64_t total = 0, before = 0;
-        for (const v1::Input& input : inputs) total += input.size_bytes();
-        for (const v1::Input& input : inputs) {
-          const auto on_progress = [&, this](const FileLink::Progress& progress) {
-            const double share = total > 0 ? static_cast<double>(before + progress.bytes_done) /
-                                                 static_cast<double>(total)
-                                           : 0;
-            // A lost progress report is no loss.
-            (void)loop.Post([this, alive, share] {
-              if (*alive) report_.mutable_progress()->set_phase_fraction(std::min(1.0, share));
-            });
-          };
-          const absl::StatusOr<std::string> folder =
-              files.Fetch(input, token, holder, cancel, on_progress);
-          if (!folder.ok()) {
-            status = absl::Status(
-                folder.status().code(),
-                absl::StrCat("cannot fetch ", input.version(), ": ", folder.status().message()));
-            break;
-          }
-          before += input.size_bytes();
-          folders[input.key()] = *folder;
-        }
-        return [this, status, folders = std::move(folders)] { OnStaged(status, folders); };
+  staging_ = StageInputs(
+      environment_, desired_,
+      [this, alive = alive_](double share) {
+        if (*alive) report_.mutable_progress()->set_phase_fraction(share);
+      },
+      [this](absl::Status status, std::map<std::string, std::string> folders) {
+        OnStaged(std::move(status), std::move(folders));
       });
 }
 
@@ -220,24 +192,14 @@ void AttemptRunner::TryStartRanks() {
 }
 
 absl::StatusOr<std::string> AttemptRunner::RunFileFor(const v1::LocalRank& local) {
-  std::vector<std::pair<std::string, std::string>> replacements;
-  for (const auto& [key, folder] : inputs_) {
-    // Inside a JSON string: the path is quoted like every other text there.
-    const std::string quoted = JsonQuote(folder);
-    replacements.emplace_back(absl::StrCat("${inputs.", key, "}"),
-                              quoted.substr(1, quoted.size() - 2));
-  }
-  const std::string text = absl::StrReplaceAll(desired_.run_json(), replacements);
-  GRAFT_ASSIGN_OR_RETURN(trainer::RunConfig config, trainer::ParseRunConfig(text));
+  GRAFT_ASSIGN_OR_RETURN(trainer::RunConfig config, RunConfigFor(desired_, inputs_));
   config.output.folder = JoinPath(Folder(), "output");
   config.checkpoint.folder = JoinPath(Folder(), "checkpoints");
   config.parallelism.rank = local.rank();
   config.parallelism.rendezvous = desired_.rendezvous_address();
   config.parallelism.address = environment_.fabric_address;
   config.parallelism.attempt = desired_.attempt();
-  if (config.threads == 0) {
-    config.threads = std::max<int64_t>(1, environment_.cores / std::max(1, environment_.devices));
-  }
+  if (config.threads == 0) config.threads = ThreadsPerRank(environment_);
   config.events_fd = 1;
   const std::string path = JoinPath(Folder(), absl::StrCat("run-", local.rank(), ".json"));
   GRAFT_RETURN_IF_ERROR(MakeDirectories(Folder(), 0700));
@@ -248,28 +210,10 @@ absl::StatusOr<std::string> AttemptRunner::RunFileFor(const v1::LocalRank& local
 
 RankCommand AttemptRunner::CommandFor(const v1::LocalRank& local,
                                       const std::string& run_file) const {
-  RankCommand command{.program = environment_.trainer_program,
-                      .arguments = {"--run", run_file},
-                      .environment = {{"PATH", "/usr/bin:/bin"},
-                                      {"HOME", Folder()},
-                                      {"TMPDIR", Folder()},
-                                      {"LANG", "C.UTF-8"}},
-                      .working_folder = Folder(),
-                      .memory_limit_bytes = 0,
-                      .nice = environment_.nice};
-  if (environment_.cuda) {
-    command.environment.emplace_back("CUDA_VISIBLE_DEVICES", absl::StrCat(local.device_index()));
-  } else {
-    command.environment.emplace_back("CUDA_VISIBLE_DEVICES", "");
-  }
-  for (const auto& [key, value] : desired_.environment()) {
-    command.environment.emplace_back(key, value);
-  }
+  RankCommand command = TrainerCommand(environment_, desired_, local);
+  command.arguments = {"--run", run_file};
   if (!desired_.attempt_secret().empty() && desired_.rank_table_size() > 1) {
     command.environment.emplace_back("GRAFT_ATTEMPT_SECRET", ToHex(desired_.attempt_secret()));
-  }
-  for (const char* name : {"GRAFT_FAKE_STEP_SECONDS", "GRAFT_FAKE_FAIL_AT"}) {
-    if (const char* value = std::getenv(name)) command.environment.emplace_back(name, value);
   }
   if (local.rank() == 0 && rendezvous_.valid()) {
     command.inherited_fd = rendezvous_.get();
@@ -338,6 +282,7 @@ void AttemptRunner::OnEvent(int rank, const trainer::Event& event, const std::st
   if (const auto* run = std::get_if<trainer::RunEvent>(&event)) {
     progress.set_steps_total(run->total_steps);
     progress.set_steps_done(run->first_step);
+    validation_rows_ = run->validation_rows;
     SetState(v1::ActualAttempt::STATE_RUNNING);
   } else if (const auto* step = std::get_if<trainer::StepEvent>(&event)) {
     state.step = step->step;
@@ -358,7 +303,9 @@ void AttemptRunner::OnEvent(int rank, const trainer::Event& event, const std::st
     return;
   } else if (const auto* eval = std::get_if<trainer::EvalEvent>(&event)) {
     progress.set_val_loss(eval->loss);
-    if (eval->best || !progress.has_best_val_loss()) {
+    if (eval->step == 0) {
+      base_loss_ = eval->loss;
+    } else if (eval->best || !progress.has_best_val_loss()) {
       progress.set_best_val_loss(eval->loss);
       progress.set_best_step(eval->step);
     }
@@ -437,6 +384,7 @@ void AttemptRunner::OnFinished() {
                      .folder = done.output_folder,
                      .step = done.step,
                      .val_loss = done.validation_loss});
+        BeginReport(done);
       }
       break;
     case trainer::DoneReason::kPaused:
@@ -451,10 +399,69 @@ void AttemptRunner::OnFinished() {
 }
 
 void AttemptRunner::MaybeEnd() {
-  if (over() || !ranks_ended_ || uploading_ != nullptr || !pending_uploads_.empty()) return;
+  if (over() || !ranks_ended_ || uploading_ != nullptr || !pending_uploads_.empty() ||
+      reporting_ != nullptr) {
+    return;
+  }
   SetState(v1::ActualAttempt::STATE_ENDED);
   environment_.relay.Close(desired_.attempt());
   CleanUp();
+}
+
+RankCommand AttemptRunner::GenerateCommand(const std::string& model,
+                                           const std::string& adapter) const {
+  RankCommand command = TrainerCommand(environment_, desired_, desired_.local_ranks(0));
+  command.arguments = {"--generate", "--model", model, "--threads",
+                       absl::StrCat(ThreadsPerRank(environment_))};
+  if (!adapter.empty()) {
+    command.arguments.insert(command.arguments.end(), {"--adapter", adapter});
+  }
+  return command;
+}
+
+void AttemptRunner::BeginReport(const trainer::DoneEvent& done) {
+  absl::StatusOr<trainer::RunConfig> config = RunConfigFor(desired_, inputs_);
+  if (!config.ok() || config->evaluation.report_rows <= 0 || validation_rows_ == 0) return;
+  const bool adapter = FileExists(JoinPath(done.output_folder, "adapter_config.json"));
+  ReportRequest request;
+  request.base = GenerateCommand(config->model.path, "");
+  request.tuned = adapter ? GenerateCommand(config->model.path, done.output_folder)
+                          : GenerateCommand(done.output_folder, "");
+  if (!config->dataset.chat_template.empty()) {
+    const std::string path = JoinPath(Folder(), "chat_template.jinja");
+    if (!WriteFileAtomically(path, config->dataset.chat_template, {.sync = false}).ok()) return;
+    for (RankCommand* command : {&request.base, &request.tuned}) {
+      command->arguments.insert(command->arguments.end(), {"--chat-template", path});
+    }
+  }
+  request.report.title = absl::StrCat(
+      "What ", desired_.attempt().substr(0, desired_.attempt().rfind("/attempts/")), " has learnt");
+  request.report.base = config->model.name.empty() ? config->model.path : config->model.name;
+  request.report.tuned = adapter ? "with the adapter of this job" : "the model of this job";
+  request.report.loss_before = base_loss_;
+  request.report.loss_after = done.validation_loss;
+  request.config = *std::move(config);
+  request.folder = JoinPath(Folder(), "report");
+  report_.mutable_progress()->set_phase("comparing with the base on validation rows");
+  reporting_ = std::make_unique<Background>(
+      environment_.loop, [this, request](const CancelFlag& cancel) -> std::function<void()> {
+        const absl::Status status = MakeReport(request, cancel);
+        return [this, folder = request.folder, status] { OnReport(folder, status); };
+      });
+}
+
+void AttemptRunner::OnReport(const std::string& folder, const absl::Status& status) {
+  reporting_.reset();
+  report_.mutable_progress()->clear_phase();
+  if (over()) return;
+  if (status.ok()) {
+    QueueUpload({.kind = v1::Upload::KIND_REPORT, .folder = folder});
+  } else {
+    // A job is what it is with or without its report.
+    LOG_WARNING("no report", {{"attempt", desired_.attempt()}, {"reason", status.message()}});
+    OnRankLog(0, absl::StrCat("no before/after report: ", status.message()));
+  }
+  MaybeEnd();
 }
 
 void AttemptRunner::QueueUpload(PendingUpload upload) {
@@ -518,8 +525,9 @@ void AttemptRunner::OnUploaded(const PendingUpload& what, const v1::UploadGrant&
         absl::StrCat("cannot upload ", v1::Upload::Kind_Name(what.kind), " of step ", what.step,
                      ": ", bytes.status().message());
     // A checkpoint that did not get through is followed by another; an output is not.
-    if (what.kind != v1::Upload::KIND_CHECKPOINT ||
-        desired_.goal() == v1::DesiredAttempt::GOAL_CHECKPOINT_AND_STOP) {
+    if (what.kind != v1::Upload::KIND_REPORT &&
+        (what.kind != v1::Upload::KIND_CHECKPOINT ||
+         desired_.goal() == v1::DesiredAttempt::GOAL_CHECKPOINT_AND_STOP)) {
       Fail(absl::IsResourceExhausted(bytes.status()) ? graft::v1::REASON_DISK_FULL
                                                      : graft::v1::REASON_DEPENDENCY_UNAVAILABLE,
            message, true);
@@ -586,6 +594,9 @@ void AttemptRunner::ApplyGoal() {
         // Nothing has been trained yet: there is nothing to keep.
         SetState(v1::ActualAttempt::STATE_ENDED);
         CleanUp();
+      } else if (reporting_ != nullptr) {
+        reporting_.reset();  // whoever wants the devices does not wait for it
+        MaybeEnd();
       } else if (started && !stop_sent_) {
         stop_sent_ = true;
         SendToRanks(std::string(kPauseLine));
@@ -635,6 +646,7 @@ void AttemptRunner::KillRanks() {
 void AttemptRunner::CleanUp() {
   staging_.reset();
   uploading_.reset();
+  reporting_.reset();
   for (auto& [number, rank] : ranks_) rank.process.reset();
   environment_.files.Release(desired_.attempt());
   environment_.relay.Close(desired_.attempt());

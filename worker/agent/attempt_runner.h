@@ -1,4 +1,4 @@
-// One attempt on this node, from its inputs to its uploads.
+// One training attempt on this node, from its inputs to its uploads.
 //
 //   STAGING -> STAGED -> STARTING -> RUNNING -> UPLOADING -> ENDED
 //                 (anything) -> STOPPING -> ENDED, or FAILED
@@ -6,58 +6,34 @@
 // The runner carries out what the scheduler wishes (a DesiredAttempt) and says how things are (an
 // ActualAttempt); it decides nothing by itself but that a gang whose rank has failed is over.
 //
-// Owned by the agent's loop; every method runs there. Downloads, uploads and the ranks' pipes have
-// threads of their own and come back by posting. Destroying a runner ends its ranks at once.
+// Downloads, uploads and the ranks' pipes have threads of their own and come back by posting.
 #pragma once
 
-#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
-#include "base/clock.h"
 #include "base/loop.h"
 #include "graft/agent/v1/agent.pb.h"
 #include "worker/agent/background.h"
-#include "worker/agent/event_relay.h"
-#include "worker/agent/links.h"
 #include "worker/agent/rank_process.h"
+#include "worker/agent/runner.h"
 #include "worker/trainer/events.h"
 #include "worker/trainer/run_config.h"
 
 namespace graft::agent {
 
-// What every runner of an agent shares. All outlive the runners.
-struct RunnerEnvironment {
-  Loop& loop;
-  Clock& clock;
-  FileLink& files;
-  EventRelay& relay;
-  std::string root;             // attempts' folders are made below it
-  std::string trainer_program;  // absolute path
-  std::string fabric_address;   // ranks listen there
-  int cores = 1;                // shared by the ranks of this node
-  int devices = 1;
-  bool cuda = false;  // devices are GPUs
-  int nice = 0;
-  // The runner's report has changed: its state, or only how far it is, which may wait a little.
-  std::function<void()> on_changed;
-  std::function<void()> on_progress;
-};
-
-class AttemptRunner {
+class AttemptRunner final : public Runner {
  public:
   AttemptRunner(RunnerEnvironment& environment, v1::DesiredAttempt desired);
-  ~AttemptRunner();
+  ~AttemptRunner() override;
 
-  // The scheduler's newest wish for the same attempt epoch.
-  void Update(const v1::DesiredAttempt& desired);
-  v1::ActualAttempt Report() const;
-  // ENDED or FAILED: nothing of it is left but its report.
-  bool over() const;
-  int64_t attempt_epoch() const { return desired_.attempt_epoch(); }
+  void Update(const v1::DesiredAttempt& desired) override;
+  v1::ActualAttempt Report() const override;
+  bool over() const override;
 
  private:
   using State = v1::ActualAttempt::State;
@@ -102,6 +78,10 @@ class AttemptRunner {
   void ApplyGoal();
   void ArmDeadline();
   void KillRanks();
+  // Compares base and result on validation rows, when that is wanted.
+  void BeginReport(const trainer::DoneEvent& done);
+  void OnReport(const std::string& folder, const absl::Status& status);
+  RankCommand GenerateCommand(const std::string& model, const std::string& adapter) const;
   void QueueUpload(PendingUpload upload);
   void StartNextUpload();
   void OnUploaded(const PendingUpload& what, const v1::UploadGrant& grant,
@@ -119,6 +99,9 @@ class AttemptRunner {
   UniqueFd rendezvous_;
   std::unique_ptr<Background> staging_;
   std::unique_ptr<Background> uploading_;
+  std::unique_ptr<Background> reporting_;
+  std::optional<double> base_loss_;  // on the validation rows, before the first step
+  int64_t validation_rows_ = 0;
   std::vector<PendingUpload> pending_uploads_;
   std::vector<std::string> used_sessions_;
   int64_t sent_checkpoint_request_ = 0;

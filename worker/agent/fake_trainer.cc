@@ -3,9 +3,12 @@
 // fake.
 //
 //   graft-fake-trainer --run run.json        simulates steps
+//   graft-fake-trainer --validate run.json   finds nothing wrong with the rows
 //   graft-fake-trainer --generate ...        answers each request with its own words
+//   (fake_generate.h)
 //
 // GRAFT_FAKE_STEP_SECONDS   seconds a step takes (default 0.01)
+// GRAFT_FAKE_TOKEN_SECONDS  seconds a token of an answer takes (default 0)
 // GRAFT_FAKE_FAIL_AT        "STEP=CODE": the run fails at that step with that error code, once per
 //                           checkpoint folder, so that a restart goes on
 #include <poll.h>
@@ -30,9 +33,11 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/status_macros.h"
+#include "worker/agent/fake_generate.h"
 #include "worker/trainer/events.h"
-#include "worker/trainer/generate_protocol.h"
+#include "worker/trainer/findings.h"
 #include "worker/trainer/run_config.h"
+#include "worker/trainer/training_data.h"
 
 namespace graft::agent {
 namespace {
@@ -43,6 +48,20 @@ using trainer::ErrorCode;
 std::atomic<bool> terminated{false};
 
 double UnixSeconds() { return absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch()); }
+
+// Files stand for their rows: none is opened.
+int64_t ValidationFiles(const trainer::RunConfig& config) {
+  trainer::DatasetConfig dataset = config.dataset;
+  return trainer::ExpandFolders(dataset).ok() ? static_cast<int64_t>(dataset.validation.size()) : 0;
+}
+
+// Finds nothing wrong.
+int Validate(const trainer::RunConfig& config) {
+  const trainer::Findings findings{
+      .format = "chat", .training_rows = 1, .validation_rows = ValidationFiles(config)};
+  std::cout << trainer::FormatFindings(findings) << std::endl;
+  return 0;
+}
 
 class Run {
  public:
@@ -56,8 +75,11 @@ class Run {
 
   int Execute() {
     first_ = ResumedStep();
-    Emit(trainer::RunEvent{
-        .device = "fake", .architecture = "fake", .total_steps = total_, .first_step = first_});
+    Emit(trainer::RunEvent{.device = "fake",
+                           .architecture = "fake",
+                           .validation_rows = ValidationFiles(config_),
+                           .total_steps = total_,
+                           .first_step = first_});
     for (int64_t step = first_ + 1; step <= total_; ++step) {
       absl::SleepFor(absl::Seconds(step_seconds_));
       if (terminated) return Finish(step - 1, DoneReason::kTerminated);
@@ -193,39 +215,16 @@ class Run {
   std::string checkpoint_;
 };
 
-int Generate() {
-  std::cout << trainer::FormatGenerateReply(
-                   trainer::ReadyReply{.model = "fake", .context_length = 2048})
-            << std::endl;
-  std::string line;
-  while (std::getline(std::cin, line)) {
-    const absl::StatusOr<trainer::GenerateInput> input = trainer::ParseGenerateInput(line);
-    if (!input.ok()) {
-      std::cout << trainer::FormatGenerateReply(
-                       trainer::FailedReply{.message = std::string(input.status().message())})
-                << std::endl;
-      continue;
-    }
-    const auto* request = std::get_if<trainer::GenerateRequest>(&*input);
-    if (request == nullptr) continue;
-    const std::string said = request->prompt.empty() ? request->messages.Dump() : request->prompt;
-    std::cout << trainer::FormatGenerateReply(
-                     trainer::TokenReply{.id = request->id, .text = absl::StrCat("(fake) ", said)})
-              << "\n"
-              << trainer::FormatGenerateReply(
-                     trainer::EndReply{.id = request->id, .completion_tokens = 1})
-              << std::endl;
-  }
-  return 0;
-}
-
 int Main(int argc, char** argv) {
   signal(SIGTERM, [](int) { terminated = true; });
   signal(SIGPIPE, SIG_IGN);
   std::string run;
+  bool validate = false;
   for (int i = 1; i < argc; ++i) {
-    if (absl::string_view(argv[i]) == "--generate") return Generate();
-    if (absl::string_view(argv[i]) == "--run" && i + 1 < argc) run = argv[++i];
+    if (absl::string_view(argv[i]) == "--generate") return FakeGenerate();
+    const absl::string_view word = argv[i];
+    validate |= word == "--validate";
+    if ((word == "--run" || word == "--validate") && i + 1 < argc) run = argv[++i];
   }
   if (run.empty()) {
     std::cerr << "usage: graft-fake-trainer --run run.json | --generate\n";
@@ -241,7 +240,7 @@ int Main(int argc, char** argv) {
     std::cerr << config.status().message() << "\n";
     return 2;
   }
-  return Run(*std::move(config)).Execute();
+  return validate ? Validate(*config) : Run(*std::move(config)).Execute();
 }
 
 }  // namespace

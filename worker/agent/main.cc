@@ -18,6 +18,7 @@
 #include "worker/agent/agent.h"
 #include "worker/agent/grpc_links.h"
 #include "worker/agent/worker_config.pb.h"
+#include "worker/agent/worker_metrics.h"
 #include "worker/device/inventory.h"
 
 namespace graft::agent {
@@ -77,6 +78,9 @@ AgentOptions OptionsOf(const worker::config::WorkerConfig& config, const std::st
                                                        : config.cache_folder();
   options.trainer_program = config.trainer_program().empty() ? BesideThisProgram("graft-trainer")
                                                              : config.trainer_program();
+  options.validator_program = config.validator_program().empty()
+                                  ? BesideThisProgram("graft-validate")
+                                  : config.validator_program();
   if (!config.fabric_address().empty()) options.fabric_address = config.fabric_address();
   options.labels.insert(config.labels().begin(), config.labels().end());
   options.nice = config.nice();
@@ -131,6 +135,13 @@ absl::Status Run(int argc, char** argv) {
   Agent agent(options, clock, *scheduler, *files, *devices);
   agent.set_on_fileservice_address(
       [&files](const std::string& address) { files->SetAddress(address); });
+  if (!config.metrics_address().empty()) {
+    // Owned by the callback, which the agent drops while its health can still be asked for.
+    GRAFT_ASSIGN_OR_RETURN(
+        std::shared_ptr<WorkerMetrics> metrics,
+        WorkerMetrics::Start(config.metrics_address(), [&agent] { return agent.Health(); }));
+    agent.set_on_report([metrics](const v1::SynchronizeRequest& report) { metrics->Note(report); });
+  }
   GRAFT_RETURN_IF_ERROR(agent.Start());
   WaitForSignal(signals);
   agent.Leave(config.leave_seconds() > 0 ? absl::Seconds(config.leave_seconds()) : kDefaultLeave);

@@ -156,8 +156,8 @@ RankProcess::~RankProcess() {
 
 absl::Status RankProcess::Send(absl::string_view line) {
   const std::string text = absl::StrCat(line, "\n");
-  MutexLock lock(mu_);
-  if (exited_ || !in_.valid()) return absl::UnavailableError("the rank has ended");
+  MutexLock lock(in_mu_);
+  if (!in_.valid()) return absl::UnavailableError("the rank has ended");
   // SIGPIPE is ignored in the daemons: a closed pipe is EPIPE.
   if (write(in_.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
     return absl::UnavailableError(absl::StrCat("the rank does not read: ", strerror(errno)));
@@ -210,9 +210,12 @@ void RankProcess::Watch(UniqueFd out, UniqueFd err) {
   {
     MutexLock lock(mu_);
     exited_ = true;
-    in_.reset();
     kill(-pid_, SIGKILL);  // What it may have started itself.
     waitpid(pid_, &status, 0);
+  }
+  {
+    MutexLock lock(in_mu_);  // a writer that was blocked has got EPIPE
+    in_.reset();
   }
   RankExit exit;
   if (WIFEXITED(status)) exit.code = WEXITSTATUS(status);

@@ -65,7 +65,8 @@ class RankProcess {
   ~RankProcess();
 
   pid_t pid() const { return pid_; }
-  // Writes one line to the process' standard input. UNAVAILABLE when it no longer reads.
+  // Writes one line to the process' standard input; blocks while its pipe is full, until it reads
+  // or ends. UNAVAILABLE when it no longer reads. From any thread.
   absl::Status Send(absl::string_view line);
   // Sends a signal to the whole group. No-op after the exit.
   void Signal(int signal);
@@ -77,8 +78,9 @@ class RankProcess {
 
   const pid_t pid_;
   const Callbacks callbacks_;
+  Mutex in_mu_;  // one writer at a time
+  UniqueFd in_ GRAFT_GUARDED_BY(in_mu_);
   Mutex mu_;
-  UniqueFd in_ GRAFT_GUARDED_BY(mu_);
   bool exited_ GRAFT_GUARDED_BY(mu_) = false;
   std::thread watcher_;
 };

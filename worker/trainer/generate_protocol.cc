@@ -50,6 +50,7 @@ void VisitFields(V& v, EndReply& r) {
 template <typename V>
 void VisitFields(V& v, FailedReply& r) {
   v("id", r.id);
+  v("code", r.code);
   v("message", r.message);
 }
 

@@ -63,8 +63,11 @@ struct EndReply {
   double tokens_per_second = 0;
 };
 
+enum class FailureCode { kInternal, kInvalid, kContextExceeded };
+
 struct FailedReply {
   std::string id;
+  FailureCode code = FailureCode::kInternal;
   std::string message;
 };
 
@@ -82,6 +85,15 @@ struct EnumNames<FinishReason> {
     return {{FinishReason::kStop, "stop"},
             {FinishReason::kLength, "length"},
             {FinishReason::kCancelled, "cancelled"}};
+  }
+};
+
+template <>
+struct EnumNames<FailureCode> {
+  static std::vector<std::pair<FailureCode, const char*>> Names() {
+    return {{FailureCode::kInternal, "internal"},
+            {FailureCode::kInvalid, "invalid"},
+            {FailureCode::kContextExceeded, "context_exceeded"}};
   }
 };
 

@@ -108,7 +108,7 @@ class RequestQueue {
     if (!input.ok()) {
       const auto json = Json::Parse(line);
       const std::string id = json.ok() && json->is_object() ? json->GetString("id") : "";
-      replies_.Write(FailedReply{id, std::string(input.status().message())});
+      replies_.Write(FailedReply{id, FailureCode::kInvalid, std::string(input.status().message())});
       return;
     }
     MutexLock lock(mu_);
@@ -118,7 +118,8 @@ class RequestQueue {
     }
     auto& request = std::get<GenerateRequest>(*input);
     if (queue_.size() >= kMaxQueuedRequests) {
-      replies_.Write(FailedReply{request.id, "too many requests wait; send it again later"});
+      replies_.Write(FailedReply{request.id, FailureCode::kInternal,
+                                 "too many requests wait; send it again later"});
       return;
     }
     queue_.push_back(std::move(request));
@@ -134,6 +135,11 @@ class RequestQueue {
   bool ended_ GRAFT_GUARDED_BY(mu_) = false;
   std::thread reader_;
 };
+
+FailureCode CodeOf(const absl::Status& status) {
+  if (absl::IsOutOfRange(status)) return FailureCode::kContextExceeded;
+  return absl::IsInvalidArgument(status) ? FailureCode::kInvalid : FailureCode::kInternal;
+}
 
 at::ScalarType KeptType(WeightsType wanted, const spec::ModelFacts& facts) {
   if (wanted == WeightsType::kFp32) return at::kFloat;
@@ -167,7 +173,7 @@ absl::StatusOr<std::unique_ptr<model::Decoder>> Build(const GenerateOptions& opt
 
 absl::Status ServeGenerate(const GenerateOptions& options) {
   if (options.threads > 0) at::set_num_threads(options.threads);
-  GRAFT_ASSIGN_OR_RETURN(const auto model, OpenModel(options.model, ""));
+  GRAFT_ASSIGN_OR_RETURN(const auto model, OpenModel(options.model, options.chat_template));
   GRAFT_ASSIGN_OR_RETURN(const auto decoder, Build(options, *model));
   ReplyWriter replies(options.out_fd);
   ReadyReply ready;
@@ -185,7 +191,8 @@ absl::Status ServeGenerate(const GenerateOptions& options) {
     });
     queue.Forget(request.id);
     if (!answer.ok()) {
-      replies.Write(FailedReply{request.id, std::string(answer.status().message())});
+      replies.Write(
+          FailedReply{request.id, CodeOf(answer.status()), std::string(answer.status().message())});
       continue;
     }
     replies.Write(EndReply{request.id, answer->finish_reason, answer->prompt_tokens,

@@ -13,7 +13,8 @@ enum class WeightsType { kAuto, kFp32, kBf16 };
 
 struct GenerateOptions {
   std::string model;
-  std::string adapter;  // a PEFT folder; empty: none
+  std::string adapter;        // a PEFT folder; empty: none
+  std::string chat_template;  // in place of the model's own; empty: that
   // What weights are kept in; auto is bf16 unless the files hold fp32 numbers.
   WeightsType weights = WeightsType::kAuto;
   int threads = 0;

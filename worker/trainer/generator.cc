@@ -78,8 +78,8 @@ absl::StatusOr<std::vector<int32_t>> Generator::PromptIds(const GenerateRequest&
   if (encoding.ids.empty()) return absl::InvalidArgumentError("the prompt is empty");
   const int64_t context = model_.description.spec.context;
   if (context > 0 && static_cast<int64_t>(encoding.ids.size()) >= context) {
-    return absl::InvalidArgumentError(absl::StrCat("the prompt has ", encoding.ids.size(),
-                                                   " tokens; the context holds ", context));
+    return absl::OutOfRangeError(absl::StrCat("the prompt has ", encoding.ids.size(),
+                                              " tokens; the context holds ", context));
   }
   return std::move(encoding.ids);
 }

@@ -35,8 +35,8 @@ class Generator {
   Generator(const ModelSource& model, const model::Decoder& decoder)
       : model_(model), decoder_(decoder) {}
 
-  // INVALID_ARGUMENT for a prompt that the template or the tokenizer refuses or that fills the
-  // context.
+  // INVALID_ARGUMENT for a prompt that the template or the tokenizer refuses, OUT_OF_RANGE for one
+  // that fills the context.
   absl::StatusOr<Answer> Run(const GenerateRequest& request, const OnText& on_text) const;
 
  private:

@@ -2,7 +2,7 @@
 //
 //   graft-trainer --run run.json
 //   graft-trainer --generate --model FOLDER|FILE.gguf [--adapter FOLDER] [--weights auto|fp32|bf16]
-//                 [--threads N]
+//                 [--threads N] [--chat-template FILE]
 #include <unistd.h>
 
 #include <cstdio>
@@ -26,8 +26,9 @@ namespace {
 constexpr char kUsage[] =
     "usage: graft-trainer --run run.json\n"
     "       graft-trainer --generate --model FOLDER|FILE.gguf [--adapter FOLDER]\n"
-    "                     [--weights auto|fp32|bf16] [--threads N]\n";
+    "                     [--weights auto|fp32|bf16] [--threads N] [--chat-template FILE]\n";
 constexpr int64_t kMaxRunConfigBytes = 4 << 20;
+constexpr int64_t kMaxTemplateBytes = 1 << 20;
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
 
@@ -60,6 +61,13 @@ int GenerateMain(const std::vector<std::string>& args) {
       options.model = value;
     } else if (args[i] == "--adapter") {
       options.adapter = value;
+    } else if (args[i] == "--chat-template") {
+      absl::StatusOr<std::string> text = ReadFile(value, kMaxTemplateBytes);
+      if (!text.ok()) {
+        std::fprintf(stderr, "graft-trainer: %s\n", text.status().ToString().c_str());
+        return kExitUsage;
+      }
+      options.chat_template = *std::move(text);
     } else if (args[i] == "--weights" && value == "fp32") {
       options.weights = WeightsType::kFp32;
     } else if (args[i] == "--weights" && value == "bf16") {

@@ -81,6 +81,9 @@ void VisitFields(V& v, EvaluationConfig& c) {
   v("restore_best", c.restore_best);
   v("sample_prompts", c.sample_prompts);
   v("sample_tokens", c.sample_tokens);
+  v("at_start", c.at_start);
+  v("report_rows", c.report_rows);
+  v("report_tokens", c.report_tokens);
 }
 
 template <typename V>

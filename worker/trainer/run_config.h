@@ -103,6 +103,10 @@ struct EvaluationConfig {
   bool restore_best = true;  // output is the best by validation loss, when patience is set
   std::vector<std::string> sample_prompts;  // answered at each evaluation
   int64_t sample_tokens = 64;
+  bool at_start = false;  // also before the first step: what the base can do
+  // For whoever compares base and result afterwards; the run itself does not look at them.
+  int64_t report_rows = 0;  // 0: no report
+  int64_t report_tokens = 128;
 };
 
 struct GuardConfig {

@@ -454,7 +454,23 @@ class RunLoop {
     }
   }
 
+  // What the base can do: nothing that training decides upon, so that the best of the run is one
+  // that it has made.
+  absl::Status EvaluateBase() {
+    const bool wanted = config_.evaluation.at_start && data_->validation_plan.has_value();
+    if (!wanted || state_.step > 0) return absl::OkStatus();
+    GRAFT_ASSIGN_OR_RETURN(const EvalResult result, engine_->Evaluate(*data_->validation_plan));
+    EvalEvent event;
+    event.loss = result.loss;
+    event.perplexity = std::exp(std::min(result.loss, 700.0));
+    event.supervised_tokens = result.supervised_tokens;
+    event.seconds = result.seconds;
+    events_.Write(event);
+    return absl::OkStatus();
+  }
+
   absl::Status Train() {
+    GRAFT_RETURN_IF_ERROR(EvaluateBase());
     while (state_.step < data_->total_steps) {
       GRAFT_RETURN_IF_ERROR(Listen());
       if (told_.terminate || told_.pause) {

@@ -11,31 +11,6 @@
 namespace graft::trainer {
 namespace {
 
-// Folders of the training list stand for the files in them; their validation files serve where the
-// run names none.
-absl::Status ExpandFolders(DatasetConfig& dataset) {
-  std::vector<std::string> training, validation;
-  for (const std::string& path : dataset.training) {
-    GRAFT_ASSIGN_OR_RETURN(const data::DatasetFiles files, data::FindDatasetFiles(path));
-    training.insert(training.end(), files.training.begin(), files.training.end());
-    validation.insert(validation.end(), files.validation.begin(), files.validation.end());
-  }
-  dataset.training = std::move(training);
-  if (dataset.validation.empty()) {
-    dataset.validation = std::move(validation);
-    return absl::OkStatus();
-  }
-  std::vector<std::string> given;
-  for (const std::string& path : dataset.validation) {
-    GRAFT_ASSIGN_OR_RETURN(const data::DatasetFiles files, data::FindDatasetFiles(path));
-    // A folder given for validation is all validation, whatever its files are called.
-    given.insert(given.end(), files.training.begin(), files.training.end());
-    given.insert(given.end(), files.validation.begin(), files.validation.end());
-  }
-  dataset.validation = std::move(given);
-  return absl::OkStatus();
-}
-
 absl::StatusOr<data::TokenizedDataset> Tokenize(const RunConfig& config, const ModelSource& model,
                                                 const std::vector<std::string>& paths,
                                                 int64_t limit) {
@@ -105,6 +80,29 @@ absl::Status PlanTraining(const RunConfig& config, TrainingData& out) {
 }
 
 }  // namespace
+
+absl::Status ExpandFolders(DatasetConfig& dataset) {
+  std::vector<std::string> training, validation;
+  for (const std::string& path : dataset.training) {
+    GRAFT_ASSIGN_OR_RETURN(const data::DatasetFiles files, data::FindDatasetFiles(path));
+    training.insert(training.end(), files.training.begin(), files.training.end());
+    validation.insert(validation.end(), files.validation.begin(), files.validation.end());
+  }
+  dataset.training = std::move(training);
+  if (dataset.validation.empty()) {
+    dataset.validation = std::move(validation);
+    return absl::OkStatus();
+  }
+  std::vector<std::string> given;
+  for (const std::string& path : dataset.validation) {
+    GRAFT_ASSIGN_OR_RETURN(const data::DatasetFiles files, data::FindDatasetFiles(path));
+    // A folder given for validation is all validation, whatever its files are called.
+    given.insert(given.end(), files.training.begin(), files.training.end());
+    given.insert(given.end(), files.validation.begin(), files.validation.end());
+  }
+  dataset.validation = std::move(given);
+  return absl::OkStatus();
+}
 
 absl::StatusOr<std::unique_ptr<TrainingData>> PrepareData(const RunConfig& given,
                                                           const ModelSource& model) {

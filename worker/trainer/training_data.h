@@ -22,6 +22,10 @@ struct TrainingData {
   double steps_per_epoch = 0;
 };
 
+// Replaces folders by the files in them: those of the training list stand for their training files,
+// and for their validation files where the run names none.
+absl::Status ExpandFolders(DatasetConfig& dataset);
+
 // Plans keep pointers to the sets, so both stand on the heap.
 absl::StatusOr<std::unique_ptr<TrainingData>> PrepareData(const RunConfig& config,
                                                           const ModelSource& model);
