@@ -22,7 +22,7 @@ mount -t tmpfs -o size=700k tmpfs "$work/home/worker" 2>/dev/null || { echo "ski
 "$graft" up
 "$graft" model import tiny --from "$source/tests/e2e/tiny_llama" >/dev/null
 "$graft" dataset upload tickets "$source/worker/data/samples/support_tickets" >/dev/null
-"$graft" lora tiny tickets --name full --max-steps 60 --max-seq-length 64 \
+"$graft" lora tiny tickets --name full --max-steps 60 --max-seq-length 512 \
   --set schedule.checkpoint_interval=1 --set resources.max_restarts=0 >/dev/null
 for i in $(seq 1 300); do
   "$graft" job get full -o json >"$work/job.json"

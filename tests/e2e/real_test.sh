@@ -36,7 +36,7 @@ last() { "$graft" job metrics "$1" --metrics "$2" -o json | sed -n 's/.*"value":
 train() {
   local name=$1
   shift
-  "$graft" lora tiny tickets --name "$name" --max-steps 40 --max-seq-length 64 \
+  "$graft" lora tiny tickets --name "$name" --max-steps 40 --max-seq-length 512 \
     --set schedule.seed=7 --set schedule.checkpoint_interval=5 "$@"
 }
 
