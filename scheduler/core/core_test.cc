@@ -224,7 +224,7 @@ TEST_F(CoreTest, AReportIsPublishedBesideTheJobAndAskedForAgainAfterARestart) {
   Step(CallAnswered{calls_[1].id, absl::OkStatus(), "v1"});
   EXPECT_EQ(StateOf("a"), JobState::kCompleted) << "it does not wait for its report";
   Core next({.incarnation = 2});
-  const Effects restored = next.Restore({JobOf("a")}, {}, {}, {}, now_);
+  const Effects restored = next.Restore({JobOf("a")}, {}, {}, now_);
   ASSERT_EQ(restored.calls.size(), 1);
   EXPECT_EQ(restored.calls[0].session, "r");
   Step(CallAnswered{calls_[0].id, absl::OkStatus(), "v2"});
