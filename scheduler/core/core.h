@@ -233,9 +233,9 @@ class Core {
   bool ClaimIsFree(const Claim& claim) const;
   bool ClaimHolds(const JobKey& key, const Claim& claim) const;
   void DropClaims();
-  void MakeRoom(const std::vector<std::string>& blocked);
+  void MakeRoom(const PassResult& pass);
   bool MayMakeRoom(const Job& job) const;
-  Running LookAtRunning() const;
+  Running LookAtRunning(const std::vector<PassStart>& fresh) const;
   bool MakeRoomFor(const Job& job, Running& running);
   void Preempt(const Job& job, const Victims& victims, Running& running);
 

@@ -143,7 +143,7 @@ absl::Status Core::Apply(const PassDue&) {
   DropClaims();
   const PassResult result = RunPass(queue_, input);
   for (const PassStart& start : result.starts) StartGang(start);
-  MakeRoom(result.blocked);
+  MakeRoom(result);
   absl::Duration cost = classes * kCostOfClass;
   if (!result.blocked.empty()) cost += static_cast<int64_t>(live_.size()) * kCostOfGang;
   if (!result.blocked.empty()) late_pass_ = now_ + kLongestPause;

@@ -59,12 +59,13 @@ bool Core::MayMakeRoom(const Job& job) const {
           quotas_.WithinGuarantee(AccountOf(job.request), job.request.gang.layout.world()));
 }
 
-void Core::MakeRoom(const std::vector<std::string>& blocked) {
+void Core::MakeRoom(const PassResult& pass) {
+  const std::vector<std::string>& blocked = pass.blocked;
   if (std::none_of(blocked.begin(), blocked.end(),
                    [&](const JobKey& key) { return MayMakeRoom(jobs_.at(key)); })) {
     return;
   }
-  Running running = LookAtRunning();
+  Running running = LookAtRunning(pass.starts);
   int searches = options_.preemption_searches;
   for (const JobKey& key : blocked) {
     const Job& job = jobs_.at(key);
@@ -81,7 +82,10 @@ void Core::MakeRoom(const std::vector<std::string>& blocked) {
   sought_.clear();
 }
 
-Core::Running Core::LookAtRunning() const {
+Core::Running Core::LookAtRunning(const std::vector<PassStart>& fresh) const {
+  // Who was started a moment ago is not stopped for those who were blocked then.
+  absl::btree_set<absl::string_view> left_alone;
+  for (const PassStart& start : fresh) left_alone.insert(start.id);
   Running running{.later = cluster_.topology()};
   // What an account holds above its guarantee is what it took last.
   absl::btree_map<std::string, std::vector<size_t>> by_account;
@@ -94,7 +98,7 @@ Core::Running Core::LookAtRunning() const {
       continue;
     }
     if (job.state != JobState::kStarting && job.state != JobState::kRunning) continue;
-    if (attempt.started == now_) continue;  // this very pass has started it
+    if (left_alone.contains(key)) continue;
     const absl::Duration least = QueueOf(job).min_run_time;
     if (now_ < attempt.started + least) {
       running.next_mature = std::min(running.next_mature, attempt.started + least);

@@ -351,7 +351,7 @@ TEST_F(CoreTest, AQueueAdmitsTheWorkspacesOfItsSharesAlone) {
 TEST_F(CoreTest, AJobIsExplainedBeforeItIsSubmitted) {
   AddNode("n0", 2);
   JobRequest request{.key = "w/new", .workspace = "w", .queue = "default"};
-  EXPECT_THAT(core_.ExplainUnsubmitted(request, now_).reasons, IsEmpty());
+  EXPECT_TRUE(core_.ExplainUnsubmitted(request, now_).starts_now);
   request.gang.layout = {.dp = 4};
   const JobExplanation why = core_.ExplainUnsubmitted(request, now_);
   ASSERT_EQ(why.reasons.size(), 2u);
