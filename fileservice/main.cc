@@ -178,10 +178,10 @@ absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
   const Upkeep upkeep(catalog, *store, clock, metrics, {}, UpkeepOptions(settings));
   if (door.door != nullptr) {
     door.files = std::make_unique<HttpFiles>(plane, credentials->authenticator(), *door.urls);
-    door.door->Serve([files = door.files.get()](const HttpRequest& request,
-                                                HttpConnection& connection) {
-      return files->Answer(request, connection);
-    });
+    door.door->Serve(
+        [files = door.files.get()](const HttpRequest& request, HttpConnection& connection) {
+          return files->Answer(request, connection);
+        });
     LOG_INFO("serving files over HTTP", {{"port", door.door->port()}});
   }
   if (!arguments.port_file.empty()) {

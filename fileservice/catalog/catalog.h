@@ -145,8 +145,8 @@ class Catalog {
   // every chunk. The caller has verified that the chunks give `entry.sha256`.
   absl::Status StageFile(absl::string_view session, const std::string& path, const Entry& entry,
                          const FilePage& file);
-  // The chunks so far of a file that is sent as plain bytes, so that it can be taken up after a cut.
-  // They must be durable, and held by the session.
+  // The chunks so far of a file that is sent as plain bytes, so that it can be taken up after a
+  // cut. They must be durable, and held by the session.
   absl::Status SavePartial(absl::string_view session, const std::string& path,
                            const FilePage& file);
   // Empty when nothing was saved.

@@ -59,15 +59,15 @@ class ChunksStream final : public RawWriteReactor,
       open[DigestFromBytes(ids.substr(i * sizeof(ChunkId)))].push_back(static_cast<uint32_t>(i));
     }
     absl::Status status;
-    GRAFT_RETURN_IF_ERROR(plane_.catalog.VisitEntries(
-        version, "", "", [&](absl::string_view, const Entry& entry) {
+    GRAFT_RETURN_IF_ERROR(
+        plane_.catalog.VisitEntries(version, "", "", [&](absl::string_view, const Entry& entry) {
           status.Update(TakeFrom(entry, open));
           return status.ok() && !open.empty();
         }));
     GRAFT_RETURN_IF_ERROR(status);
     if (!open.empty()) {
-      return absl::NotFoundError(absl::StrCat("chunk ", ToHex(open.begin()->first), " is not in ",
-                                              version.name()));
+      return absl::NotFoundError(
+          absl::StrCat("chunk ", ToHex(open.begin()->first), " is not in ", version.name()));
     }
     std::sort(wanted_.begin(), wanted_.end(), [](const WantedChunk& a, const WantedChunk& b) {
       return std::tie(a.row.pack, a.row.offset, a.index) <

@@ -6,9 +6,9 @@
 
 #include <memory>
 
+#include "fileservice/service/chunks_stream.h"
 #include "fileservice/service/data_plane.h"
 #include "fileservice/service/download_stream.h"
-#include "fileservice/service/chunks_stream.h"
 #include "fileservice/service/exchange.h"
 #include "fileservice/service/signed_url.h"
 #include "fileservice/service/upload_file_stream.h"

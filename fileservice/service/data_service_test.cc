@@ -172,7 +172,8 @@ class DataServiceTest : public ::testing::Test {
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     EXPECT_EQ(connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
     for (size_t sent = 0; sent < message.size();) {
-      const ssize_t more = send(fd.get(), message.data() + sent, message.size() - sent, MSG_NOSIGNAL);
+      const ssize_t more =
+          send(fd.get(), message.data() + sent, message.size() - sent, MSG_NOSIGNAL);
       if (more <= 0) break;  // refused before it was read
       sent += static_cast<size_t>(more);
     }
@@ -232,15 +233,13 @@ TEST_F(DataServiceTest, AnUploadGoesOnWhereItWasAcrossARestart) {
   const v1::QueryUploadResponse kept = Query(session, "big");
   EXPECT_FALSE(kept.complete());
   EXPECT_EQ(kept.durable_size(), part.durable_size());
-  const absl::Status elsewhere =
-      Send(session, "big", content, 0, content.size(), true).status();
+  const absl::Status elsewhere = Send(session, "big", content, 0, content.size(), true).status();
   EXPECT_THAT(elsewhere, StatusIs(absl::StatusCode::kOutOfRange));
   EXPECT_EQ(rpc::ReadErrorDetails(elsewhere).metadata.at("expected_offset"),
             absl::StrCat(part.durable_size()));
-  GRAFT_ASSERT_OK_AND_ASSIGN(
-      const v1::UploadFileResponse rest,
-      Send(session, "big", content, static_cast<size_t>(part.durable_size()), content.size(), true,
-           std::string(BytesOf(Sha256::Of(content)))));
+  GRAFT_ASSERT_OK_AND_ASSIGN(const v1::UploadFileResponse rest,
+                             Send(session, "big", content, static_cast<size_t>(part.durable_size()),
+                                  content.size(), true, std::string(BytesOf(Sha256::Of(content)))));
   EXPECT_TRUE(rest.complete());
   const std::string version = PublishSession(session);
   EXPECT_EQ(Get(FileUrlPath(version, "big"), "Authorization: Bearer ws:viewer\r\n").body, content);
@@ -260,14 +259,15 @@ TEST_F(DataServiceTest, AFileWithAnotherHashThanWasSaidStartsOver) {
 
 TEST_F(DataServiceTest, NamesThatCannotBeWrittenAreRefusedAtEachDoor) {
   const std::string session = OpenSession(*user_);
-  for (const std::string path : {"", "/etc/passwd", "../x", "a/../b", "a//b", "a/./b", "a\\b", "C:x",
-                                 "CON", "a/nul.txt", "x.", "x ", ".git/config", "a\nb",
-                                 "\xE2\x80\xAEtxt", "\xC0\xAE\xC0\xAE/x", "\xFF"}) {
+  for (const std::string path :
+       {"", "/etc/passwd", "../x", "a/../b", "a//b", "a/./b", "a\\b", "C:x", "CON", "a/nul.txt",
+        "x.", "x ", ".git/config", "a\nb", "\xE2\x80\xAEtxt", "\xC0\xAE\xC0\xAE/x", "\xFF"}) {
     if (path != "\xFF" && path[0] != '\xC0') {  // not UTF-8: the generated client cannot say it
       const absl::Status status = Send(session, path, "x", 0, 1, true).status();
       EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument)) << path;
     }
-    const std::string url = absl::StrCat("/v1/", session, "/files/", FileUrlPath("", path).substr(11));
+    const std::string url =
+        absl::StrCat("/v1/", session, "/files/", FileUrlPath("", path).substr(11));
     EXPECT_THAT(Http(absl::StrCat("PUT ", url, " HTTP/1.1\r\nAuthorization: Bearer ws:user\r\n",
                                   "Content-Length: 1\r\n\r\nx"))
                     .code,
@@ -315,7 +315,8 @@ TEST_F(DataServiceTest, ChunksOfAVersionComeInAnyOrderAndNoOthersDo) {
 
 TEST_F(DataServiceTest, HttpServesFilesWithStrongEtagsAndRanges) {
   const std::string content = random_.Bytes(300'000);
-  const std::string url = FileUrlPath(PublishFile("dir/f \xC3\xA9.bin", content), "dir/f \xC3\xA9.bin");
+  const std::string url =
+      FileUrlPath(PublishFile("dir/f \xC3\xA9.bin", content), "dir/f \xC3\xA9.bin");
   const std::string token = "Authorization: Bearer ws:viewer\r\n";
   const Response whole = Get(url, token);
   EXPECT_EQ(whole.code, 200);
@@ -365,11 +366,13 @@ TEST_F(DataServiceTest, HttpAsksForATokenOfTheWorkspaceOrASignature) {
   std::string other_file = signed_url;
   other_file.replace(other_file.find("/f?"), 2, "/g");
   EXPECT_EQ(Get(other_file).code, 403);
-  const std::string expired = daemon_->urls->Sign(version, "f", clock_.WallNow() - absl::Seconds(1));
+  const std::string expired =
+      daemon_->urls->Sign(version, "f", clock_.WallNow() - absl::Seconds(1));
   EXPECT_EQ(Get(expired.substr(expired.find("/v1/"))).code, 403);
   request.mutable_ttl()->set_seconds(24 * 3600 + 1);
-  EXPECT_THAT(user_->Call<v1::SignUrlResponse>(user_->data, &v1::DataService::Stub::SignUrl, request),
-              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(
+      user_->Call<v1::SignUrlResponse>(user_->data, &v1::DataService::Stub::SignUrl, request),
+      StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 TEST_F(DataServiceTest, HttpTakesAFileInPartsAndChecksItsHash) {
@@ -389,14 +392,14 @@ TEST_F(DataServiceTest, HttpTakesAFileInPartsAndChecksItsHash) {
   const Response wrong = put("?offset=0", "", content);
   EXPECT_EQ(wrong.code, 409);
   EXPECT_THAT(wrong.body, HasSubstr(absl::StrCat("\"expected_offset\":\"", durable, "\"")));
-  const Response rest =
-      put(absl::StrCat("?offset=", durable),
-          absl::StrCat("X-Content-Sha256: ", Sha256::HexOf(content), "\r\n"),
-          content.substr(durable));
+  const Response rest = put(absl::StrCat("?offset=", durable),
+                            absl::StrCat("X-Content-Sha256: ", Sha256::HexOf(content), "\r\n"),
+                            content.substr(durable));
   EXPECT_EQ(rest.code, 200) << rest.body;
   EXPECT_THAT(rest.body, HasSubstr(Sha256::HexOf(content)));
-  EXPECT_EQ(Get(FileUrlPath(PublishSession(session), "f"), "Authorization: Bearer ws:viewer\r\n").body,
-            content);
+  EXPECT_EQ(
+      Get(FileUrlPath(PublishSession(session), "f"), "Authorization: Bearer ws:viewer\r\n").body,
+      content);
 }
 
 TEST_F(DataServiceTest, AViewerReadsAndAUserWrites) {
@@ -404,13 +407,13 @@ TEST_F(DataServiceTest, AViewerReadsAndAUserWrites) {
   const auto viewer = As("ws:viewer");
   v1::CreateUploadSessionRequest request;
   request.set_parent(kFileset);
-  EXPECT_THAT(viewer->Call<v1::UploadSession>(
-                  viewer->data, &v1::DataService::Stub::CreateUploadSession, request),
+  EXPECT_THAT(viewer->Call<v1::UploadSession>(viewer->data,
+                                              &v1::DataService::Stub::CreateUploadSession, request),
               StatusIs(absl::StatusCode::kPermissionDenied));
   v1::GetFileSetVersionRequest get;
   get.set_name(version);
-  EXPECT_THAT(viewer->Call<v1::FileSetVersion>(
-                  viewer->filesets, &v1::FileSetService::Stub::GetFileSetVersion, get),
+  EXPECT_THAT(viewer->Call<v1::FileSetVersion>(viewer->filesets,
+                                               &v1::FileSetService::Stub::GetFileSetVersion, get),
               IsOk());
   const std::string session = OpenSession(*user_);
   EXPECT_EQ(Http(absl::StrCat("PUT /v1/", session, "/files/f HTTP/1.1\r\n",
@@ -470,8 +473,7 @@ TEST_F(DataServiceTest, AFileIsNotTakenForVerifiedByBytesThatWereRefused) {
   const std::string first = random_.Bytes(10'000);
   const std::string second = random_.Bytes(10'000);
   const std::string fake = random_.Bytes(10'000);
-  const std::string ids =
-      absl::StrCat(BytesOf(Sha256::Of(first)), BytesOf(Sha256::Of(second)));
+  const std::string ids = absl::StrCat(BytesOf(Sha256::Of(first)), BytesOf(Sha256::Of(second)));
   const auto upload = [&](const std::string& last) {
     auto context = user_->Context();
     const auto stream = user_->data->Upload(context.get());

@@ -98,8 +98,8 @@ class DownloadStream final : public RawWriteReactor,
 
   absl::Status OpenRange() {
     const v1::FileRange& range = request_.ranges(range_);
-    GRAFT_ASSIGN_OR_RETURN(reader_,
-                           FileReader::Open(plane_, version_, range.path()));
+    GRAFT_ASSIGN_OR_RETURN(reader_, FileReader::Open(plane_.catalog, plane_.store, version_,
+                                                     range.path(), &plane_.cache));
     const int64_t size = reader_->entry().size;
     offset_ = range.offset();
     const int64_t length = range.has_length() ? range.length() : size - range.offset();

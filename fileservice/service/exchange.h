@@ -1,8 +1,8 @@
 // DataService.ExchangePieces: one stream for each worker that fetches or serves a version, and one
 // SwarmTracker for each version that has any.
 //
-// Workers are told of their neighbours' new pieces a few times a second, all that came together; what
-// they are to fetch from the origin is answered at once. Thread-safe.
+// Workers are told of their neighbours' new pieces a few times a second, all that came together;
+// what they are to fetch from the origin is answered at once. Thread-safe.
 #pragma once
 
 #include <map>
@@ -22,8 +22,7 @@ namespace graft::fileservice {
 
 class Exchange {
  public:
-  using Reactor =
-      grpc::ServerBidiReactor<v1::ExchangePiecesRequest, v1::ExchangePiecesResponse>;
+  using Reactor = grpc::ServerBidiReactor<v1::ExchangePiecesRequest, v1::ExchangePiecesResponse>;
 
   // `key` makes the tokens that a version's workers show each other.
   Exchange(DataPlane& plane, std::string key);

@@ -62,9 +62,8 @@ class FanoutTest : public ::testing::Test {
     for (size_t i = 0; i < workers.size(); ++i) {
       threads.emplace_back([&, i] {
         workers[i].client = Connect("worker;ws:user");
-        workers[i].member = SwarmMember::Fetch(*workers[i].client,
-                                               absl::StrCat(kFileset, "/versions/latest"),
-                                               FolderOf(i), options);
+        workers[i].member = SwarmMember::Fetch(
+            *workers[i].client, absl::StrCat(kFileset, "/versions/latest"), FolderOf(i), options);
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -129,9 +128,10 @@ TEST_F(FanoutTest, ALiarIsFoundOutAndNobodyStoresWhatItSends) {
     return connection.Write(lie);
   });
   // A member that says it has every piece.
-  auto channel = *rpc::Connection::Dial({.address = absl::StrCat("127.0.0.1:", daemon_->server->port()),
-                                         .insecure = true,
-                                         .tokens = &tokens_});
+  auto channel =
+      *rpc::Connection::Dial({.address = absl::StrCat("127.0.0.1:", daemon_->server->port()),
+                              .insecure = true,
+                              .tokens = &tokens_});
   auto stub = v1::DataService::NewStub(channel->channel());
   grpc::ClientContext context;
   ASSERT_THAT(channel->Prepare(context), IsOk());
@@ -154,9 +154,8 @@ TEST_F(FanoutTest, ALiarIsFoundOutAndNobodyStoresWhatItSends) {
 TEST_F(FanoutTest, WhatAnotherProcessLeftIsVerifiedAndKept) {
   {
     auto client = Connect("worker;ws:user");
-    const auto cut = SwarmMember::Fetch(*client, absl::StrCat(kFileset, "/versions/1"),
-                                        FolderOf(0), {.fetches = 1},
-                                        [&](const Progress&) { return false; });
+    const auto cut = SwarmMember::Fetch(*client, absl::StrCat(kFileset, "/versions/1"), FolderOf(0),
+                                        {.fetches = 1}, [&](const Progress&) { return false; });
     EXPECT_THAT(cut, StatusIs(absl::StatusCode::kCancelled));
   }
   const std::vector<Worker> workers = FetchTogether(1);

@@ -17,10 +17,9 @@ constexpr size_t kHeadBytes = kMaxChunkBytes;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<FileIntake>> FileIntake::Open(const DataPlane& plane,
-                                                             const SessionRecord& session,
-                                                             const std::string& path,
-                                                             std::optional<int64_t> declared_bytes) {
+absl::StatusOr<std::unique_ptr<FileIntake>> FileIntake::Open(
+    const DataPlane& plane, const SessionRecord& session, const std::string& path,
+    std::optional<int64_t> declared_bytes) {
   GRAFT_RETURN_IF_ERROR(CheckPath(path));
   if (declared_bytes.has_value() && *declared_bytes < 0) {
     return absl::InvalidArgumentError("size must not be negative");
@@ -29,8 +28,7 @@ absl::StatusOr<std::unique_ptr<FileIntake>> FileIntake::Open(const DataPlane& pl
     return absl::AbortedError(
         absl::StrCat("\"", path, "\" is being sent by another call: wait for its end"));
   }
-  auto intake = std::unique_ptr<FileIntake>(
-      new FileIntake(plane, session, path, declared_bytes));
+  auto intake = std::unique_ptr<FileIntake>(new FileIntake(plane, session, path, declared_bytes));
   GRAFT_RETURN_IF_ERROR(intake->TakeUp());
   return intake;
 }
@@ -139,9 +137,8 @@ absl::StatusOr<int64_t> FileIntake::Pause() {
 absl::StatusOr<Entry> FileIntake::Finish(const std::optional<Sha256Digest>& expected,
                                          bool executable) {
   if (declared_bytes_.has_value() && !full()) {
-    return absl::InvalidArgumentError(absl::StrCat("\"", path_, "\" is said to have ",
-                                                   *declared_bytes_, " bytes, and ", taken_,
-                                                   " came"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "\"", path_, "\" is said to have ", *declared_bytes_, " bytes, and ", taken_, " came"));
   }
   GRAFT_RETURN_IF_ERROR(Cut(/*at_end=*/true));
   if (last_ > 0) GRAFT_RETURN_IF_ERROR(plane_.store.WaitDurable(last_));

@@ -24,8 +24,8 @@ namespace graft::fileservice {
 
 class FileIntake {
  public:
-  // Takes up what was kept. `declared_bytes`, where they are known, let a safetensors file be cut at
-  // its tensors. INVALID_ARGUMENT (PATH_INVALID); ABORTED while somebody else sends it.
+  // Takes up what was kept. `declared_bytes`, where they are known, let a safetensors file be cut
+  // at its tensors. INVALID_ARGUMENT (PATH_INVALID); ABORTED while somebody else sends it.
   static absl::StatusOr<std::unique_ptr<FileIntake>> Open(const DataPlane& plane,
                                                           const SessionRecord& session,
                                                           const std::string& path,
@@ -53,10 +53,7 @@ class FileIntake {
  private:
   FileIntake(const DataPlane& plane, const SessionRecord& session, std::string path,
              std::optional<int64_t> declared_bytes)
-      : plane_(plane),
-        session_(session),
-        path_(std::move(path)),
-        declared_bytes_(declared_bytes) {}
+      : plane_(plane), session_(session), path_(std::move(path)), declared_bytes_(declared_bytes) {}
   absl::Status TakeUp();
   absl::Status Cut(bool at_end);
   absl::Status Put(absl::string_view chunk);

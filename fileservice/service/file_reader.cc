@@ -15,12 +15,14 @@
 
 namespace graft::fileservice {
 
-absl::StatusOr<std::unique_ptr<FileReader>> FileReader::Open(const DataPlane& plane,
+absl::StatusOr<std::unique_ptr<FileReader>> FileReader::Open(const Catalog& catalog,
+                                                             const ChunkStore& store,
                                                              const ResolvedVersion& version,
-                                                             const std::string& path) {
-  GRAFT_ASSIGN_OR_RETURN(const Entry entry, plane.catalog.GetEntry(version, path));
+                                                             const std::string& path,
+                                                             ChunkCache* cache) {
+  GRAFT_ASSIGN_OR_RETURN(const Entry entry, catalog.GetEntry(version, path));
   auto reader = std::unique_ptr<FileReader>(
-      new FileReader(plane, absl::StrCat(version.name(), "/", path), entry));
+      new FileReader(catalog, store, cache, absl::StrCat(version.name(), "/", path), entry));
   const std::string& root = version.version.in_place_root;
   if (!root.empty()) GRAFT_RETURN_IF_ERROR(reader->OpenInPlace(JoinPath(root, path)));
   return reader;
@@ -48,7 +50,7 @@ absl::Status FileReader::CheckInPlace() const {
 
 absl::Status FileReader::Seek(int64_t offset) {
   if (!page_loaded_ || offset < chunk_offset_) {
-    GRAFT_ASSIGN_OR_RETURN(page_, plane_.catalog.GetFilePage(entry_.sha256, 0));
+    GRAFT_ASSIGN_OR_RETURN(page_, catalog_.GetFilePage(entry_.sha256, 0));
     page_loaded_ = true;
     page_number_ = 0;
     chunk_offset_ = 0;
@@ -56,7 +58,7 @@ absl::Status FileReader::Seek(int64_t offset) {
   }
   while (true) {
     if (chunk_ == page_.chunks.size()) {
-      GRAFT_ASSIGN_OR_RETURN(page_, plane_.catalog.GetFilePage(entry_.sha256, page_number_ + 1));
+      GRAFT_ASSIGN_OR_RETURN(page_, catalog_.GetFilePage(entry_.sha256, page_number_ + 1));
       ++page_number_;
       chunk_ = 0;
       if (page_.chunks.empty()) return absl::DataLossError(absl::StrCat(name_, " ends too early"));
@@ -71,12 +73,12 @@ absl::Status FileReader::Seek(int64_t offset) {
 absl::Status FileReader::ReadChunk(const ChunkRef& chunk, char* out) const {
   absl::Status status;
   for (int attempt = 0; attempt < 2; ++attempt) {
-    const absl::StatusOr<ChunkRow> row = plane_.store.Find(chunk.id);
+    const absl::StatusOr<ChunkRow> row = store_.Find(chunk.id);
     status = row.status();
     if (status.ok() && row->raw_bytes != chunk.size) {
       status = absl::DataLossError(absl::StrCat("chunk ", ToHex(chunk.id), " has another size"));
     }
-    if (status.ok()) status = plane_.store.ReadRow(*row, out);
+    if (status.ok()) status = store_.ReadRow(*row, out);
     // A compaction may have moved it between the two.
     if (!absl::IsNotFound(status)) break;
   }
@@ -90,12 +92,12 @@ absl::Status FileReader::ReadChunk(const ChunkRef& chunk, char* out) const {
 
 absl::Status FileReader::ReadPart(const ChunkRef& chunk, size_t skip, size_t size,
                                   char* out) const {
-  ChunkCache::Bytes whole = plane_.cache.Find(chunk.id);
+  ChunkCache::Bytes whole = cache_ == nullptr ? nullptr : cache_->Find(chunk.id);
   if (whole == nullptr) {
     auto bytes = std::make_shared<std::string>(chunk.size, '\0');
     GRAFT_RETURN_IF_ERROR(ReadChunk(chunk, bytes->data()));
     whole = std::move(bytes);
-    plane_.cache.Put(chunk.id, whole);
+    if (cache_ != nullptr) cache_->Put(chunk.id, whole);
   }
   std::memcpy(out, whole->data() + skip, size);
   return absl::OkStatus();

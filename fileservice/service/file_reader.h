@@ -10,7 +10,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/file.h"
-#include "fileservice/service/data_plane.h"
+#include "fileservice/cas/chunk_store.h"
+#include "fileservice/catalog/catalog.h"
+#include "fileservice/service/chunk_cache.h"
 
 namespace graft::fileservice {
 
@@ -18,9 +20,11 @@ class FileReader {
  public:
   // NOT_FOUND without the file; FAILED_PRECONDITION (FILE_CHANGED_IN_PLACE) when it was registered
   // in place and is not what it was.
-  static absl::StatusOr<std::unique_ptr<FileReader>> Open(const DataPlane& plane,
+  static absl::StatusOr<std::unique_ptr<FileReader>> Open(const Catalog& catalog,
+                                                          const ChunkStore& store,
                                                           const ResolvedVersion& version,
-                                                          const std::string& path);
+                                                          const std::string& path,
+                                                          ChunkCache* cache = nullptr);
 
   const Entry& entry() const { return entry_; }
   // Reads at least 1 and at most `max` bytes at `offset`, which lies inside of the file. Reading on
@@ -29,16 +33,19 @@ class FileReader {
   absl::Status ReadAt(int64_t offset, size_t size, char* out);
 
  private:
-  FileReader(const DataPlane& plane, std::string name, Entry entry)
-      : plane_(plane), name_(std::move(name)), entry_(entry) {}
+  FileReader(const Catalog& catalog, const ChunkStore& store, ChunkCache* cache, std::string name,
+             Entry entry)
+      : catalog_(catalog), store_(store), cache_(cache), name_(std::move(name)), entry_(entry) {}
   absl::Status Seek(int64_t offset);
   absl::Status ReadChunk(const ChunkRef& chunk, char* out) const;
   absl::Status ReadPart(const ChunkRef& chunk, size_t skip, size_t size, char* out) const;
   absl::Status OpenInPlace(const std::string& path);
   absl::Status CheckInPlace() const;
 
-  const DataPlane& plane_;
-  const std::string name_;  // for messages
+  const Catalog& catalog_;
+  const ChunkStore& store_;
+  ChunkCache* const cache_;  // null: none
+  const std::string name_;   // for messages
   const Entry entry_;
   UniqueFd in_place_;
   // The page that holds the position, and where in the file its first chunk begins.

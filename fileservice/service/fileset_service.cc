@@ -139,8 +139,9 @@ absl::StatusOr<v1::ListFileSetsResponse> FileSetService::ListFileSets(
            matches(record);
   };
   GRAFT_ASSIGN_OR_RETURN(const std::vector<FilesetRecord> records,
-                         order.key == nullptr ? ListByName(workspace, keep, key, limit + 1)
-                                              : ListInOrder(workspace, keep, order, key, limit + 1));
+                         order.key == nullptr
+                             ? ListByName(workspace, keep, key, limit + 1)
+                             : ListInOrder(workspace, keep, order, key, limit + 1));
   v1::ListFileSetsResponse response;
   for (size_t i = 0; i < std::min(limit, records.size()); ++i) {
     *response.add_filesets() = ToMessage(records[i]);
@@ -161,9 +162,11 @@ absl::StatusOr<std::vector<FilesetRecord>> FileSetService::ListByName(const std:
 }
 
 // Reads all that match: other orders than the names' are for people, who have hundreds.
-absl::StatusOr<std::vector<FilesetRecord>> FileSetService::ListInOrder(
-    const std::string& workspace, const KeepFileset& keep, const FilesetOrder& order,
-    const std::string& after, size_t limit) const {
+absl::StatusOr<std::vector<FilesetRecord>> FileSetService::ListInOrder(const std::string& workspace,
+                                                                       const KeepFileset& keep,
+                                                                       const FilesetOrder& order,
+                                                                       const std::string& after,
+                                                                       size_t limit) const {
   GRAFT_ASSIGN_OR_RETURN(std::vector<FilesetRecord> records,
                          catalog_.ListFilesets(workspace, keep, {}, SIZE_MAX));
   const auto before = [&order](const std::string& a, const std::string& b) {

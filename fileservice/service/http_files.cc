@@ -50,10 +50,10 @@ std::string Head(int code, absl::string_view reason, int64_t length, absl::strin
 
 absl::Status Reply(HttpConnection& connection, int code, absl::string_view reason,
                    const std::string& body, absl::string_view more = "") {
-  return connection.Write(absl::StrCat(
-      Head(code, reason, static_cast<int64_t>(body.size()),
-           absl::StrCat("Content-Type: application/json\r\n", more)),
-      body));
+  return connection.Write(
+      absl::StrCat(Head(code, reason, static_cast<int64_t>(body.size()),
+                        absl::StrCat("Content-Type: application/json\r\n", more)),
+                   body));
 }
 
 absl::Status ReplyError(HttpConnection& connection, const absl::Status& status, bool head_only) {
@@ -108,8 +108,8 @@ absl::StatusOr<Target> ParseTarget(const HttpRequest& request) {
   Target target;
   target.session = parts[4] == "uploads";
   if (!target.session && parts[4] != "versions") return unknown;
-  target.resource = absl::StrCat("workspaces/", parts[1], "/filesets/", parts[3], "/", parts[4],
-                                 "/", parts[5]);
+  target.resource =
+      absl::StrCat("workspaces/", parts[1], "/filesets/", parts[3], "/", parts[4], "/", parts[5]);
   target.path = std::string(parts[7]);
   return target;
 }
@@ -173,7 +173,7 @@ absl::Status HttpFiles::SendFile(const HttpRequest& request, absl::string_view v
   const bool head_only = request.method == "HEAD";
   const absl::StatusOr<ResolvedVersion> version = Authorize(request, version_name, path);
   if (!version.ok()) return ReplyError(connection, version.status(), head_only);
-  const auto reader = FileReader::Open(plane_, *version, path);
+  const auto reader = FileReader::Open(plane_.catalog, plane_.store, *version, path, &plane_.cache);
   if (!reader.ok()) return ReplyError(connection, reader.status(), head_only);
   const int64_t size = (*reader)->entry().size;
   const std::string etag = absl::StrCat("\"", ToHex((*reader)->entry().sha256), "\"");
@@ -280,8 +280,9 @@ absl::Status HttpFiles::TakeFile(const HttpRequest& request, absl::string_view s
     const absl::StatusOr<Entry> entry = intake->Finish(expected, /*executable=*/false);
     status = entry.status();
     if (entry.ok()) {
-      body.Set("durable_size", entry->size).Set("complete", true).Set("sha256",
-                                                                     ToHex(entry->sha256));
+      body.Set("durable_size", entry->size)
+          .Set("complete", true)
+          .Set("sha256", ToHex(entry->sha256));
     }
   } else if (status.ok()) {
     const absl::StatusOr<int64_t> durable = intake->Pause();

@@ -4,10 +4,10 @@
 //   GET|HEAD /v1/{version}/files/{path}           bytes; ETag is the content's SHA-256
 //   PUT      /v1/{session}/files/{path}?offset=N  takes the body at N (default 0), see below
 //
-// {version} is workspaces/{w}/filesets/{f}/versions/{v}, {session} .../uploads/{id}. A token comes as
-// `Authorization: Bearer`; a GET may carry a signature instead (DataService.SignUrl).
-// PUT: Content-Length is needed; `total` in the query is the size of the whole file where the body
-// is not its end; `X-Content-Sha256` (hex) is checked at the end. The answer is JSON {durable_size,
+// {version} is workspaces/{w}/filesets/{f}/versions/{v}, {session} .../uploads/{id}. A token comes
+// as `Authorization: Bearer`; a GET may carry a signature instead (DataService.SignUrl). PUT:
+// Content-Length is needed; `total` in the query is the size of the whole file where the body is
+// not its end; `X-Content-Sha256` (hex) is checked at the end. The answer is JSON {durable_size,
 // complete, sha256}. 409 with {expected_offset} where the body belongs elsewhere.
 //
 // The bytes are read, checked against their CRC and written: sendfile is no faster (measured, see
@@ -20,8 +20,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "fileservice/service/data_plane.h"
-#include "fileservice/transfer/http_listener.h"
 #include "fileservice/service/signed_url.h"
+#include "fileservice/transfer/http_listener.h"
 #include "rpc/auth.h"
 #include "rpc/call.h"
 

@@ -17,8 +17,8 @@ namespace graft::fileservice {
 absl::StatusOr<std::function<bool(const FilesetRecord&)>> ParseFilesetFilter(
     absl::string_view text);
 // `refs`: all of the fileset's.
-absl::StatusOr<std::function<bool(const VersionRecord&)>> ParseVersionFilter(
-    absl::string_view text, std::vector<Ref> refs);
+absl::StatusOr<std::function<bool(const VersionRecord&)>> ParseVersionFilter(absl::string_view text,
+                                                                             std::vector<Ref> refs);
 
 // A place in a list: the value that orders, then the name, in a form that compares as text.
 using OrderKey = std::function<std::string(const FilesetRecord&)>;

@@ -53,7 +53,8 @@ struct Settings {
   int64_t max_inflight_bytes = int64_t{1} << 30;
   // Of chunks that are sent in parts: a few for each of the transfers that run at a time.
   int64_t chunk_cache_bytes = 128 << 20;
-  // Workers that fetch the same version get it from one another, and the origin sends it about once.
+  // Workers that fetch the same version get it from one another, and the origin sends it about
+  // once.
   bool fan_out = true;
   // Collection needs whole packs to be old or empty; smaller ones collect sooner, larger ones are
   // fewer files.

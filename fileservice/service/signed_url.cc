@@ -19,7 +19,8 @@ std::string PercentEncode(absl::string_view path) {
   std::string out;
   for (const char c : path) {
     const auto byte = static_cast<unsigned char>(c);
-    if (absl::ascii_isalnum(byte) || absl::string_view("-._~/").find(c) != absl::string_view::npos) {
+    if (absl::ascii_isalnum(byte) ||
+        absl::string_view("-._~/").find(c) != absl::string_view::npos) {
       out.push_back(c);
     } else {
       absl::StrAppendFormat(&out, "%%%02X", byte);
@@ -47,9 +48,9 @@ absl::StatusOr<std::string> UrlSigner::LoadKey(const std::string& path) {
 std::string UrlSigner::SignatureOf(absl::string_view version, absl::string_view path,
                                    int64_t expires) const {
   // Lengths keep the parts apart, whatever they hold.
-  return ToHex(absl::string_view(HmacSha256(
-      key_, absl::StrCat("GET ", version.size(), " ", version, " ", path.size(), " ", path, " ",
-                         expires))));
+  return ToHex(
+      absl::string_view(HmacSha256(key_, absl::StrCat("GET ", version.size(), " ", version, " ",
+                                                      path.size(), " ", path, " ", expires))));
 }
 
 std::string UrlSigner::Sign(absl::string_view version, absl::string_view path,

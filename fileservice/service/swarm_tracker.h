@@ -1,6 +1,6 @@
-// Brings together the workers that want or hold one version: who is whose neighbour, and who fetches
-// which piece from the origin, so that the origin sends little more than one copy and the rest moves
-// between the workers.
+// Brings together the workers that want or hold one version: who is whose neighbour, and who
+// fetches which piece from the origin, so that the origin sends little more than one copy and the
+// rest moves between the workers.
 //
 // The pieces are first scattered (each goes from the origin to one worker), then gathered by all
 // from all. The origin sends a piece again only when no one has it or fetches it any more.
@@ -77,9 +77,9 @@ class SwarmTracker {
   const uint32_t pieces_;
   const Options options_;
   std::map<WorkerId, Worker> workers_;
-  std::vector<uint32_t> copies_;       // workers that have the piece or fetch it from the origin
-  std::set<uint32_t> lost_;            // were sent once, and nobody has them now
-  uint32_t next_ = 0;                  // the first that the origin has never sent
+  std::vector<uint32_t> copies_;  // workers that have the piece or fetch it from the origin
+  std::set<uint32_t> lost_;       // were sent once, and nobody has them now
+  uint32_t next_ = 0;             // the first that the origin has never sent
   std::map<std::string, std::set<WorkerId>> accused_;
   int64_t origin_pieces_ = 0;
   WorkerId last_id_ = 0;

@@ -41,8 +41,8 @@ absl::StatusOr<UploadMessage> ParseUpload(absl::Span<const absl::string_view> pa
   uint64_t total = 0;
   for (const uint32_t size : message.sizes) total += size;
   if (total != message.payload.data_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("an upload says ", total, " bytes and has ",
-                                                   message.payload.data_bytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("an upload says ", total, " bytes and has ", message.payload.data_bytes));
   }
   return message;
 }

@@ -1,6 +1,6 @@
-// Files whose bytes came through an upload stream in their order, and were hashed then: staging them
-// need not read them again. A file is known by its list of chunks, and to the session that sent it alone.
-// Thread-safe; forgets the oldest, which are then read.
+// Files whose bytes came through an upload stream in their order, and were hashed then: staging
+// them need not read them again. A file is known by its list of chunks, and to the session that
+// sent it alone. Thread-safe; forgets the oldest, which are then read.
 #pragma once
 
 #include <list>

@@ -1,5 +1,6 @@
 // Folders of content kept on this machine's disk, shared by its processes, bounded in bytes and in
-// files. What an entry is made of is the caller's business (`fill`): mostly a version by its digest.
+// files. What an entry is made of is the caller's business (`fill`): mostly a version by its
+// digest.
 //
 //   GRAFT_ASSIGN_OR_RETURN(auto cache, FolderCache::Open({.folder = dir, .max_bytes = 1 << 40}));
 //   GRAFT_ASSIGN_OR_RETURN(FolderCache::Pin pin, cache->Get(digest, {bytes, files}, fill));

@@ -85,9 +85,8 @@ TEST_F(FolderCacheTest, APinEndsWithItsProcess) {
   ASSERT_EQ(pipe(ready), 0);
   const pid_t child = fork();
   if (child == 0) {
-    const auto pin = Open()->Get("a", {600, 1}, [](const std::string&) {
-      return absl::InternalError("it was there");
-    });
+    const auto pin = Open()->Get(
+        "a", {600, 1}, [](const std::string&) { return absl::InternalError("it was there"); });
     const char done = pin.ok() ? 'y' : 'n';
     if (write(ready[1], &done, 1) != 1) _exit(1);
     pause();

@@ -96,9 +96,8 @@ absl::StatusOr<Published> Client::UploadFolder(const std::string& path, const st
                                                const UploadOptions& options,
                                                const ProgressCallback& progress) {
   const std::unique_ptr<UploadState> noted = UploadState::Open(
-      options.state_folder,
-      absl::StrCat(state_->options.address, "\n", fileset, "\n", options.base_version, "\n",
-                   AbsolutePath(path)));
+      options.state_folder, absl::StrCat(state_->options.address, "\n", fileset, "\n",
+                                         options.base_version, "\n", AbsolutePath(path)));
   std::string session = noted == nullptr ? std::string() : noted->Session();
   if (!session.empty()) {
     const absl::StatusOr<bool> open = state_->link->IsSessionOpen(session);

@@ -39,8 +39,8 @@ struct Progress {
   double bytes_per_second = 0;  // of done_bytes, over the last seconds
   absl::Duration eta = absl::InfiniteDuration();
 };
-// Called every Options::progress_interval and once at the end, on a thread of the client's; must not block
-// for long. Returning false cancels the transfer (CANCELLED).
+// Called every Options::progress_interval and once at the end, on a thread of the client's; must
+// not block for long. Returning false cancels the transfer (CANCELLED).
 using ProgressCallback = std::function<bool(const Progress&)>;
 
 struct UploadOptions {

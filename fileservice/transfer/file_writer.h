@@ -1,5 +1,5 @@
-// Inside of transfer/: writes a file from its end on, on a thread of its own, in large aligned pieces
-// that pass by the page cache where asked for and possible.
+// Inside of transfer/: writes a file from its end on, on a thread of its own, in large aligned
+// pieces that pass by the page cache where asked for and possible.
 //
 // The caller hashes and receives while the disk writes. For one thread at a time.
 #pragma once

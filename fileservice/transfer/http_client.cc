@@ -10,8 +10,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/file.h"
 #include "base/status_macros.h"
 
@@ -75,8 +75,7 @@ absl::Status TakeHead(const std::string& head, int64_t size) {
 }  // namespace
 
 absl::StatusOr<std::string> HttpGet(const std::string& address, const std::string& path,
-                                    const std::string& bearer, int64_t size,
-                                    absl::Duration timeout,
+                                    const std::string& bearer, int64_t size, absl::Duration timeout,
                                     const std::function<void(int64_t)>& arrived) {
   GRAFT_ASSIGN_OR_RETURN(const UniqueFd fd, Connect(address, timeout));
   const std::string request =
@@ -101,9 +100,8 @@ absl::StatusOr<std::string> HttpGet(const std::string& address, const std::strin
   body.resize(static_cast<size_t>(size));
   arrived(static_cast<int64_t>(have));
   while (have < body.size()) {
-    GRAFT_ASSIGN_OR_RETURN(const size_t got,
-                           Receive(fd.get(), address, body.data() + have,
-                                   std::min(kReceiveBytes, body.size() - have)));
+    GRAFT_ASSIGN_OR_RETURN(const size_t got, Receive(fd.get(), address, body.data() + have,
+                                                     std::min(kReceiveBytes, body.size() - have)));
     have += got;
     arrived(static_cast<int64_t>(got));
   }

@@ -14,8 +14,7 @@ namespace graft::fileservice {
 // for `timeout`; NOT_FOUND, PERMISSION_DENIED as answered; DATA_LOSS for a body of another length.
 // `arrived` is called with what has come, and may wait.
 absl::StatusOr<std::string> HttpGet(const std::string& address, const std::string& path,
-                                    const std::string& bearer, int64_t size,
-                                    absl::Duration timeout,
+                                    const std::string& bearer, int64_t size, absl::Duration timeout,
                                     const std::function<void(int64_t)>& arrived);
 
 }  // namespace graft::fileservice

@@ -172,14 +172,14 @@ absl::StatusOr<std::unique_ptr<HttpListener>> HttpListener::Bind(const Options& 
   setsockopt(state->listener.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   if (bind(state->listener.get(), found->ai_addr, found->ai_addrlen) != 0 ||
       listen(state->listener.get(), 128) != 0) {
-    return absl::UnavailableError(
-        absl::StrCat("address ", options.address, ": ", strerror(errno)));
+    return absl::UnavailableError(absl::StrCat("address ", options.address, ": ", strerror(errno)));
   }
   sockaddr_storage bound{};
   socklen_t length = sizeof(bound);
   getsockname(state->listener.get(), reinterpret_cast<sockaddr*>(&bound), &length);
-  state->port = ntohs(bound.ss_family == AF_INET ? reinterpret_cast<sockaddr_in*>(&bound)->sin_port
-                                                 : reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port);
+  state->port =
+      ntohs(bound.ss_family == AF_INET ? reinterpret_cast<sockaddr_in*>(&bound)->sin_port
+                                       : reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port);
   return std::unique_ptr<HttpListener>(new HttpListener(std::move(state)));
 }
 
@@ -215,8 +215,9 @@ void HttpListener::State::Accept() {
     LimitTime(connection.get(), options.stall_timeout);
     if (open.size() >= static_cast<size_t>(options.max_connections)) {
       SocketConnection(connection.get())
-          .Write("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n"
-                 "Connection: close\r\n\r\n")
+          .Write(
+              "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n"
+              "Connection: close\r\n\r\n")
           .IgnoreError();
       continue;
     }

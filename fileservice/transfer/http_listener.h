@@ -1,6 +1,6 @@
-// A small HTTP/1.1 server for bulk bytes: a thread a connection, at most Options::max_connections, in
-// plain text. The fileservice's HTTP door and the doors at which workers serve pieces to each other
-// stand on it.
+// A small HTTP/1.1 server for bulk bytes: a thread a connection, at most Options::max_connections,
+// in plain text. The fileservice's HTTP door and the doors at which workers serve pieces to each
+// other stand on it.
 #pragma once
 
 #include <functional>

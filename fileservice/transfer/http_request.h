@@ -17,8 +17,8 @@ inline constexpr size_t kMaxHttpHeadBytes = 16 << 10;
 
 struct HttpRequest {
   std::string method;
-  std::string path;                          // decoded once, with its slashes
-  std::map<std::string, std::string> query;  // decoded
+  std::string path;                            // decoded once, with its slashes
+  std::map<std::string, std::string> query;    // decoded
   std::map<std::string, std::string> headers;  // names in lower case
   bool keep_alive = true;
   int64_t content_length = 0;
@@ -27,8 +27,8 @@ struct HttpRequest {
   absl::string_view Header(absl::string_view lower_case_name) const;
 };
 
-// `head` ends with the empty line. INVALID_ARGUMENT says what is wrong: no HTTP/1.x, a bad escape or
-// NUL in the path, a header twice, a folded header, Transfer-Encoding, a length that is none.
+// `head` ends with the empty line. INVALID_ARGUMENT says what is wrong: no HTTP/1.x, a bad escape
+// or NUL in the path, a header twice, a folded header, Transfer-Encoding, a length that is none.
 absl::StatusOr<HttpRequest> ParseHttpRequest(absl::string_view head);
 
 struct ByteRange {

@@ -41,8 +41,8 @@ class KillTest : public ::testing::Test {
   void SetUp() override {
     char folder[] = "/tmp/graft-kill-XXXXXX";
     root_ = mkdtemp(folder);
-    shared_ = new (mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE,
-                        MAP_SHARED | MAP_ANONYMOUS, -1, 0)) Shared();
+    shared_ = new (mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+                        -1, 0)) Shared();
     const size_t mib = static_cast<size_t>(testing::ByTier(96, 2048, 2048));
     size_ = static_cast<int64_t>(mib << 20);
     ASSERT_THAT(MakeDirectories(root_ + "/in"), IsOk());
@@ -63,9 +63,9 @@ class KillTest : public ::testing::Test {
     const std::string binary = JoinPath(std::getenv("GRAFT_BINARY_DIR"), "bin/graft-fileservice");
     const std::string port_file = root_ + "/port";
     unlink(port_file.c_str());
-    std::vector<std::string> args = {binary,     "--data",      root_ + "/store", "--listen",
-                                     listen,     "--insecure",  "--no-auth",      "--port-file",
-                                     port_file};
+    std::vector<std::string> args = {binary,      "--data",      root_ + "/store",
+                                     "--listen",  listen,        "--insecure",
+                                     "--no-auth", "--port-file", port_file};
     std::vector<char*> argv;
     for (std::string& arg : args) argv.push_back(arg.data());
     argv.push_back(nullptr);
@@ -134,9 +134,7 @@ class KillTest : public ::testing::Test {
     EXPECT_EQ(status, 0);
   }
 
-  void UploadOnce() {
-    ExpectEnded(StartTransfer(/*upload=*/true));
-  }
+  void UploadOnce() { ExpectEnded(StartTransfer(/*upload=*/true)); }
 
   static constexpr const char* kFileset = "workspaces/ws/filesets/data";
   static constexpr const char* kVersion = "workspaces/ws/filesets/data/versions/1";
@@ -187,7 +185,8 @@ TEST_F(KillTest, ADownloadGoesOnAfterItsClientWasKilled) {
   UploadOnce();
   for (int i = 0; i < kills_; ++i) {
     const pid_t child = StartTransfer(/*upload=*/false);
-    const int64_t at = size_ * (i + 1) / (kills_ + 2) + static_cast<int64_t>(random_.Uniform(1 << 20));
+    const int64_t at =
+        size_ * (i + 1) / (kills_ + 2) + static_cast<int64_t>(random_.Uniform(1 << 20));
     KillAt(child, at);
   }
   ExpectEnded(StartTransfer(/*upload=*/false));

@@ -11,8 +11,8 @@
 #include "base/mutex.h"
 #include "base/random.h"
 #include "base/status_macros.h"
-#include "fileservice/transfer/stall_watch.h"
 #include "fileservice/transfer/slices.h"
+#include "fileservice/transfer/stall_watch.h"
 #include "fileservice/transfer/wire.h"
 #include "graft/v1/data.grpc.pb.h"
 #include "graft/v1/fileset.grpc.pb.h"
@@ -166,7 +166,8 @@ class RealExchange final : public ExchangeCall {
  private:
   static News NewsOf(const v1::ExchangePiecesResponse& response) {
     News news;
-    for (const auto& peer : response.peers()) news.peers.emplace_back(peer.address(), peer.pieces());
+    for (const auto& peer : response.peers())
+      news.peers.emplace_back(peer.address(), peer.pieces());
     news.from_origin.assign(response.from_origin().begin(), response.from_origin().end());
     news.gone.assign(response.gone().begin(), response.gone().end());
     news.token = response.peer_token();

@@ -23,7 +23,8 @@ class RateLimit {
       MutexLock lock(mu_);
       // What was not used for a moment may be made up for, not more.
       start = std::max(free_at_, absl::Now() - kBurst);
-      free_at_ = start + absl::Seconds(1) * (static_cast<double>(bytes) / static_cast<double>(rate_));
+      free_at_ =
+          start + absl::Seconds(1) * (static_cast<double>(bytes) / static_cast<double>(rate_));
       start = free_at_;
     }
     absl::SleepFor(start - absl::Now());

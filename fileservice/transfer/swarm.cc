@@ -136,11 +136,10 @@ absl::StatusOr<std::unique_ptr<SwarmMember>> SwarmMember::Fetch(Client& client,
     state->have = whole;
     state->totals.bytes = total;
   }
-  GRAFT_ASSIGN_OR_RETURN(state->listener,
-                         HttpListener::Bind({.address = options.listen,
-                                             .allow_remote = options.allow_remote,
-                                             .max_connections = options.uploads,
-                                             .stall_timeout = kPeerTimeout}));
+  GRAFT_ASSIGN_OR_RETURN(state->listener, HttpListener::Bind({.address = options.listen,
+                                                              .allow_remote = options.allow_remote,
+                                                              .max_connections = options.uploads,
+                                                              .stall_timeout = kPeerTimeout}));
   state->host = absl::StrCat(options.listen.substr(0, options.listen.rfind(':')), ":",
                              state->listener->port());
   State* raw = state.get();

@@ -44,19 +44,16 @@ absl::Status WriteAll(int fd, int64_t offset, absl::string_view bytes) {
 absl::StatusOr<std::unique_ptr<SwarmFiles>> SwarmFiles::Open(const std::string& folder,
                                                              std::vector<LocalFile> files) {
   if (files.size() > kMaxFiles) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the version has ", files.size(), " files; pieces are shared of at most ",
-                     kMaxFiles));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the version has ", files.size(), " files; pieces are shared of at most ", kMaxFiles));
   }
   GRAFT_ASSIGN_OR_RETURN(Target target, Target::Open(folder));
-  auto result =
-      std::unique_ptr<SwarmFiles>(new SwarmFiles(std::move(target), std::move(files)));
+  auto result = std::unique_ptr<SwarmFiles>(new SwarmFiles(std::move(target), std::move(files)));
   for (uint32_t i = 0; i < result->files_.size(); ++i) {
     const LocalFile& file = result->files_[i];
     GRAFT_RETURN_IF_ERROR(CheckRelative(file.path));
-    GRAFT_ASSIGN_OR_RETURN(
-        result->fds_.emplace_back(),
-        result->target_.OpenPartial(PartialName(ToHex(file.sha256), file.path)));
+    GRAFT_ASSIGN_OR_RETURN(result->fds_.emplace_back(),
+                           result->target_.OpenPartial(PartialName(ToHex(file.sha256), file.path)));
     int64_t offset = 0;
     for (const auto& [id, size] : file.chunks) {
       result->pieces_.Add({id, size, i, offset});
@@ -149,8 +146,7 @@ absl::Status SwarmFiles::Complete() const {
     if (fchmod(fd, file.executable ? 0755 : 0644) != 0 || fdatasync(fd) != 0) {
       return ErrnoStatus(errno, absl::StrCat("cannot finish ", file.path));
     }
-    GRAFT_RETURN_IF_ERROR(
-        target_.Complete(PartialName(ToHex(file.sha256), file.path), file.path));
+    GRAFT_RETURN_IF_ERROR(target_.Complete(PartialName(ToHex(file.sha256), file.path), file.path));
   }
   target_.RemovePartialFolder();
   return absl::OkStatus();

@@ -94,9 +94,7 @@ absl::Status Target::Complete(const std::string& partial, const std::string& pat
   return absl::OkStatus();
 }
 
-void Target::RemovePartialFolder() const {
-  unlinkat(root_.get(), kPartialFolder, AT_REMOVEDIR);
-}
+void Target::RemovePartialFolder() const { unlinkat(root_.get(), kPartialFolder, AT_REMOVEDIR); }
 
 std::string PartialName(absl::string_view sha256_hex, absl::string_view path) {
   return absl::StrCat(sha256_hex, "-", Sha256::HexOf(path).substr(0, 16));

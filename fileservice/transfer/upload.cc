@@ -145,11 +145,9 @@ class WindowReader {
 class Sender {
  public:
   Sender(Link& link, const std::string& session, ProgressMeter& meter)
-      : link_(link),
-        session_(session),
-        meter_(meter),
-        call_(link.Upload(session)),
-        thread_([this] { Run(); }) {}
+      : link_(link), session_(session), meter_(meter), call_(link.Upload(session)), thread_([this] {
+          Run();
+        }) {}
   ~Sender() { End(); }
 
   // Waits while enough windows wait. Fails with what the sending failed with.

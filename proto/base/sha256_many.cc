@@ -92,8 +92,7 @@ __attribute__((target("sha,sse4.1"))) void Compress(Words* const* words, const u
     }
 #pragma GCC unroll 16
     for (int r = 0; r < 16; ++r) {  // four rounds each
-      const __m128i k =
-          _mm_load_si128(reinterpret_cast<const __m128i*>(kRoundConstants) + r);
+      const __m128i k = _mm_load_si128(reinterpret_cast<const __m128i*>(kRoundConstants) + r);
 #pragma GCC unroll 2
       for (int l = 0; l < kLanes; ++l) {
         __m128i* v = w[l];
@@ -139,7 +138,7 @@ struct Job {
   Words* words = nullptr;
   const uint8_t* data = nullptr;
   size_t blocks = 0;
-  absl::string_view message;      // that ends with this job
+  absl::string_view message;       // that ends with this job
   Sha256Digest* digest = nullptr;  // null: the message goes on
 };
 
@@ -232,7 +231,8 @@ struct Sha256Stream::State {
   uint64_t total_bytes = 0;
   Sha256 plain;  // in the place of all that, without the instructions
 
-  // Completes the block that was begun and keeps what does not fill one; returns the blocks between.
+  // Completes the block that was begun and keeps what does not fill one; returns the blocks
+  // between.
   absl::string_view Take(absl::string_view bytes) {
     total_bytes += bytes.size();
     if (rest_bytes > 0) {

@@ -33,7 +33,6 @@ class Sha256Stream {
 // Writes the digest of each of `messages` to `digests`. With `stream` also extends that by `parts`,
 // beside them: the hash of a file and those of its chunks in one pass.
 void Sha256Many(absl::Span<const absl::string_view> messages, Sha256Digest* digests,
-                Sha256Stream* stream = nullptr,
-                absl::Span<const absl::string_view> parts = {});
+                Sha256Stream* stream = nullptr, absl::Span<const absl::string_view> parts = {});
 
 }  // namespace graft

@@ -28,8 +28,8 @@ class AgentService {
     absl::Duration stop_after = absl::Seconds(12);
     std::string attempt_secret;  // attempts' secrets are HMACs under it
   };
-  AgentService(const ServiceContext& context, const rpc::TokenSigner& signer, ProgressBoard& progress,
-               SessionBoard& sessions, Options options)
+  AgentService(const ServiceContext& context, const rpc::TokenSigner& signer,
+               ProgressBoard& progress, SessionBoard& sessions, Options options)
       : context_(context),
         signer_(signer),
         progress_(progress),

@@ -57,11 +57,7 @@ bool Holds(const v1::InferenceSession& session, const InferenceTarget& target) {
 }
 
 // Whether devices that are in use are all that keeps a job.
-bool WaitsForDevices(const std::vector<WaitReason>& reasons) {
-  if (reasons.empty()) return false;
-  const std::string& code = reasons[0].code;
-  return code == "CAPACITY" || code == "FRAGMENTED" || code == "RESERVED" || code == "PRIORITY";
-}
+bool WaitsForDevices(absl::string_view code) { return code == "CAPACITY" || code == "PRIORITY"; }
 
 // Drops the oldest records of sessions that have ended.
 absl::Status TrimEnded(Turn& turn, const std::string& workspace) {
@@ -351,7 +347,7 @@ void InferenceService::TellPhase(const std::string& name, const v1::InferenceSes
     context_.control.Inspect([this, name, key, now = context_.clock.Now()](const Core& core) {
       const Job* job = core.FindJob(key);
       if (job == nullptr || job->state != JobState::kQueued) return;
-      const std::vector<WaitReason> reasons = core.Explain(*job, now);
+      const std::vector<WhyWaiting> reasons = core.Explain(*job, now).reasons;
       board_.TellWaiting(name, absl::StrCat("waits for a device: ",
                                             reasons.empty() ? job->reason : reasons[0].text));
     });
@@ -397,7 +393,7 @@ void InferenceService::MakeRoom() {
     const auto end =
         waiting.begin() + static_cast<std::ptrdiff_t>(std::min(waiting.size(), kHeadOfQueue));
     const auto wants = std::find_if(waiting.begin(), end, [&](const Job* job) {
-      return WaitsForDevices(core.Explain(*job, now));
+      return WaitsForDevices(core.WaitCode(*job, now));
     });
     if (wants == end || SessionNameOf((*wants)->request.key) == idle) return;
     EndSession(idle, v1::REASON_PREEMPTED, "it was idle and gave way to others that wait");

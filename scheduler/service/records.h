@@ -28,5 +28,4 @@ absl::StatusOr<std::pair<NodeState, Node>> DecodeNode(absl::string_view bytes);
 std::string EncodeQueue(const Queue& queue);
 absl::StatusOr<Queue> DecodeQueue(absl::string_view bytes);
 
-
 }  // namespace graft::scheduler

@@ -13,8 +13,7 @@ struct AbsentService {
   absl::string_view feature;
 };
 inline constexpr AbsentService kAbsentServices[] = {
-    {"graft.v1.EvaluationService", "evaluation"},
-    {"graft.v1.NotificationService", "notification"}};
+    {"graft.v1.EvaluationService", "evaluation"}, {"graft.v1.NotificationService", "notification"}};
 
 class ServerService {
  public:

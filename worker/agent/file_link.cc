@@ -39,8 +39,8 @@ absl::StatusOr<std::string> KeyOf(const v1::Input& input) {
 absl::StatusOr<std::unique_ptr<TransferFileLink>> TransferFileLink::Open(
     FileserviceOptions options) {
   GRAFT_ASSIGN_OR_RETURN(auto cache,
-                         fileservice::FolderCache::Open({.folder = options.cache_folder,
-                                                         .max_bytes = options.cache_bytes}));
+                         fileservice::FolderCache::Open(
+                             {.folder = options.cache_folder, .max_bytes = options.cache_bytes}));
   return std::unique_ptr<TransferFileLink>(
       new TransferFileLink(std::move(options), std::move(cache)));
 }
@@ -64,11 +64,12 @@ absl::StatusOr<std::string> TransferFileLink::Fetch(const v1::Input& input,
   const auto fill = [&](const std::string& path) -> absl::Status {
     GRAFT_ASSIGN_OR_RETURN(const auto client, Connect(options_, address, token));
     return client
-        ->DownloadVersion(input.version(), path, {.remove_others = true},
-                          [&](const fileservice::Progress& now) {
-                            progress({.bytes_done = now.done_bytes, .bytes_total = now.total_bytes});
-                            return !cancel;
-                          })
+        ->DownloadVersion(
+            input.version(), path, {.remove_others = true},
+            [&](const fileservice::Progress& now) {
+              progress({.bytes_done = now.done_bytes, .bytes_total = now.total_bytes});
+              return !cancel;
+            })
         .status();
   };
   GRAFT_ASSIGN_OR_RETURN(fileservice::FolderCache::Pin pin,

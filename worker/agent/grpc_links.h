@@ -50,8 +50,8 @@ struct FileserviceOptions {
   int64_t cache_bytes = 100LL << 30;
 };
 
-// Fetches into a cache that all attempts and processes of this node share: a folder a version, named
-// by its digest, pinned while an attempt holds it. Thread-safe.
+// Fetches into a cache that all attempts and processes of this node share: a folder a version,
+// named by its digest, pinned while an attempt holds it. Thread-safe.
 class TransferFileLink final : public FileLink {
  public:
   static absl::StatusOr<std::unique_ptr<TransferFileLink>> Open(FileserviceOptions options);
@@ -66,8 +66,7 @@ class TransferFileLink final : public FileLink {
                                  const std::string& token, const CancelFlag& cancel) override;
 
  private:
-  TransferFileLink(FileserviceOptions options,
-                   std::unique_ptr<fileservice::FolderCache> cache)
+  TransferFileLink(FileserviceOptions options, std::unique_ptr<fileservice::FolderCache> cache)
       : options_(std::move(options)), cache_(std::move(cache)) {}
 
   const FileserviceOptions options_;

@@ -81,11 +81,12 @@ bool Run(const std::string& folder, int workers, int64_t mib, int64_t rate) {
     all.bytes = member->totals().bytes;
   }
   const double bound = static_cast<double>(all.bytes) / static_cast<double>(rate);
-  std::printf("%d workers, %lld MiB, %lld bytes/s each: %.1f s, bound %.1f s, origin %.2f copies, "
-              "wasted %.2f copies\n",
-              workers, static_cast<long long>(mib), static_cast<long long>(rate), seconds, bound,
-              static_cast<double>(all.from_origin) / static_cast<double>(all.bytes),
-              static_cast<double>(all.wasted) / static_cast<double>(all.bytes));
+  std::printf(
+      "%d workers, %lld MiB, %lld bytes/s each: %.1f s, bound %.1f s, origin %.2f copies, "
+      "wasted %.2f copies\n",
+      workers, static_cast<long long>(mib), static_cast<long long>(rate), seconds, bound,
+      static_cast<double>(all.from_origin) / static_cast<double>(all.bytes),
+      static_cast<double>(all.wasted) / static_cast<double>(all.bytes));
   const bool time_ok = Report("time_over_bound", seconds / bound, "x", 1.3);
   return Report("origin_copies",
                 static_cast<double>(all.from_origin) / static_cast<double>(all.bytes), "copies",

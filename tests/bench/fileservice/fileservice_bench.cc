@@ -2,7 +2,8 @@
 //   fileservice_bench put ADDRESS FILE FILESET    uploads and publishes
 //   fileservice_bench get ADDRESS VERSION FOLDER  downloads, verified and synced
 //   fileservice_bench fsync FILE                  waits until the file is on the disk
-//   fileservice_bench cold PATH...                drops files, and all below folders, from the page cache
+//   fileservice_bench cold PATH...                drops files, and all below folders, from the page
+//   cache
 // Transfers print one JSON line: seconds, CPU seconds of this process, bytes moved and saved.
 #include <fcntl.h>
 #include <sys/resource.h>

@@ -211,8 +211,8 @@ bool LoraCheckpoints() {
   for (const int version : {2, 3, 4, 5, 6, 7, 9}) {
     worst = std::max(worst, bench.Share("lora", version));
   }
-  return PrintAtMost({"store_dedup", "lora_checkpoint_worst_of_10_but_keyframes_and_latest", worst, "% of its bytes",
-                      70.5, "XOR to the parent 70.5"});
+  return PrintAtMost({"store_dedup", "lora_checkpoint_worst_of_10_but_keyframes_and_latest", worst,
+                      "% of its bytes", 70.5, "XOR to the parent 70.5"});
 }
 
 bool Resharded() {

@@ -3,9 +3,9 @@
 // once, and a row's figure is the median of the rounds. CPU seconds are those of both ends.
 //
 // `download` and `upload` are the streams alone, from memory and to nowhere, as raw TCP's row is:
-// their ceiling is TCP's. `download_file` reads a file of the page cache, as nginx does, without CRC
-// or chunk look-ups; its ceiling is pread and send one after the other. The rows below it read what
-// is stored, each chunk's CRC32C checked.
+// their ceiling is TCP's. `download_file` reads a file of the page cache, as nginx does, without
+// CRC or chunk look-ups; its ceiling is pread and send one after the other. The rows below it read
+// what is stored, each chunk's CRC32C checked.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -59,8 +59,7 @@ double CpuOf(pid_t pid) {
   const auto stat = ReadFile(absl::StrCat("/proc/", pid, "/stat"));
   if (!stat.ok()) return 0;
   // Fields 14 and 15, counted behind the name in parentheses.
-  const std::vector<std::string> fields =
-      absl::StrSplit(stat->substr(stat->rfind(')') + 2), ' ');
+  const std::vector<std::string> fields = absl::StrSplit(stat->substr(stat->rfind(')') + 2), ' ');
   double ticks = 0;
   double value = 0;
   for (const size_t i : {11, 12}) {
@@ -80,7 +79,8 @@ Child Start(std::vector<std::string> args, const std::string& port_file) {
   for (std::string& arg : args) argv.push_back(arg.data());
   argv.push_back(nullptr);
   Child child;
-  GRAFT_CHECK(posix_spawn(&child.pid, args[0].c_str(), nullptr, nullptr, argv.data(), environ) == 0);
+  GRAFT_CHECK(posix_spawn(&child.pid, args[0].c_str(), nullptr, nullptr, argv.data(), environ) ==
+              0);
   for (int i = 0; i < 12000 && child.told.empty(); ++i) {
     absl::SleepFor(absl::Milliseconds(10));
     const auto text = ReadFile(port_file);
@@ -270,16 +270,20 @@ bool Run(const std::string& self, const std::string& folder, int64_t bytes, int 
 
   const std::string versions = "workspaces/bench/filesets/";
   std::vector<Row> rows;
-  rows.push_back({"tcp", "send 1 MiB from memory, recv 1 MiB",
+  rows.push_back({"tcp",
+                  "send 1 MiB from memory, recv 1 MiB",
                   [&] {
                     const int fd = ConnectTo(PortOf(tcp.told[0]));
                     GRAFT_CHECK(Drain(fd) == bytes);
                     close(fd);
                   },
-                  tcp.pid, {}, {}});
+                  tcp.pid,
+                  {},
+                  {}});
   if (!nginx.empty()) {
     const std::vector<std::string> peer = absl::StrSplit(nginx, ':');
-    rows.push_back({"nginx", "HTTP/1.1, sendfile on, recv 1 MiB",
+    rows.push_back({"nginx",
+                    "HTTP/1.1, sendfile on, recv 1 MiB",
                     [bytes, port = PortOf(peer[0])] {
                       const int fd = ConnectTo(port);
                       const std::string get =
@@ -288,24 +292,46 @@ bool Run(const std::string& self, const std::string& folder, int64_t bytes, int 
                       GRAFT_CHECK(Drain(fd) > bytes);
                       close(fd);
                     },
-                    PortOf(peer[1]), {}, {}});
+                    PortOf(peer[1]),
+                    {},
+                    {}});
   }
-  rows.push_back({"download", "the stream alone: messages of 4 MiB from memory",
-                  [&] { DownloadOnce(*bare, "any", bytes); }, plain.pid, {}, {}});
-  rows.push_back({"upload", "the stream alone: parsed and acknowledged, not stored",
-                  [&] { UploadOnce(*bare, bytes); }, plain.pid, {}, {}});
-  rows.push_back({"download_file", "Download of a file registered in place (no CRC)",
+  rows.push_back({"download",
+                  "the stream alone: messages of 4 MiB from memory",
+                  [&] { DownloadOnce(*bare, "any", bytes); },
+                  plain.pid,
+                  {},
+                  {}});
+  rows.push_back({"upload",
+                  "the stream alone: parsed and acknowledged, not stored",
+                  [&] { UploadOnce(*bare, bytes); },
+                  plain.pid,
+                  {},
+                  {}});
+  rows.push_back({"download_file",
+                  "Download of a file registered in place (no CRC)",
                   [&] { DownloadOnce(*link, versions + "in-place/versions/1", bytes); },
-                  plain.pid, {}, {}});
-  rows.push_back({"download_tls", "the same with TLS 1.3",
+                  plain.pid,
+                  {},
+                  {}});
+  rows.push_back({"download_tls",
+                  "the same with TLS 1.3",
                   [&] { DownloadOnce(*secure, versions + "in-place/versions/1", bytes); },
-                  tls.pid, {}, {}});
-  rows.push_back({"download_stored", "Download of chunks of 4 MiB, CRC32C checked",
+                  tls.pid,
+                  {},
+                  {}});
+  rows.push_back({"download_stored",
+                  "Download of chunks of 4 MiB, CRC32C checked",
                   [&] { DownloadOnce(*link, versions + "stored/versions/1", bytes); },
-                  plain.pid, {}, {}});
-  rows.push_back({"download_cdc", "Download of chunks of 64 KiB, CRC32C checked",
+                  plain.pid,
+                  {},
+                  {}});
+  rows.push_back({"download_cdc",
+                  "Download of chunks of 64 KiB, CRC32C checked",
                   [&] { DownloadOnce(*link, versions + "stored/versions/2", bytes); },
-                  plain.pid, {}, {}});
+                  plain.pid,
+                  {},
+                  {}});
   for (Row& row : rows) row.run();  // connects, and warms the page cache
   for (int round = 0; round < rounds; ++round) {
     for (Row& row : rows) row.Round(static_cast<double>(bytes));
@@ -331,7 +357,8 @@ int main(int argc, char** argv) {
   const std::vector<std::string> args(argv, argv + argc);
   if (argc == 4 && args[1] == "serve") return ServeForBench(args[2], args[3] == "tls");
   if (argc < 4) {
-    std::fprintf(stderr, "usage: fileservice_wire_bench FOLDER MIB ROUNDS [NGINX_PORT:WORKER_PID]\n");
+    std::fprintf(stderr,
+                 "usage: fileservice_wire_bench FOLDER MIB ROUNDS [NGINX_PORT:WORKER_PID]\n");
     return 2;
   }
   return Run(args[0], args[1], std::atoll(args[2].c_str()) << 20, std::atoi(args[3].c_str()),

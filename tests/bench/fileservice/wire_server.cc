@@ -79,8 +79,7 @@ class SourceReactor final : public RawWriteReactor {
  private:
   void Next() {
     if (offset_ == bytes_) return Finish(rpc::ToGrpcStatus(call_->Finish(absl::OkStatus())));
-    const auto size =
-        std::min<size_t>(content_.size(), static_cast<size_t>(bytes_ - offset_));
+    const auto size = std::min<size_t>(content_.size(), static_cast<size_t>(bytes_ - offset_));
     wire::Writer head;
     head.Varint(v1::DownloadResponse::kOffsetFieldNumber, static_cast<uint64_t>(offset_));
     head.BytesHead(wire::kDataField, size);
@@ -169,9 +168,8 @@ absl::Status MakeFilesets(Catalog& catalog, ChunkStore& store, FileSetService& f
   if (!stored) return absl::OkStatus();
   GRAFT_ASSIGN_OR_RETURN(const std::string content,
                          ReadFile(JoinPath(folder, "data/file.bin"), int64_t{1} << 40));
-  GRAFT_RETURN_IF_ERROR(PutFile(
-      catalog, store, content,
-      *MakeBoundaryChunker({static_cast<int64_t>(content.size())})));
+  GRAFT_RETURN_IF_ERROR(PutFile(catalog, store, content,
+                                *MakeBoundaryChunker({static_cast<int64_t>(content.size())})));
   // Other content, so that its chunks are stored again, behind one another.
   return PutFile(catalog, store, content.substr(1) + "x", *MakeFastCdc(kContent64KParameters));
 }
@@ -187,7 +185,9 @@ absl::Status Serve(const std::string& folder, bool tls) {
   const std::string name = tls ? "tls" : "plain";
   const std::string data = JoinPath(folder, name + ".store");
   GRAFT_RETURN_IF_ERROR(MakeDirectories(data));
-  GRAFT_ASSIGN_OR_RETURN(const auto db, Database::Open(JoinPath(data, "index"), {.watermark_dir = JoinPath(data, "watermark")}));
+  GRAFT_ASSIGN_OR_RETURN(
+      const auto db,
+      Database::Open(JoinPath(data, "index"), {.watermark_dir = JoinPath(data, "watermark")}));
   ChunkStore::Options store_options;
   store_options.directory = JoinPath(data, "packs");
   GRAFT_ASSIGN_OR_RETURN(const auto store,
