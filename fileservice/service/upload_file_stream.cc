@@ -38,7 +38,7 @@ class UploadFileStream final : public RawReadReactor,
  private:
   void OnReadDone(bool ok) override {
     Touch(plane_.clock);
-    if (!ok) return End(Cease());
+    if (!ok) return EndReading(Cease());
     const auto bytes = static_cast<int64_t>(incoming_.Length());
     auto self = shared_from_this();
     if (plane_.budget.Acquire(bytes, [self, bytes] { self->Process(bytes); })) Process(bytes);
@@ -48,7 +48,7 @@ class UploadFileStream final : public RawReadReactor,
     const absl::Status status = TakeMessage();
     plane_.budget.Release(bytes);
     Touch(plane_.clock);
-    if (!status.ok() || complete_) return End(status);
+    if (!status.ok() || complete_) return EndReading(status);
     incoming_.Clear();
     MutexLock lock(mu_);
     if (!finished_) StartRead(&incoming_);
@@ -104,6 +104,12 @@ class UploadFileStream final : public RawReadReactor,
     GRAFT_ASSIGN_OR_RETURN(const int64_t durable, intake_->Pause());
     response_->set_durable_size(durable);
     return absl::OkStatus();
+  }
+
+  // Lets go of the file first, so that the client may send it again as soon as it has its answer.
+  void EndReading(const absl::Status& status) {
+    intake_.reset();
+    End(status);
   }
 
   void End(const absl::Status& status) {

@@ -19,8 +19,9 @@ absl::StatusOr<v1::JobState> CreateAndWatch(const std::string& model, const std:
   spec.mutable_dataset()->add_training()->set_fileset(client->Name("filesets", dataset));
   spec.mutable_method()->mutable_sft();
   spec.mutable_schedule()->set_max_steps(5);
-  GRAFT_ASSIGN_OR_RETURN(v1::Job job, client->Call<v1::Job>(client->jobs(), &v1::JobService::Stub::CreateJob,
-                                                            request, {.idempotent = true}));
+  GRAFT_ASSIGN_OR_RETURN(
+      v1::Job job, client->Call<v1::Job>(client->jobs(), &v1::JobService::Stub::CreateJob, request,
+                                         {.idempotent = true}));
   v1::WatchJobsRequest watch;
   watch.set_parent(job.name());
   watch.set_until_terminal(true);
@@ -30,7 +31,8 @@ absl::StatusOr<v1::JobState> CreateAndWatch(const std::string& model, const std:
   for (v1::WatchJobsResponse change; stream->Read(&change);) {
     if (!change.has_job()) continue;
     job = change.job();
-    std::cout << v1::JobState_Name(job.status().state()) << " " << job.status().progress().steps_done() << std::endl;
+    std::cout << v1::JobState_Name(job.status().state()) << " "
+              << job.status().progress().steps_done() << std::endl;
   }
   return job.status().state();
 }
