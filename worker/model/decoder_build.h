@@ -7,55 +7,16 @@
 //   Train::kLora}));
 #pragma once
 
-#include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "worker/model/build_options.h"
 #include "worker/model/decoder.h"
 #include "worker/spec/load.h"
 #include "worker/spec/parameter_reader.h"
 
 namespace graft::model {
-
-enum class Train { kNothing, kLora, kAllWeights };
-
-// Which biases are trained beside the adapters: none, all, or those of linears with an adapter.
-enum class TrainedBias { kNone, kAll, kAdapted };
-
-struct LoraOptions {
-  int64_t rank = 16;
-  double alpha = 32;
-  double dropout = 0;
-  bool rslora = false;
-  bool dora = false;
-  // By suffix of the Hub name ("q_proj"), "all-linear", or one "re:..." over the whole name. Empty:
-  // every linear but the head. Embedding ("embed_tokens"), head ("lm_head") and experts ("experts",
-  // or "gate_up_proj" and "down_proj" of them) are adapted where they are named, never by
-  // "all-linear" or by default.
-  std::vector<std::string> target_modules;
-  // Trained whole beside the adapters, by suffix of the Hub name: embedding, head and norms.
-  std::vector<std::string> modules_to_save;
-  TrainedBias bias = TrainedBias::kNone;
-  uint64_t seed = 0;  // of A: kaiming uniform as peft draws it; B is 0
-};
-
-struct BuildOptions {
-  Train train = Train::kNothing;
-  LoraOptions lora;
-  // What frozen matrices are kept in. The computation is fp32 all the same: others are widened for
-  // each use.
-  at::ScalarType frozen_type = at::kFloat;
-  // Linears of a quantised base stay in their blocks where their rows can be taken out of the file.
-  bool keep_blocks = false;
-  // Of several ranks: what this one holds. No other bytes of the files are read.
-  Division division;
-  // Frozen tensors get their shapes alone, and no memory until they are written to: for a decoder
-  // that another source fills, or of which only the trained tensors are wanted.
-  bool without_frozen = false;
-};
 
 // INVALID_ARGUMENT: target modules that match nothing (with the known names), a weight that is not
 // finite. UNIMPLEMENTED: parts of a model that this build of the trainer cannot compute, by name.

@@ -8,7 +8,7 @@
 // rows; norm(x) is made again. No gradient of a frozen weight is formed. Gradients of trained
 // tensors are added in place to their Trained entry, so accumulating micro-batches costs no copy.
 //
-// Life cycle: filled by decoder_build.cc, then constant but for the numbers. Must outlive every
+// Life cycle: filled by group_build.cc, then constant but for the numbers. Must outlive every
 // graph that it took part in.
 //
 // Legend: T tokens, H inputs, O outputs of all parts, R ranks of all adapters, r rank of one.
