@@ -14,13 +14,6 @@
 
 namespace graft::trainer {
 
-// What `error` events and the exit status are made of.
-struct RunFailure {
-  ErrorCode code;
-  absl::Status status;
-  std::string hint;
-};
-
 // OK: the run ended as `done` says. Both events are written here.
 absl::Status Run(const RunConfig& config, Control& control, EventWriter& events, Clock& clock);
 

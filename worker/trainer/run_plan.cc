@@ -1,0 +1,136 @@
+#include "worker/trainer/run_plan.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/digest.h"
+
+namespace graft::trainer {
+namespace {
+
+model::TrainedBias BiasOf(LoraBias bias) {
+  if (bias == LoraBias::kNone) return model::TrainedBias::kNone;
+  return bias == LoraBias::kAll ? model::TrainedBias::kAll : model::TrainedBias::kAdapted;
+}
+
+spec::Optimizer OptimizerOf(const OptimizerConfig& config) {
+  switch (config.kind) {
+    case OptimizerKind::kAdamW:
+      break;
+    case OptimizerKind::kAdamW8bit:
+      return spec::Optimizer::kAdamW8bit;
+    case OptimizerKind::kAdafactor:
+      return spec::Optimizer::kAdafactor;
+    case OptimizerKind::kLion:
+      return spec::Optimizer::kLion;
+    case OptimizerKind::kSgd:
+      return config.momentum > 0 ? spec::Optimizer::kSgdMomentum : spec::Optimizer::kSgd;
+  }
+  return spec::Optimizer::kAdamW;
+}
+
+// The fullest micro-batch of the first steps, as a plan of one sequence.
+void PlanOfBatches(const data::BatchPlan& batches, spec::TrainingPlan* plan) {
+  constexpr int64_t kLookedAt = 64;
+  plan->micro_batch = 1;
+  plan->sequence = 1;
+  for (int64_t step = 0; step < std::min(kLookedAt, batches.steps()); ++step) {
+    for (const data::MicroBatch& micro : batches.Step(step, 0).micro_batches) {
+      const auto tokens = static_cast<int64_t>(micro.tokens.size());
+      if (tokens <= plan->sequence) continue;
+      plan->sequence = tokens;
+      plan->effective_length = std::max<int64_t>(1, micro.max_segment);
+      plan->supervised_share =
+          static_cast<double>(micro.supervised_tokens) / static_cast<double>(tokens);
+    }
+  }
+}
+
+}  // namespace
+
+absl::Status CheckSupported(const RunConfig& config) {
+  const ParallelismConfig& p = config.parallelism;
+  if (p.world > 1 && config.optimizer.kind == OptimizerKind::kAdafactor &&
+      (p.tp > 1 || p.zero > 0)) {
+    return absl::UnimplementedError(
+        "optimizer.kind adafactor together with parallelism.tp or parallelism.zero is not there: "
+        "its rows and columns are of whole tensors; use adamw, lion or sgd");
+  }
+  if (p.world > 1 && config.optimizer.kind == OptimizerKind::kAdamW8bit) {
+    return absl::UnimplementedError(
+        "optimizer.kind adamw_8bit on more than one rank is not there: its blocks are of whole "
+        "tensors; use adamw, lion or sgd");
+  }
+  if (config.precision == Precision::kBf16) {
+    return absl::UnimplementedError("precision bf16 is not there on CPUs; use auto or fp32");
+  }
+  return absl::OkStatus();
+}
+
+model::BuildOptions BuildOptionsOf(const RunConfig& config, bool quantized_base) {
+  model::BuildOptions options;
+  const TuningConfig& t = config.tuning;
+  if (t.kind == TuningKind::kAllWeights) {
+    options.train = model::Train::kAllWeights;
+    return options;
+  }
+  options.train = model::Train::kLora;
+  options.keep_blocks = quantized_base;
+  options.lora = {.rank = t.rank,
+                  .alpha = t.alpha,
+                  .dropout = t.dropout,
+                  .rslora = t.rslora,
+                  .dora = t.dora,
+                  .target_modules = t.target_modules,
+                  .modules_to_save = t.modules_to_save,
+                  .bias = BiasOf(t.bias),
+                  .seed = static_cast<uint64_t>(t.init_seed.value_or(config.seed))};
+  return options;
+}
+
+spec::TrainingPlan PlanOf(const RunConfig& config) {
+  spec::TrainingPlan plan;
+  plan.tuning = config.tuning.kind == TuningKind::kAllWeights ? spec::Tuning::kAllWeights
+                                                              : spec::Tuning::kLora;
+  plan.lora_rank = config.tuning.rank;
+  plan.optimizer = OptimizerOf(config.optimizer);
+  plan.compute = plan.weights = spec::DType::kF32;
+  plan.micro_batch = config.batch.micro;
+  plan.global_batch = config.batch.global;
+  plan.sequence = config.dataset.max_seq_length;
+  plan.gpu = false;
+  return plan;
+}
+
+int64_t EstimatePeakBytes(const RunConfig& config, const ModelSource& model,
+                          const data::BatchPlan& batches) {
+  const bool all = config.tuning.kind == TuningKind::kAllWeights;
+  spec::TrainingPlan plan = PlanOf(config);
+  if (const spec::Parameter* p = model.description.Find("layers.0.attn.o.weight");
+      !all && p != nullptr && model.description.facts.quantized) {
+    plan.weights = model.reader->StoredType(*p);
+  }
+  PlanOfBatches(batches, &plan);
+  if (config.activation_checkpointing == ActivationCheckpointing::kFull) {
+    plan.recompute = spec::Recompute::kLayers;
+  }
+  return spec::CostModel(model.description).Memory(plan).total() + spec::kCpuResidentExtraBytes;
+}
+
+std::string IdentityOf(const RunConfig& config, int64_t rows) {
+  RunConfig same = config;
+  same.model.path.clear();
+  same.model.name.clear();
+  same.dataset.training.clear();
+  same.dataset.validation.clear();
+  same.parallelism = {};  // another layout gives the same run
+  same.output = {};
+  same.checkpoint = {};
+  same.resume_from.clear();
+  same.evaluation = {};
+  same.events_fd = 1;
+  same.log_interval = 1;
+  return Sha256::HexOf(absl::StrCat(FormatRunConfig(same), rows));
+}
+
+}  // namespace graft::trainer

@@ -1,0 +1,109 @@
+#include "worker/trainer/validation.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "worker/trainer/generator.h"
+
+namespace graft::trainer {
+namespace {
+
+constexpr int64_t kOverfitEvaluations = 2;  // in a row without a better one
+constexpr double kLargestExponent = 700;    // of a double
+
+EvalEvent EventOf(const EvalResult& result) {
+  EvalEvent event;
+  event.loss = result.loss;
+  event.perplexity = std::exp(std::min(result.loss, kLargestExponent));
+  event.supervised_tokens = result.supervised_tokens;
+  event.seconds = result.seconds;
+  return event;
+}
+
+}  // namespace
+
+absl::Status Validation::EvaluateBase() {
+  const bool wanted = p_.config.evaluation.at_start && p_.data.validation_plan.has_value();
+  if (!wanted || p_.state.step > 0) return absl::OkStatus();
+  GRAFT_ASSIGN_OR_RETURN(const EvalResult result, p_.engine.Evaluate(*p_.data.validation_plan));
+  p_.events.Write(EventOf(result));
+  return absl::OkStatus();
+}
+
+absl::Status Validation::AfterStep(bool epoch_end, bool last) {
+  if (!p_.data.validation_plan.has_value()) return absl::OkStatus();
+  const int64_t interval = p_.config.evaluation.interval;
+  const bool due = interval > 0 ? p_.state.step % interval == 0 : epoch_end;
+  if (!due && !last) return absl::OkStatus();
+  GRAFT_ASSIGN_OR_RETURN(const EvalResult result, p_.engine.Evaluate(*p_.data.validation_plan));
+  Take(result);
+  WarnOfOverfitting();
+  return Samples();
+}
+
+void Validation::Take(const EvalResult& result) {
+  CheckpointState& state = p_.state;
+  const EvaluationConfig& config = p_.config.evaluation;
+  const bool best = !state.best_validation_loss.has_value() ||
+                    result.loss < *state.best_validation_loss - config.min_delta;
+  rises_ = state.validation_loss.has_value() && result.loss > *state.validation_loss;
+  state.validation_loss = result.loss;
+  p_.schedule.ObserveValidation(result.loss);
+  if (best) {
+    state.best_validation_loss = result.loss;
+    state.best_step = state.step;
+    state.bad_evaluations = 0;
+  } else {
+    ++state.bad_evaluations;
+  }
+  EvalEvent event = EventOf(result);
+  event.step = state.step;
+  event.epoch = static_cast<double>(state.step) / p_.data.steps_per_epoch;
+  event.best = best;
+  if (p_.gang.first()) p_.events.Write(event);
+  if (config.patience == 0) return;
+  stop_early_ = state.bad_evaluations >= config.patience;
+  if (best && config.restore_best) best_values_ = p_.decoder.store().values().clone();
+}
+
+void Validation::WarnOfOverfitting() {
+  const CheckpointState& state = p_.state;
+  if (!p_.gang.first() || !rises_ || warned_overfitting_) return;
+  if (state.bad_evaluations < kOverfitEvaluations) return;
+  warned_overfitting_ = true;
+  p_.events.Warn("OVERFITTING",
+                 absl::StrCat("validation loss rises since step ", state.best_step, ", whose ",
+                              *state.best_validation_loss, " is the best so far"),
+                 state.step);
+}
+
+absl::Status Validation::Samples() {
+  const EvaluationConfig& config = p_.config.evaluation;
+  if (config.sample_prompts.empty() || !p_.gang.first()) return absl::OkStatus();
+  if (!p_.decoder.division().whole()) {
+    if (!warned_samples_) {
+      p_.events.Warn("SAMPLES_LEFT_OUT",
+                     "evaluation.sample_prompts are not answered where tp or pp divide the model",
+                     p_.state.step);
+    }
+    warned_samples_ = true;
+    return absl::OkStatus();
+  }
+  p_.gang.EndTraining();  // the others wait at the next step meanwhile
+  for (const std::string& prompt : config.sample_prompts) {
+    GRAFT_ASSIGN_OR_RETURN(const std::string text,
+                           AnswerOnce(p_.model, p_.decoder, prompt, config.sample_tokens));
+    p_.events.Write(SampleEvent{p_.state.step, prompt, text});
+  }
+  return absl::OkStatus();
+}
+
+bool Validation::RestoreBest() {
+  if (!best_values_.defined()) return false;
+  p_.decoder.store().values().copy_(best_values_);
+  return true;
+}
+
+}  // namespace graft::trainer

@@ -1,0 +1,58 @@
+// What a run does between its steps to see how good it has become: the validation loss, which of
+// its states was best, whether it overfits or should stop, and answers to sample prompts.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include "absl/status/status.h"
+#include "worker/trainer/checkpoint.h"
+#include "worker/trainer/engine.h"
+#include "worker/trainer/event_writer.h"
+#include "worker/trainer/rank_gang.h"
+#include "worker/trainer/run_config.h"
+#include "worker/trainer/schedule.h"
+#include "worker/trainer/training_data.h"
+
+namespace graft::trainer {
+
+class Validation {
+ public:
+  // What it looks at and changes; all must outlive it. The losses stand in `state`, which a
+  // checkpoint keeps.
+  struct Parts {
+    const RunConfig& config;
+    const ModelSource& model;
+    const TrainingData& data;
+    model::Decoder& decoder;
+    Engine& engine;
+    Schedule& schedule;
+    RankGang& gang;
+    EventWriter& events;
+    CheckpointState& state;
+  };
+  explicit Validation(const Parts& parts) : p_(parts) {}
+
+  // What the base can do: nothing that training decides upon, so that the best of the run is one
+  // that it has made.
+  absl::Status EvaluateBase();
+  // After a step; `last` of the run.
+  absl::Status AfterStep(bool epoch_end, bool last);
+
+  bool stop_early() const { return stop_early_; }
+  // Puts the best numbers back where they are wanted as the output; false where they are not.
+  bool RestoreBest();
+
+ private:
+  void Take(const EvalResult& result);
+  void WarnOfOverfitting();
+  absl::Status Samples();
+
+  const Parts p_;
+  at::Tensor best_values_;
+  bool rises_ = false;  // since the evaluation before
+  bool stop_early_ = false;
+  bool warned_overfitting_ = false;
+  bool warned_samples_ = false;
+};
+
+}  // namespace graft::trainer
