@@ -27,29 +27,14 @@ using ::testing::HasSubstr;
 
 constexpr absl::Duration kPromised = absl::Seconds(30);
 
-class RanksTest : public ::testing::Test {
+class RanksTest : public TinyRunTest {
  protected:
   void SetUp() override {
-    char name[] = "/tmp/graft_ranks_test_XXXXXX";
-    ASSERT_NE(mkdtemp(name), nullptr);
-    folder_ = name;
-    WriteTinyRun(folder_);
-    config_.model.path = folder_ + "/model";
-    config_.dataset.training = {folder_ + "/train.jsonl"};
+    TinyRunTest::SetUp();
     config_.dataset.validation = {folder_ + "/train.jsonl"};
-    config_.dataset.max_seq_length = 64;
-    config_.tuning.rank = 4;
     config_.schedule.epochs = 2;
     config_.batch.global = 4;
     config_.checkpoint.interval = 4;
-    config_.threads = 1;
-    config_.seed = 11;
-  }
-  void TearDown() override { RemoveTree(folder_).IgnoreError(); }
-
-  void Into(const std::string& name) {
-    config_.output.folder = folder_ + "/out-" + name;
-    config_.checkpoint.folder = folder_ + "/checkpoints-" + name;
   }
 
   // Rank 0 gets a socket that listens already, as from its agent.
@@ -123,8 +108,6 @@ class RanksTest : public ::testing::Test {
     return most;
   }
 
-  std::string folder_;
-  RunConfig config_;
   std::vector<std::unique_ptr<TrainerProcess>> ranks_;
 };
 

@@ -20,25 +20,15 @@
 namespace graft::trainer {
 namespace {
 
-class RunTest : public ::testing::Test {
+class RunTest : public TinyRunTest {
  protected:
   void SetUp() override {
-    char name[] = "/tmp/graft_run_test_XXXXXX";
-    ASSERT_NE(mkdtemp(name), nullptr);
-    folder_ = name;
-    WriteTinyRun(folder_);
-    config_.model.path = folder_ + "/model";
-    config_.dataset.training = {folder_ + "/train.jsonl"};
-    config_.dataset.max_seq_length = 64;
-    config_.tuning.rank = 4;
+    TinyRunTest::SetUp();
     config_.tuning.dropout = 0.1;
     config_.schedule.epochs = 4;
     config_.batch.global = 2;
     config_.checkpoint.interval = 3;
-    config_.threads = 1;
-    config_.seed = 11;
   }
-  void TearDown() override { RemoveTree(folder_).IgnoreError(); }
 
   // Runs the program; SIGKILLs it after its `kill_after`-th event where that is given. Returns the
   // events that came.
@@ -59,13 +49,6 @@ class RunTest : public ::testing::Test {
     auto bytes = ReadFile(folder_ + "/" + folder + "/adapter_model.safetensors");
     return bytes.ok() ? *bytes : bytes.status().ToString();
   }
-  void Into(const std::string& name) {
-    config_.output.folder = folder_ + "/out-" + name;
-    config_.checkpoint.folder = folder_ + "/checkpoints-" + name;
-  }
-
-  std::string folder_;
-  RunConfig config_;
 };
 
 TEST_F(RunTest, TheSameRunTwiceGivesTheSameBytes) {

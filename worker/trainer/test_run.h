@@ -14,6 +14,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "gtest/gtest.h"
 #include "worker/trainer/events.h"
 #include "worker/trainer/run_config.h"
 
@@ -77,6 +78,32 @@ inline void WriteTinyRun(const std::string& folder) {
   }
   WriteTestFile(folder + "/train.jsonl", rows);
 }
+
+// A folder with a tiny run of 24 rows, LoRA of rank 4 on one thread, and its configuration.
+class TinyRunTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/graft_trainer_test_XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    folder_ = name;
+    WriteTinyRun(folder_);
+    config_.model.path = folder_ + "/model";
+    config_.dataset.training = {folder_ + "/train.jsonl"};
+    config_.dataset.max_seq_length = 64;
+    config_.tuning.rank = 4;
+    config_.threads = 1;
+    config_.seed = 11;
+  }
+  void TearDown() override { RemoveTree(folder_).IgnoreError(); }
+
+  void Into(const std::string& name) {
+    config_.output.folder = folder_ + "/out-" + name;
+    config_.checkpoint.folder = folder_ + "/checkpoints-" + name;
+  }
+
+  std::string folder_;
+  RunConfig config_;
+};
 
 // graft-trainer --run, with its events. Closed descriptors and the child are the owner's to end.
 class TrainerProcess {
