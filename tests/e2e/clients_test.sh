@@ -4,18 +4,10 @@
 # whose tools are not installed is skipped by name.
 #
 #   clients_test.sh BUILD_DIR SOURCE_DIR
-set -euo pipefail
-build=$1 source=$2
-work=$(mktemp -d)
-export GRAFT_HOME="$work/home" GRAFT_CONFIG="$work/contexts.json" NO_COLOR=1 GRAFT_FAKE_STEP_SECONDS=0.02
-graft="$build/bin/graft"
+build=$1
+. "$(dirname "$0")/lib.sh" "$build/bin" "$2"
+export GRAFT_FAKE_STEP_SECONDS=0.02
 
-finish() {
-  status=$?
-  "$graft" down >/dev/null 2>&1 || true
-  rm -rf "$work"
-}
-trap finish EXIT
 # trains LANGUAGE COMMAND...: the program must see its job complete
 trains() {
   local language=$1; shift
@@ -26,8 +18,7 @@ trains() {
 
 "$source/deploy/package.sh" clients "$work/packages"
 "$graft" up --fake-trainer >/dev/null
-"$graft" model import tiny --from "$source/tests/e2e/tiny_llama" >/dev/null
-"$graft" dataset upload tickets "$source/worker/data/samples/support_tickets" >/dev/null
+import_samples
 eval "$("$graft" context env)"
 
 cmake --install "$build" --prefix "$work/prefix" --component graft-dev >/dev/null

@@ -3,42 +3,7 @@
 # pause, resume, cancel, fail and restart, kill each daemon in the middle, and find everything again.
 #
 #   flow_test.sh BIN_DIR SOURCE_DIR
-set -euo pipefail
-bin=$1 source=$2
-work=$(mktemp -d)
-export GRAFT_HOME="$work/home" GRAFT_CONFIG="$work/contexts.json" NO_COLOR=1
-graft="$bin/graft"
-
-finish() {
-  status=$?
-  "$graft" down >/dev/null 2>&1 || true
-  if [ $status != 0 ]; then
-    echo "--- logs"; tail -n 15 "$work"/home/logs/*.log || true
-  fi
-  rm -rf "$work"
-}
-trap finish EXIT
-
-fail() { echo "FAILED: $*" >&2; exit 1; }
-state_of() { "$graft" job get "$1" -o json | sed -n 's/.*"state": "JOB_STATE_\([A-Z]*\)".*/\1/p' | head -n 1; }
-# wait_state JOB STATE: within 60 s
-wait_state() {
-  local i
-  for i in $(seq 1 300); do
-    [ "$(state_of "$1" 2>/dev/null)" != "$2" ] || return 0
-    sleep 0.2
-  done
-  fail "job $1 is $(state_of "$1"), not $2"
-}
-steps_done() { "$graft" job get "$1" -o json | sed -n 's/.*"steps_done": "\([0-9]*\)".*/\1/p' | head -n 1; }
-wait_steps() {
-  local i
-  for i in $(seq 1 300); do
-    [ "$(steps_done "$1" || echo 0)" -lt "$2" ] 2>/dev/null || [ -z "$(steps_done "$1")" ] || return 0
-    sleep 0.2
-  done
-  fail "job $1 did not reach step $2"
-}
+. "$(dirname "$0")/lib.sh"
 
 export GRAFT_FAKE_STEP_SECONDS=0.02
 echo "== up"
@@ -60,10 +25,8 @@ echo "== a job to its end"
 [ "$("$graft" job metrics first -o json | grep -c '"step"')" -ge 10 ] || fail "metrics are missing"
 
 echo "== errors teach"
-"$graft" lora tiny nothing --name bad 2>"$work/err" && fail "a missing dataset was accepted"
-grep -q "nothing" "$work/err" || fail "the error does not name the dataset: $(cat "$work/err")"
-"$graft" jobb list 2>"$work/err" && fail "an unknown command was accepted"
-grep -q 'did you mean' "$work/err" || fail "no suggestion: $(cat "$work/err")"
+refused "filesets/nothing" "$graft" lora tiny nothing --name bad
+refused "did you mean" "$graft" jobb list
 
 echo "== pause, resume, cancel"
 "$graft" lora tiny tickets --name second --max-steps 150
@@ -80,14 +43,12 @@ wait_state third RUNNING
 wait_state third CANCELLED
 
 echo "== every daemon killed with -9 in turn, in the middle of a job"
-pid_of() { sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" "$GRAFT_HOME/state.json" | head -n 1; }
 "$graft" lora tiny tickets --name fourth --max-steps 500 --set schedule.checkpoint_interval=20
+steps=0
 for daemon in scheduler fileservice worker; do
-  wait_state fourth RUNNING
-  sleep 1
-  pid=$(pid_of "$daemon")
-  kill -9 "$pid"
-  for i in $(seq 1 100); do [ "$(pid_of "$daemon")" != "$pid" ] && break; sleep 0.1; done
+  steps=$((steps + 60))
+  wait_steps fourth "$steps"
+  kill_daemon "$daemon"
 done
 wait_state fourth COMPLETED
 

@@ -4,35 +4,8 @@
 # answers.
 #
 #   real_test.sh BIN_DIR SOURCE_DIR
-set -euo pipefail
-bin=$1 source=$2
-work=$(mktemp -d)
-export GRAFT_HOME="$work/home" GRAFT_CONFIG="$work/contexts.json" NO_COLOR=1
-graft="$bin/graft"
+. "$(dirname "$0")/lib.sh"
 
-finish() {
-  status=$?
-  "$graft" down >/dev/null 2>&1 || true
-  if [ $status != 0 ]; then
-    echo "--- logs"; tail -n 15 "$work"/home/logs/*.log || true
-  fi
-  rm -rf "$work"
-}
-trap finish EXIT
-fail() { echo "FAILED: $*" >&2; exit 1; }
-field() { "$graft" job get "$1" -o json | sed -n "s/.*\"$2\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}$/\1/p" | head -n 1; }
-state_of() { "$graft" job get "$1" -o json | sed -n 's/.*"state": "JOB_STATE_\([A-Z]*\)".*/\1/p' | head -n 1; }
-wait_state() {
-  local i
-  for i in $(seq 1 600); do
-    [ "$(state_of "$1" 2>/dev/null)" != "$2" ] || return 0
-    sleep 0.2
-  done
-  fail "job $1 is $(state_of "$1"), not $2"
-}
-pid_of() { sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" "$GRAFT_HOME/state.json" | head -n 1; }
-# The last point of a metric.
-last() { "$graft" job metrics "$1" --metrics "$2" -o json | sed -n 's/.*"value": \([0-9.e-]*\).*/\1/p' | tail -n 1; }
 train() {
   local name=$1
   shift
@@ -41,15 +14,13 @@ train() {
 }
 
 "$graft" up
-"$graft" model import tiny --from "$source/tests/e2e/tiny_llama" >/dev/null
-"$graft" dataset upload tickets "$source/worker/data/samples/support_tickets" >/dev/null
+import_samples
 
 echo "== the base answers, the same for the same seed"
 one=$("$graft" complete tiny -p "hello" --max-tokens 8 --seed 3)
 two=$("$graft" complete tiny -p "hello" --max-tokens 8 --seed 3)
 [ "$one" = "$two" ] || fail "the seed does not repeat: '$one', '$two'"
-"$graft" complete tiny -p "$(printf 'long %.0s' $(seq 200))" 2>"$work/err" && fail "a prompt beyond the context was taken"
-grep -q "the context holds 512" "$work/err" || fail "no numbers: $(cat "$work/err")"
+refused "the context holds 512" "$graft" complete tiny -p "$(printf 'long %.0s' $(seq 200))"
 
 echo "== bad rows fail the job before it waits, by file and line"
 mkdir "$work/bad"
@@ -67,30 +38,27 @@ wait_state calm COMPLETED
   || fail "nothing is said of the rows"
 
 echo "== the report compares before and after"
-for i in $(seq 1 50); do  # published beside the job, not before it
-  "$graft" fileset download calm-report "$work/report" 2>"$work/err" && break
-  sleep 0.2
-done
-[ -f "$work/report/report.md" ] || fail "no report: $(cat "$work/err")"
+# Published beside the job, not before it.
+until_true 100 "$graft" fileset download calm-report "$work/report" 2>"$work/err" || fail "no report: $(cat "$work/err")"
 grep -q "| validation loss | [0-9.]* | [0-9.]* |" "$work/report/report.md" || fail "$(head -n 12 "$work/report/report.md")"
 grep -q "| exact match |" "$work/report/report.md" || fail "no exact match"
 grep -q "<html" "$work/report/report.html" || fail "no page"
 [ "$(wc -l <"$work/report/samples.jsonl")" -ge 1 ] || fail "no samples"
 
-echo "== the same job with a worker that dies in the middle ends with the same losses"
+echo "== the same job with every daemon killed in the middle ends with the same losses"
 train torn
-for i in $(seq 1 300); do
-  [ "$("$graft" job metrics torn --metrics train_loss -o json | grep -c '"step"')" -lt 8 ] || break
-  sleep 0.1
+steps=0
+for daemon in scheduler fileservice worker; do
+  steps=$((steps + 8))
+  wait_steps torn "$steps"
+  kill_daemon "$daemon"
 done
-kill -9 "$(pid_of worker)"
 wait_state torn COMPLETED
 for metric in train_loss val_loss; do
-  [ "$(last calm $metric)" = "$(last torn $metric)" ] \
-    || fail "$metric is $(last torn $metric) instead of $(last calm $metric)"
+  [ "$(last_of calm $metric)" = "$(last_of torn $metric)" ] \
+    || fail "$metric is $(last_of torn $metric) instead of $(last_of calm $metric)"
 done
 
 echo "== the adapter answers"
-adapter=$("$graft" adapter list tiny -o name | head -n 1)
-"$graft" chat "tiny+${adapter##*/}" -m "hello" --max-tokens 8 --temperature 0 >/dev/null
+"$graft" chat "tiny+$(adapter_of tiny)" -m "hello" --max-tokens 8 --temperature 0 >/dev/null
 echo "the real trainer passed"
