@@ -171,7 +171,10 @@ class InferenceRunnerTest : public ::testing::Test {
                           .root = folder_,
                           .trainer_program = absl::StrCat(build, "/bin/graft-fake-trainer"),
                           .fabric_address = "127.0.0.1",
-                          .on_changed = [] {},
+                          .on_changed =
+                              [this] {
+                                if (runner_ != nullptr && runner_->over()) over_.Notify();
+                              },
                           .on_progress = [] {}});
   }
   void TearDown() override {
@@ -212,13 +215,8 @@ class InferenceRunnerTest : public ::testing::Test {
     return report;
   }
   v1::ActualAttempt ReportWhenOver() {
-    const absl::Time deadline = absl::Now() + kPatience;
-    v1::ActualAttempt report = Report();
-    while (report.state() < v1::ActualAttempt::STATE_ENDED && absl::Now() < deadline) {
-      absl::SleepFor(absl::Milliseconds(10));
-      report = Report();
-    }
-    return report;
+    EXPECT_TRUE(over_.WaitFor(kPatience));
+    return Report();
   }
 
   std::string folder_;
@@ -229,6 +227,7 @@ class InferenceRunnerTest : public ::testing::Test {
   std::unique_ptr<EventRelay> relay_;
   std::unique_ptr<RunnerEnvironment> environment_;
   std::unique_ptr<Runner> runner_;
+  Notification over_;  // the runner is
 };
 
 TEST_F(InferenceRunnerTest, AnswersComeBackWordByWord) {
