@@ -1,25 +1,17 @@
 #include "worker/agent/attempt_runner.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
-#include "base/digest.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "worker/agent/report_maker.h"
+#include "worker/agent/commands.h"
+#include "worker/agent/rendezvous.h"
 #include "worker/agent/trainer_lines.h"
 
 namespace graft::agent {
@@ -48,13 +40,11 @@ void ToProto(absl::Time time, google::protobuf::Timestamp& out) {
 }  // namespace
 
 AttemptRunner::AttemptRunner(RunnerEnvironment& environment, v1::DesiredAttempt desired)
-    : environment_(environment), desired_(std::move(desired)) {
-  report_.set_attempt(desired_.attempt());
-  report_.set_attempt_epoch(desired_.attempt_epoch());
-  if (desired_.goal() != v1::DesiredAttempt::GOAL_RUN) {
-    SetState(v1::ActualAttempt::STATE_ENDED);  // Asked to stop before anything was begun.
-    return;
-  }
+    : StagedRunner(environment, std::move(desired)),
+      uploads_(environment.loop, environment.files,
+               [this](const UploadQueue::Item& what, const std::string& session,
+                      const absl::StatusOr<int64_t>& bytes) { OnUploaded(what, session, bytes); }) {
+  if (!Wanted()) return;
   if (const absl::Status room = CheckDisk(desired_, environment_.root); !room.ok()) {
     // Another node may have the room.
     Fail(absl::IsResourceExhausted(room) ? graft::v1::REASON_DISK_FULL
@@ -62,42 +52,25 @@ AttemptRunner::AttemptRunner(RunnerEnvironment& environment, v1::DesiredAttempt 
          std::string(room.message()), absl::IsResourceExhausted(room));
     return;
   }
-  StartStaging();
+  Stage();
 }
 
 AttemptRunner::~AttemptRunner() {
-  *alive_ = false;
   if (deadline_timer_ != 0) environment_.loop.Cancel(deadline_timer_);
   KillRanks();
   CleanUp();
 }
-
-std::string AttemptRunner::Folder() const { return AttemptFolder(environment_, desired_); }
 
 bool AttemptRunner::IsLeader() const {
   return std::any_of(desired_.local_ranks().begin(), desired_.local_ranks().end(),
                      [](const v1::LocalRank& local) { return local.rank() == 0; });
 }
 
-bool AttemptRunner::over() const {
-  return report_.state() == v1::ActualAttempt::STATE_ENDED ||
-         report_.state() == v1::ActualAttempt::STATE_FAILED;
-}
-
-void AttemptRunner::SetState(State state) {
-  if (report_.state() == state) return;
-  report_.set_state(state);
-  environment_.on_changed();
-}
-
 void AttemptRunner::Fail(graft::v1::Reason reason, std::string message, bool retryable) {
   if (over()) return;
-  LOG_WARNING("attempt failed", {{"attempt", desired_.attempt()}, {"reason", message}});
-  report_.set_reason(reason);
-  report_.set_message(std::move(message));
-  report_.set_retryable(retryable);
+  SetFailure(reason, std::move(message), retryable);
   KillRanks();
-  pending_uploads_.clear();
+  uploads_.DropWaiting();
   SetState(v1::ActualAttempt::STATE_FAILED);
   CleanUp();
 }
@@ -124,64 +97,25 @@ v1::ActualAttempt AttemptRunner::Report() const {
   return report;
 }
 
-void AttemptRunner::StartStaging() {
-  SetState(v1::ActualAttempt::STATE_STAGING);
-  report_.mutable_progress()->set_phase("staging");
-  staging_ = StageInputs(
-      environment_, desired_,
-      [this, alive = alive_](double share) {
-        if (*alive) report_.mutable_progress()->set_phase_fraction(share);
-      },
-      [this](absl::Status status, std::map<std::string, std::string> folders) {
-        OnStaged(std::move(status), std::move(folders));
-      });
-}
-
 void AttemptRunner::OnStaged(absl::Status status, std::map<std::string, std::string> folders) {
-  if (over() || report_.state() == v1::ActualAttempt::STATE_STOPPING) return;
-  if (!status.ok()) {
-    const bool full = absl::IsResourceExhausted(status);
-    Fail(full ? graft::v1::REASON_DISK_FULL : graft::v1::REASON_DEPENDENCY_UNAVAILABLE,
-         std::string(status.message()), true);
-    return;
-  }
+  if (report_.state() == v1::ActualAttempt::STATE_STOPPING) return;
+  if (!status.ok()) return Fail(FetchReason(status), std::string(status.message()), true);
   inputs_ = std::move(folders);
-  report_.mutable_progress()->clear_phase();
-  report_.mutable_progress()->clear_phase_fraction();
-  if (desired_.rank_table_size() > 1 && IsLeader()) {
-    if (const absl::Status opened = OpenRendezvous(); !opened.ok()) {
-      Fail(graft::v1::REASON_RANK_FAILED, std::string(opened.message()), true);
-      return;
+  if (IsGang() && IsLeader()) {
+    absl::StatusOr<Rendezvous> opened = OpenRendezvous(environment_.fabric_address);
+    if (!opened.ok()) {
+      return Fail(graft::v1::REASON_RANK_FAILED, std::string(opened.status().message()), true);
     }
+    rendezvous_ = std::move(opened->socket);
+    report_.set_rendezvous_address(opened->address);
   }
   SetState(v1::ActualAttempt::STATE_STAGED);
   TryStartRanks();
 }
 
-absl::Status AttemptRunner::OpenRendezvous() {
-  UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return ErrnoStatus(errno, "cannot make a socket for the rendezvous");
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  if (inet_pton(AF_INET, environment_.fabric_address.c_str(), &address.sin_addr) != 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the fabric address \"", environment_.fabric_address, "\" is no IPv4 address"));
-  }
-  socklen_t length = sizeof(address);
-  if (bind(fd.get(), reinterpret_cast<sockaddr*>(&address), length) != 0 ||
-      listen(fd.get(), SOMAXCONN) != 0 ||
-      getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
-    return ErrnoStatus(errno, "cannot listen for the rendezvous");
-  }
-  rendezvous_ = std::move(fd);
-  report_.set_rendezvous_address(
-      absl::StrCat(environment_.fabric_address, ":", ntohs(address.sin_port)));
-  return absl::OkStatus();
-}
-
 void AttemptRunner::TryStartRanks() {
   if (report_.state() != v1::ActualAttempt::STATE_STAGED) return;
-  if (desired_.rank_table_size() > 1 && desired_.rendezvous_address().empty()) return;
+  if (IsGang() && desired_.rendezvous_address().empty()) return;
   SetState(v1::ActualAttempt::STATE_STARTING);
   for (const v1::LocalRank& local : desired_.local_ranks()) {
     if (const absl::Status started = StartRank(local); !started.ok()) {
@@ -191,64 +125,31 @@ void AttemptRunner::TryStartRanks() {
   }
 }
 
-absl::StatusOr<std::string> AttemptRunner::RunFileFor(const v1::LocalRank& local) {
-  GRAFT_ASSIGN_OR_RETURN(trainer::RunConfig config, RunConfigFor(desired_, inputs_));
-  config.output.folder = JoinPath(Folder(), "output");
-  config.checkpoint.folder = JoinPath(Folder(), "checkpoints");
-  config.parallelism.rank = local.rank();
-  config.parallelism.rendezvous = desired_.rendezvous_address();
-  config.parallelism.address = environment_.fabric_address;
-  config.parallelism.attempt = desired_.attempt();
-  if (config.threads == 0) config.threads = ThreadsPerRank(environment_);
-  config.events_fd = 1;
-  const std::string path = JoinPath(Folder(), absl::StrCat("run-", local.rank(), ".json"));
-  GRAFT_RETURN_IF_ERROR(MakeDirectories(Folder(), 0700));
-  GRAFT_RETURN_IF_ERROR(
-      WriteFileAtomically(path, trainer::FormatRunConfig(config), {.mode = 0600, .sync = false}));
-  return path;
-}
-
-RankCommand AttemptRunner::CommandFor(const v1::LocalRank& local,
-                                      const std::string& run_file) const {
-  RankCommand command = TrainerCommand(environment_, desired_, local);
-  command.arguments = {"--run", run_file};
-  if (!desired_.attempt_secret().empty() && desired_.rank_table_size() > 1) {
-    command.environment.emplace_back("GRAFT_ATTEMPT_SECRET", ToHex(desired_.attempt_secret()));
-  }
+absl::Status AttemptRunner::StartRank(const v1::LocalRank& local) {
+  GRAFT_ASSIGN_OR_RETURN(RankCommand command, TrainCommand(environment_, desired_, inputs_, local));
   if (local.rank() == 0 && rendezvous_.valid()) {
     command.inherited_fd = rendezvous_.get();
     command.inherited_fd_number = kRendezvousFd;
     command.environment.emplace_back("GRAFT_RENDEZVOUS_FD", absl::StrCat(kRendezvousFd));
   }
-  return command;
-}
-
-absl::Status AttemptRunner::StartRank(const v1::LocalRank& local) {
-  GRAFT_ASSIGN_OR_RETURN(const std::string run_file, RunFileFor(local));
   const int number = local.rank();
-  Loop& loop = environment_.loop;
-  const auto post = [this, alive = alive_, &loop](std::function<void()> task) {
-    const absl::Status posted = loop.Post([alive, task = std::move(task)] {
-      if (*alive) task();
-    });
-    if (!posted.ok()) LOG_WARNING("a rank's report was dropped", {{"reason", posted.message()}});
-  };
+  const auto post = Poster();
   GRAFT_ASSIGN_OR_RETURN(
       ranks_[number].process,
       RankProcess::Start(
-          CommandFor(local, run_file),
-          {.on_event =
-               [this, number, post](std::string line) {
-                 post([this, number, line = std::move(line)] { OnRankLine(number, line); });
-               },
-           .on_log =
-               [this, number, post](std::string line) {
-                 post([this, number, line = std::move(line)] { OnRankLog(number, line); });
-               },
-           .on_exit =
-               [this, number, post](RankExit exit) {
-                 post([this, number, exit] { OnRankExit(number, exit); });
-               }}));
+          command, {.on_event =
+                        [this, number, post](std::string line) {
+                          post(
+                              [this, number, line = std::move(line)] { OnRankLine(number, line); });
+                        },
+                    .on_log =
+                        [this, number, post](std::string line) {
+                          post([this, number, line = std::move(line)] { OnRankLog(number, line); });
+                        },
+                    .on_exit =
+                        [this, number, post](RankExit exit) {
+                          post([this, number, exit] { OnRankExit(number, exit); });
+                        }}));
   return absl::OkStatus();
 }
 
@@ -274,49 +175,57 @@ void AttemptRunner::OnRankLog(int rank, std::string line) {
   environment_.relay.Append({desired_.attempt(), rank}, event);
 }
 
+void AttemptRunner::OnStep(int rank, const trainer::StepEvent& step) {
+  ranks_[rank].step = step.step;
+  v1::AgentEvent row;
+  *row.mutable_metrics() = StepRow(step, absl::ToUnixMillis(environment_.clock.WallNow()));
+  environment_.relay.Append({desired_.attempt(), rank}, row);
+  // Every rank tells of the same steps; the first one here speaks for the attempt.
+  if (rank != ranks_.begin()->first) return;
+  graft::v1::JobProgress& progress = *report_.mutable_progress();
+  progress.set_steps_done(step.step);
+  progress.set_steps_total(step.total_steps);
+  progress.set_epoch(step.epoch);
+  progress.set_train_loss(step.loss);
+  progress.set_tokens_per_second(step.tokens_per_second);
+  progress.set_supervised_tokens(progress.supervised_tokens() + step.supervised_tokens);
+  ToProto(environment_.clock.WallNow(), *progress.mutable_last_step_time());
+  const double left = static_cast<double>(step.total_steps - step.step) * step.seconds;
+  progress.mutable_eta()->set_seconds(static_cast<int64_t>(left));
+  environment_.on_progress();
+}
+
+void AttemptRunner::OnEval(int rank, const trainer::EvalEvent& eval) {
+  graft::v1::JobProgress& progress = *report_.mutable_progress();
+  progress.set_val_loss(eval.loss);
+  if (eval.step == 0) {
+    base_loss_ = eval.loss;
+  } else if (eval.best || !progress.has_best_val_loss()) {
+    progress.set_best_val_loss(eval.loss);
+    progress.set_best_step(eval.step);
+  }
+  v1::AgentEvent row;
+  *row.mutable_metrics() = EvalRow(eval, absl::ToUnixMillis(environment_.clock.WallNow()));
+  environment_.relay.Append({desired_.attempt(), rank}, row);
+}
+
 void AttemptRunner::OnEvent(int rank, const trainer::Event& event, const std::string& line) {
   Rank& state = ranks_[rank];
-  const int64_t now_ms = absl::ToUnixMillis(environment_.clock.WallNow());
-  graft::v1::JobProgress& progress = *report_.mutable_progress();
-  v1::AgentEvent out;
+  if (const auto* step = std::get_if<trainer::StepEvent>(&event)) return OnStep(rank, *step);
   if (const auto* run = std::get_if<trainer::RunEvent>(&event)) {
-    progress.set_steps_total(run->total_steps);
-    progress.set_steps_done(run->first_step);
+    report_.mutable_progress()->set_steps_total(run->total_steps);
+    report_.mutable_progress()->set_steps_done(run->first_step);
     validation_rows_ = run->validation_rows;
     SetState(v1::ActualAttempt::STATE_RUNNING);
-  } else if (const auto* step = std::get_if<trainer::StepEvent>(&event)) {
-    state.step = step->step;
-    *out.mutable_metrics() = StepRow(*step, now_ms);
-    environment_.relay.Append({desired_.attempt(), rank}, out);
-    // Every rank tells of the same steps; the first one here speaks for the attempt.
-    if (rank != ranks_.begin()->first) return;
-    progress.set_steps_done(step->step);
-    progress.set_steps_total(step->total_steps);
-    progress.set_epoch(step->epoch);
-    progress.set_train_loss(step->loss);
-    progress.set_tokens_per_second(step->tokens_per_second);
-    progress.set_supervised_tokens(progress.supervised_tokens() + step->supervised_tokens);
-    ToProto(environment_.clock.WallNow(), *progress.mutable_last_step_time());
-    const double left = static_cast<double>(step->total_steps - step->step) * step->seconds;
-    progress.mutable_eta()->set_seconds(static_cast<int64_t>(left));
-    environment_.on_progress();
-    return;
   } else if (const auto* eval = std::get_if<trainer::EvalEvent>(&event)) {
-    progress.set_val_loss(eval->loss);
-    if (eval->step == 0) {
-      base_loss_ = eval->loss;
-    } else if (eval->best || !progress.has_best_val_loss()) {
-      progress.set_best_val_loss(eval->loss);
-      progress.set_best_step(eval->step);
-    }
-    *out.mutable_metrics() = EvalRow(*eval, now_ms);
-    environment_.relay.Append({desired_.attempt(), rank}, out);
+    OnEval(rank, *eval);
   } else if (const auto* checkpoint = std::get_if<trainer::CheckpointEvent>(&event)) {
-    QueueUpload({.kind = v1::Upload::KIND_CHECKPOINT,
-                 .folder = checkpoint->folder,
-                 .step = checkpoint->step,
-                 .val_loss = checkpoint->validation_loss,
-                 .best = checkpoint->best});
+    uploads_.Add({.kind = v1::Upload::KIND_CHECKPOINT,
+                  .folder = checkpoint->folder,
+                  .step = checkpoint->step,
+                  .val_loss = checkpoint->validation_loss,
+                  .best = checkpoint->best});
+    StartNextUpload();
     report_.set_checkpoint_request(sent_checkpoint_request_);
   } else if (const auto* done = std::get_if<trainer::DoneEvent>(&event)) {
     state.done = true;
@@ -325,8 +234,9 @@ void AttemptRunner::OnEvent(int rank, const trainer::Event& event, const std::st
     state.failed = true;
     state.error_event = *error;
   }
-  out.set_life_json(line);
-  environment_.relay.Append({desired_.attempt(), rank}, out);
+  v1::AgentEvent life;
+  life.set_life_json(line);
+  environment_.relay.Append({desired_.attempt(), rank}, life);
   environment_.on_changed();
 }
 
@@ -339,7 +249,7 @@ void AttemptRunner::OnRankExit(int rank, RankExit exit) {
     const Failure failure = FailureOf(state.error_event.code);
     std::string message = state.error_event.message;
     if (!state.error_event.hint.empty()) absl::StrAppend(&message, " — ", state.error_event.hint);
-    if (desired_.rank_table_size() > 1) {
+    if (IsGang()) {
       message = absl::StrCat("rank ", rank, ", step ", state.error_event.step, ": ", message);
     }
     Fail(failure.reason, std::move(message), failure.retryable);
@@ -347,8 +257,7 @@ void AttemptRunner::OnRankExit(int rank, RankExit exit) {
   }
   const bool stopping = desired_.goal() == v1::DesiredAttempt::GOAL_STOP;
   if (!state.done && !stopping) {
-    const std::string where =
-        desired_.rank_table_size() > 1 ? absl::StrCat("rank ", rank) : "the trainer";
+    const std::string where = IsGang() ? absl::StrCat("rank ", rank) : "the trainer";
     const std::string words =
         state.last_words.empty() ? "" : absl::StrCat(": ", state.last_words.back());
     Fail(graft::v1::REASON_RANK_FAILED,
@@ -380,10 +289,11 @@ void AttemptRunner::OnFinished() {
     case trainer::DoneReason::kCompleted:
       if (!done.output_folder.empty()) {
         const bool adapter = FileExists(JoinPath(done.output_folder, "adapter_config.json"));
-        QueueUpload({.kind = adapter ? v1::Upload::KIND_ADAPTER : v1::Upload::KIND_MODEL,
-                     .folder = done.output_folder,
-                     .step = done.step,
-                     .val_loss = done.validation_loss});
+        uploads_.Add({.kind = adapter ? v1::Upload::KIND_ADAPTER : v1::Upload::KIND_MODEL,
+                      .folder = done.output_folder,
+                      .step = done.step,
+                      .val_loss = done.validation_loss});
+        StartNextUpload();
         BeginReport(done);
       }
       break;
@@ -399,52 +309,42 @@ void AttemptRunner::OnFinished() {
 }
 
 void AttemptRunner::MaybeEnd() {
-  if (over() || !ranks_ended_ || uploading_ != nullptr || !pending_uploads_.empty() ||
-      reporting_ != nullptr) {
-    return;
-  }
+  if (over() || !ranks_ended_ || !uploads_.idle() || reporting_ != nullptr) return;
   SetState(v1::ActualAttempt::STATE_ENDED);
   environment_.relay.Close(desired_.attempt());
   CleanUp();
 }
 
-RankCommand AttemptRunner::GenerateCommand(const std::string& model,
-                                           const std::string& adapter) const {
-  RankCommand command = TrainerCommand(environment_, desired_, desired_.local_ranks(0));
-  command.arguments = {"--generate", "--model", model, "--threads",
-                       absl::StrCat(ThreadsPerRank(environment_))};
-  if (!adapter.empty()) {
-    command.arguments.insert(command.arguments.end(), {"--adapter", adapter});
-  }
-  return command;
+absl::StatusOr<ReportRequest> AttemptRunner::ReportOf(const trainer::DoneEvent& done,
+                                                      trainer::RunConfig config) const {
+  const bool adapter = FileExists(JoinPath(done.output_folder, "adapter_config.json"));
+  ReportRequest request;
+  const GenerateTarget base{.model = config.model.path,
+                            .chat_template = config.dataset.chat_template};
+  GenerateTarget tuned = base;
+  (adapter ? tuned.adapter : tuned.model) = done.output_folder;
+  GRAFT_ASSIGN_OR_RETURN(request.base, GenerateCommand(environment_, desired_, base));
+  GRAFT_ASSIGN_OR_RETURN(request.tuned, GenerateCommand(environment_, desired_, tuned));
+  request.report.title = absl::StrCat(
+      "What ", desired_.attempt().substr(0, desired_.attempt().rfind("/attempts/")), " has learnt");
+  request.report.base = config.model.name.empty() ? config.model.path : config.model.name;
+  request.report.tuned = adapter ? "with the adapter of this job" : "the model of this job";
+  request.report.loss_before = base_loss_;
+  request.report.loss_after = done.validation_loss;
+  request.config = std::move(config);
+  request.folder = JoinPath(Folder(), "report");
+  return request;
 }
 
 void AttemptRunner::BeginReport(const trainer::DoneEvent& done) {
   absl::StatusOr<trainer::RunConfig> config = RunConfigFor(desired_, inputs_);
   if (!config.ok() || config->evaluation.report_rows <= 0 || validation_rows_ == 0) return;
-  const bool adapter = FileExists(JoinPath(done.output_folder, "adapter_config.json"));
-  ReportRequest request;
-  request.base = GenerateCommand(config->model.path, "");
-  request.tuned = adapter ? GenerateCommand(config->model.path, done.output_folder)
-                          : GenerateCommand(done.output_folder, "");
-  if (!config->dataset.chat_template.empty()) {
-    const std::string path = JoinPath(Folder(), "chat_template.jinja");
-    if (!WriteFileAtomically(path, config->dataset.chat_template, {.sync = false}).ok()) return;
-    for (RankCommand* command : {&request.base, &request.tuned}) {
-      command->arguments.insert(command->arguments.end(), {"--chat-template", path});
-    }
-  }
-  request.report.title = absl::StrCat(
-      "What ", desired_.attempt().substr(0, desired_.attempt().rfind("/attempts/")), " has learnt");
-  request.report.base = config->model.name.empty() ? config->model.path : config->model.name;
-  request.report.tuned = adapter ? "with the adapter of this job" : "the model of this job";
-  request.report.loss_before = base_loss_;
-  request.report.loss_after = done.validation_loss;
-  request.config = *std::move(config);
-  request.folder = JoinPath(Folder(), "report");
+  const absl::StatusOr<ReportRequest> request = ReportOf(done, *std::move(config));
+  if (!request.ok()) return OnReport("", request.status());
   report_.mutable_progress()->set_phase("comparing with the base on validation rows");
   reporting_ = std::make_unique<Background>(
-      environment_.loop, [this, request](const CancelFlag& cancel) -> std::function<void()> {
+      environment_.loop,
+      [this, request = *request](const CancelFlag& cancel) -> std::function<void()> {
         const absl::Status status = MakeReport(request, cancel);
         return [this, folder = request.folder, status] { OnReport(folder, status); };
       });
@@ -455,7 +355,8 @@ void AttemptRunner::OnReport(const std::string& folder, const absl::Status& stat
   report_.mutable_progress()->clear_phase();
   if (over()) return;
   if (status.ok()) {
-    QueueUpload({.kind = v1::Upload::KIND_REPORT, .folder = folder});
+    uploads_.Add({.kind = v1::Upload::KIND_REPORT, .folder = folder});
+    StartNextUpload();
   } else {
     // A job is what it is with or without its report.
     LOG_WARNING("no report", {{"attempt", desired_.attempt()}, {"reason", status.message()}});
@@ -464,61 +365,14 @@ void AttemptRunner::OnReport(const std::string& folder, const absl::Status& stat
   MaybeEnd();
 }
 
-void AttemptRunner::QueueUpload(PendingUpload upload) {
-  // A checkpoint that nobody has fetched yet is superseded by the newer one.
-  if (upload.kind == v1::Upload::KIND_CHECKPOINT) {
-    // The one written at the end may be of the very step that an interval had just kept.
-    if (upload.step == last_checkpoint_step_ && !upload.best) return;
-    last_checkpoint_step_ = upload.step;
-    pending_uploads_.erase(std::remove_if(pending_uploads_.begin(), pending_uploads_.end(),
-                                          [](const PendingUpload& pending) {
-                                            return pending.kind == v1::Upload::KIND_CHECKPOINT &&
-                                                   !pending.best;
-                                          }),
-                           pending_uploads_.end());
-  }
-  pending_uploads_.push_back(std::move(upload));
-  StartNextUpload();
-}
-
 void AttemptRunner::StartNextUpload() {
-  if (uploading_ != nullptr || over()) return;
-  for (size_t i = 0; i < pending_uploads_.size(); ++i) {
-    const PendingUpload what = pending_uploads_[i];
-    const auto grant =
-        std::find_if(desired_.upload_grants().begin(), desired_.upload_grants().end(),
-                     [&](const v1::UploadGrant& candidate) {
-                       return candidate.kind() == what.kind && !candidate.published() &&
-                              std::find(used_sessions_.begin(), used_sessions_.end(),
-                                        candidate.session()) == used_sessions_.end();
-                     });
-    // The scheduler gives another session once it has seen this one used.
-    if (grant == desired_.upload_grants().end()) continue;
-    pending_uploads_.erase(pending_uploads_.begin() + static_cast<ptrdiff_t>(i));
-    used_sessions_.push_back(grant->session());
-    if (ranks_ended_) SetState(v1::ActualAttempt::STATE_UPLOADING);
-    uploading_ = std::make_unique<Background>(
-        environment_.loop,
-        [this, what, grant = *grant,
-         &files = environment_.files](const CancelFlag& cancel) -> std::function<void()> {
-          absl::StatusOr<int64_t> bytes =
-              files.Upload(what.folder, grant.session(), grant.token(), cancel);
-          return [this, what, grant, bytes] { OnUploaded(what, grant, bytes); };
-        });
-    return;
-  }
-  if (!ranks_ended_ || pending_uploads_.empty()) return;
-  LOG_INFO("an upload waits for a session",
-           {{"attempt", desired_.attempt()},
-            {"kind", v1::Upload::Kind_Name(pending_uploads_[0].kind)},
-            {"sessions", desired_.upload_grants_size()},
-            {"used", used_sessions_.size()}});
-  SetState(v1::ActualAttempt::STATE_UPLOADING);
+  if (over()) return;
+  uploads_.StartNext(desired_.upload_grants());
+  if (ranks_ended_ && !uploads_.idle()) SetState(v1::ActualAttempt::STATE_UPLOADING);
 }
 
-void AttemptRunner::OnUploaded(const PendingUpload& what, const v1::UploadGrant& grant,
-                               absl::StatusOr<int64_t> bytes) {
-  uploading_.reset();
+void AttemptRunner::OnUploaded(const UploadQueue::Item& what, const std::string& session,
+                               const absl::StatusOr<int64_t>& bytes) {
   if (over()) return;
   if (!bytes.ok()) {
     const std::string message =
@@ -528,15 +382,12 @@ void AttemptRunner::OnUploaded(const PendingUpload& what, const v1::UploadGrant&
     if (what.kind != v1::Upload::KIND_REPORT &&
         (what.kind != v1::Upload::KIND_CHECKPOINT ||
          desired_.goal() == v1::DesiredAttempt::GOAL_CHECKPOINT_AND_STOP)) {
-      Fail(absl::IsResourceExhausted(bytes.status()) ? graft::v1::REASON_DISK_FULL
-                                                     : graft::v1::REASON_DEPENDENCY_UNAVAILABLE,
-           message, true);
-      return;
+      return Fail(FetchReason(bytes.status()), message, true);
     }
     LOG_WARNING("upload failed", {{"attempt", desired_.attempt()}, {"reason", message}});
   } else {
     v1::Upload& upload = *report_.add_uploads();
-    upload.set_session(grant.session());
+    upload.set_session(session);
     upload.set_kind(what.kind);
     upload.set_step(what.step);
     if (what.val_loss.has_value()) upload.set_val_loss(*what.val_loss);
@@ -570,18 +421,16 @@ void AttemptRunner::Update(const v1::DesiredAttempt& desired) {
   if (desired_.checkpoint_request() > sent_checkpoint_request_ &&
       report_.state() == v1::ActualAttempt::STATE_RUNNING) {
     sent_checkpoint_request_ = desired_.checkpoint_request();
-    SendToRanks(std::string(kCheckpointLine));
+    SendToRanks(kCheckpointLine);
   }
   StartNextUpload();
 }
 
 void AttemptRunner::ApplyGoal() {
-  const bool started = report_.state() == v1::ActualAttempt::STATE_STARTING ||
-                       report_.state() == v1::ActualAttempt::STATE_RUNNING;
   switch (desired_.goal()) {
     case v1::DesiredAttempt::GOAL_STOP:
       KillRanks();
-      pending_uploads_.clear();
+      uploads_.DropWaiting();
       if (ranks_.empty() || ranks_ended_) {
         SetState(v1::ActualAttempt::STATE_ENDED);
         CleanUp();
@@ -590,24 +439,12 @@ void AttemptRunner::ApplyGoal() {
       }
       break;
     case v1::DesiredAttempt::GOAL_CHECKPOINT_AND_STOP:
-      if (!started && !ranks_ended_) {
-        // Nothing has been trained yet: there is nothing to keep.
-        SetState(v1::ActualAttempt::STATE_ENDED);
-        CleanUp();
-      } else if (reporting_ != nullptr) {
-        reporting_.reset();  // whoever wants the devices does not wait for it
-        MaybeEnd();
-      } else if (started && !stop_sent_) {
-        stop_sent_ = true;
-        SendToRanks(std::string(kPauseLine));
-        SetState(v1::ActualAttempt::STATE_STOPPING);
-        ArmDeadline();
-      }
+      CheckpointAndStop();
       break;
     case v1::DesiredAttempt::GOAL_FINISH:
-      if (started && !finish_sent_) {
+      if (Started() && !finish_sent_) {
         finish_sent_ = true;
-        SendToRanks(std::string(kFinishLine));
+        SendToRanks(kFinishLine);
         ArmDeadline();
       }
       break;
@@ -616,19 +453,34 @@ void AttemptRunner::ApplyGoal() {
   }
 }
 
+void AttemptRunner::CheckpointAndStop() {
+  if (!Started() && !ranks_ended_) {
+    // Nothing has been trained yet: there is nothing to keep.
+    SetState(v1::ActualAttempt::STATE_ENDED);
+    CleanUp();
+  } else if (reporting_ != nullptr) {
+    reporting_.reset();  // whoever wants the devices does not wait for it
+    MaybeEnd();
+  } else if (Started() && !stop_sent_) {
+    stop_sent_ = true;
+    SendToRanks(kPauseLine);
+    SetState(v1::ActualAttempt::STATE_STOPPING);
+    ArmDeadline();
+  }
+}
+
 void AttemptRunner::ArmDeadline() {
   absl::Duration grace = kStopGrace;
   if (desired_.has_deadline())
     grace = FromProto(desired_.deadline()) - environment_.clock.WallNow();
   if (deadline_timer_ != 0) environment_.loop.Cancel(deadline_timer_);
-  deadline_timer_ =
-      environment_.loop.RunAt(environment_.clock.Now() + grace, [this, alive = alive_] {
-        if (!*alive || ranks_ended_ || over()) return;
-        Fail(graft::v1::REASON_TIME_LIMIT, "the ranks did not leave by their deadline", true);
-      });
+  deadline_timer_ = RunAfter(grace, [this] {
+    if (ranks_ended_ || over()) return;
+    Fail(graft::v1::REASON_TIME_LIMIT, "the ranks did not leave by their deadline", true);
+  });
 }
 
-void AttemptRunner::SendToRanks(const std::string& line) {
+void AttemptRunner::SendToRanks(absl::string_view line) {
   for (auto& [number, rank] : ranks_) {
     if (rank.exited || rank.process == nullptr) continue;
     if (const absl::Status sent = rank.process->Send(line); !sent.ok()) {
@@ -644,16 +496,13 @@ void AttemptRunner::KillRanks() {
 }
 
 void AttemptRunner::CleanUp() {
-  staging_.reset();
-  uploading_.reset();
+  StopStaging();
+  uploads_.Stop();
   reporting_.reset();
   for (auto& [number, rank] : ranks_) rank.process.reset();
-  environment_.files.Release(desired_.attempt());
   environment_.relay.Close(desired_.attempt());
   rendezvous_.reset();
-  if (const absl::Status removed = RemoveTree(Folder()); !removed.ok()) {
-    LOG_WARNING("an attempt's folder could not be removed", {{"reason", removed.message()}});
-  }
+  ReleaseFiles();
 }
 
 }  // namespace graft::agent

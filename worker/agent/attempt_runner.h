@@ -20,24 +20,23 @@
 #include "graft/agent/v1/agent.pb.h"
 #include "worker/agent/background.h"
 #include "worker/agent/rank_process.h"
-#include "worker/agent/runner.h"
+#include "worker/agent/report_maker.h"
+#include "worker/agent/staged_runner.h"
+#include "worker/agent/upload_queue.h"
 #include "worker/trainer/events.h"
 #include "worker/trainer/run_config.h"
 
 namespace graft::agent {
 
-class AttemptRunner final : public Runner {
+class AttemptRunner final : public StagedRunner {
  public:
   AttemptRunner(RunnerEnvironment& environment, v1::DesiredAttempt desired);
   ~AttemptRunner() override;
 
   void Update(const v1::DesiredAttempt& desired) override;
   v1::ActualAttempt Report() const override;
-  bool over() const override;
 
  private:
-  using State = v1::ActualAttempt::State;
-
   struct Rank {
     std::unique_ptr<RankProcess> process;
     bool exited = false;
@@ -50,68 +49,53 @@ class AttemptRunner final : public Runner {
     trainer::ErrorEvent error_event;
   };
 
-  // An upload that was asked for; started one after the other.
-  struct PendingUpload {
-    v1::Upload::Kind kind = v1::Upload::KIND_UNSPECIFIED;
-    std::string folder;
-    int64_t step = 0;
-    std::optional<double> val_loss;
-    bool best = false;
-  };
-
-  void SetState(State state);
   void Fail(graft::v1::Reason reason, std::string message, bool retryable);
-  void StartStaging();
-  void OnStaged(absl::Status status, std::map<std::string, std::string> folders);
+  void OnStaged(absl::Status status, std::map<std::string, std::string> folders) override;
   void TryStartRanks();
-  absl::Status OpenRendezvous();
   absl::Status StartRank(const v1::LocalRank& local);
-  absl::StatusOr<std::string> RunFileFor(const v1::LocalRank& local);
-  RankCommand CommandFor(const v1::LocalRank& local, const std::string& run_file) const;
   void OnRankLine(int rank, const std::string& line);
   void OnRankLog(int rank, std::string line);
   void OnRankExit(int rank, RankExit exit);
   void OnEvent(int rank, const trainer::Event& event, const std::string& line);
+  void OnStep(int rank, const trainer::StepEvent& step);
+  void OnEval(int rank, const trainer::EvalEvent& eval);
   void OnAllExited();
   void OnFinished();
-  void SendToRanks(const std::string& line);
+  void SendToRanks(absl::string_view line);
   void ApplyGoal();
+  void CheckpointAndStop();
   void ArmDeadline();
   void KillRanks();
   // Compares base and result on validation rows, when that is wanted.
   void BeginReport(const trainer::DoneEvent& done);
+  absl::StatusOr<ReportRequest> ReportOf(const trainer::DoneEvent& done,
+                                         trainer::RunConfig config) const;
   void OnReport(const std::string& folder, const absl::Status& status);
-  RankCommand GenerateCommand(const std::string& model, const std::string& adapter) const;
-  void QueueUpload(PendingUpload upload);
   void StartNextUpload();
-  void OnUploaded(const PendingUpload& what, const v1::UploadGrant& grant,
-                  absl::StatusOr<int64_t> bytes);
+  void OnUploaded(const UploadQueue::Item& what, const std::string& session,
+                  const absl::StatusOr<int64_t>& bytes);
   void MaybeEnd();
   void CleanUp();
-  std::string Folder() const;
   bool IsLeader() const;
+  // Ranks run, and have not been told to leave.
+  bool Started() const {
+    return report_.state() == v1::ActualAttempt::STATE_STARTING ||
+           report_.state() == v1::ActualAttempt::STATE_RUNNING;
+  }
+  bool IsGang() const { return desired_.rank_table_size() > 1; }
 
-  RunnerEnvironment& environment_;
-  v1::DesiredAttempt desired_;
-  v1::ActualAttempt report_;
   std::map<std::string, std::string> inputs_;  // key -> folder
   std::map<int, Rank> ranks_;
   UniqueFd rendezvous_;
-  std::unique_ptr<Background> staging_;
-  std::unique_ptr<Background> uploading_;
+  UploadQueue uploads_;
   std::unique_ptr<Background> reporting_;
   std::optional<double> base_loss_;  // on the validation rows, before the first step
   int64_t validation_rows_ = 0;
-  std::vector<PendingUpload> pending_uploads_;
-  std::vector<std::string> used_sessions_;
   int64_t sent_checkpoint_request_ = 0;
-  int64_t last_checkpoint_step_ = -1;
   bool stop_sent_ = false;
   bool finish_sent_ = false;
   bool ranks_ended_ = false;
   Loop::TimerId deadline_timer_ = 0;
-  // Posted closures hold this and do nothing once the runner is gone.
-  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
 }  // namespace graft::agent

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "worker/agent/commands.h"
 #include "worker/agent/generate_lines.h"
 
 namespace graft::agent {
@@ -19,36 +20,11 @@ constexpr size_t kLastWords = 20;  // lines of the trainer's log that a failure 
 }  // namespace
 
 InferenceRunner::InferenceRunner(RunnerEnvironment& environment, v1::DesiredAttempt desired)
-    : environment_(environment), desired_(std::move(desired)) {
-  report_.set_attempt(desired_.attempt());
-  report_.set_attempt_epoch(desired_.attempt_epoch());
-  if (desired_.goal() != v1::DesiredAttempt::GOAL_RUN) {
-    SetState(v1::ActualAttempt::STATE_ENDED);  // Asked to stop before anything was begun.
-    return;
-  }
-  SetState(v1::ActualAttempt::STATE_STAGING);
-  report_.mutable_progress()->set_phase("staging");
-  staging_ = StageInputs(
-      environment_, desired_,
-      [this, alive = alive_](double share) {
-        if (!*alive) return;
-        report_.mutable_progress()->set_phase_fraction(share);
-        environment_.on_progress();
-      },
-      [this](absl::Status status, const std::map<std::string, std::string>& folders) {
-        OnStaged(std::move(status), folders);
-      });
+    : StagedRunner(environment, std::move(desired)) {
+  if (Wanted()) Stage();
 }
 
-InferenceRunner::~InferenceRunner() {
-  *alive_ = false;
-  CleanUp();
-}
-
-bool InferenceRunner::over() const {
-  return report_.state() == v1::ActualAttempt::STATE_ENDED ||
-         report_.state() == v1::ActualAttempt::STATE_FAILED;
-}
+InferenceRunner::~InferenceRunner() { CleanUp(); }
 
 v1::ActualAttempt InferenceRunner::Report() const {
   v1::ActualAttempt report = report_;
@@ -56,17 +32,9 @@ v1::ActualAttempt InferenceRunner::Report() const {
   return report;
 }
 
-void InferenceRunner::SetState(v1::ActualAttempt::State state) {
-  if (report_.state() == state) return;
-  report_.set_state(state);
-  environment_.on_changed();
-}
-
 void InferenceRunner::Fail(graft::v1::Reason reason, std::string message) {
   if (over()) return;
-  LOG_WARNING("session failed", {{"session", desired_.attempt()}, {"reason", message}});
-  report_.set_reason(reason);
-  report_.set_message(std::move(message));
+  SetFailure(reason, std::move(message), /*retryable=*/false);
   CleanUp();
   SetState(v1::ActualAttempt::STATE_FAILED);
 }
@@ -82,15 +50,9 @@ void InferenceRunner::Stop() {
   SetState(v1::ActualAttempt::STATE_ENDED);
 }
 
-void InferenceRunner::OnStaged(absl::Status status,
-                               const std::map<std::string, std::string>& folders) {
-  if (over()) return;
+void InferenceRunner::OnStaged(absl::Status status, std::map<std::string, std::string> folders) {
   report_.clear_progress();
-  if (!status.ok()) {
-    return Fail(absl::IsResourceExhausted(status) ? graft::v1::REASON_DISK_FULL
-                                                  : graft::v1::REASON_DEPENDENCY_UNAVAILABLE,
-                std::string(status.message()));
-  }
+  if (!status.ok()) return Fail(FetchReason(status), std::string(status.message()));
   SetState(v1::ActualAttempt::STATE_STARTING);
   absl::StatusOr<RankCommand> command = Command(folders);
   status = command.ok() ? StartTrainer(*command) : command.status();
@@ -99,35 +61,19 @@ void InferenceRunner::OnStaged(absl::Status status,
 
 absl::StatusOr<RankCommand> InferenceRunner::Command(
     const std::map<std::string, std::string>& folders) const {
-  const std::string folder = AttemptFolder(environment_, desired_);
-  GRAFT_RETURN_IF_ERROR(MakeDirectories(folder, 0700));
-  const v1::LocalRank local =
-      desired_.local_ranks().empty() ? v1::LocalRank() : desired_.local_ranks(0);
-  RankCommand command = TrainerCommand(environment_, desired_, local);
+  GRAFT_RETURN_IF_ERROR(MakeDirectories(Folder(), 0700));
   const auto model = folders.find("model");
   if (model == folders.end()) return absl::InvalidArgumentError("the session has no model");
-  command.arguments = {"--generate", "--model", model->second, "--threads",
-                       absl::StrCat(ThreadsPerRank(environment_))};
-  if (const auto adapter = folders.find("adapter"); adapter != folders.end()) {
-    command.arguments.insert(command.arguments.end(), {"--adapter", adapter->second});
-  }
   GRAFT_ASSIGN_OR_RETURN(const Json run, Json::Parse(desired_.run_json()));
-  if (const std::string text = run.GetString("chat_template"); !text.empty()) {
-    const std::string path = JoinPath(folder, "chat_template.jinja");
-    GRAFT_RETURN_IF_ERROR(WriteFileAtomically(path, text, {.mode = 0600, .sync = false}));
-    command.arguments.insert(command.arguments.end(), {"--chat-template", path});
+  GenerateTarget target{.model = model->second, .chat_template = run.GetString("chat_template")};
+  if (const auto adapter = folders.find("adapter"); adapter != folders.end()) {
+    target.adapter = adapter->second;
   }
-  return command;
+  return GenerateCommand(environment_, desired_, target);
 }
 
 absl::Status InferenceRunner::StartTrainer(const RankCommand& command) {
-  Loop& loop = environment_.loop;
-  const auto post = [alive = alive_, &loop](std::function<void()> task) {
-    const absl::Status posted = loop.Post([alive, task = std::move(task)] {
-      if (*alive) task();
-    });
-    if (!posted.ok()) LOG_WARNING("a trainer's report was dropped", {{"reason", posted.message()}});
-  };
+  const auto post = Poster();
   GRAFT_ASSIGN_OR_RETURN(
       process_,
       RankProcess::Start(
@@ -186,7 +132,7 @@ void InferenceRunner::OnExit(RankExit exit) {
 }
 
 void InferenceRunner::CleanUp() {
-  staging_.reset();
+  StopStaging();
   // A trainer that is gone reads and writes no more, so that nothing of the relay's waits for it.
   if (process_ != nullptr) process_->Signal(SIGKILL);
   std::shared_ptr<InferenceRelay> relay;
@@ -197,11 +143,7 @@ void InferenceRunner::CleanUp() {
   if (relay != nullptr) relay->Stop();
   relay.reset();
   process_.reset();
-  environment_.files.Release(desired_.attempt());
-  if (const absl::Status removed = RemoveTree(AttemptFolder(environment_, desired_));
-      !removed.ok()) {
-    LOG_WARNING("a session's folder could not be removed", {{"reason", removed.message()}});
-  }
+  ReleaseFiles();
 }
 
 }  // namespace graft::agent

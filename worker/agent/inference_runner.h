@@ -12,24 +12,22 @@
 #include <vector>
 
 #include "worker/agent/inference_relay.h"
-#include "worker/agent/runner.h"
+#include "worker/agent/staged_runner.h"
 
 namespace graft::agent {
 
-class InferenceRunner final : public Runner {
+class InferenceRunner final : public StagedRunner {
  public:
   InferenceRunner(RunnerEnvironment& environment, v1::DesiredAttempt desired);
   ~InferenceRunner() override;
 
   void Update(const v1::DesiredAttempt& desired) override;
   v1::ActualAttempt Report() const override;
-  bool over() const override;
 
  private:
-  void SetState(v1::ActualAttempt::State state);
   void Fail(graft::v1::Reason reason, std::string message);
   void Stop();
-  void OnStaged(absl::Status status, const std::map<std::string, std::string>& folders);
+  void OnStaged(absl::Status status, std::map<std::string, std::string> folders) override;
   absl::StatusOr<RankCommand> Command(const std::map<std::string, std::string>& folders) const;
   absl::Status StartTrainer(const RankCommand& command);
   // On the trainer's reader thread: tokens go straight to the relay, which may block it.
@@ -38,17 +36,11 @@ class InferenceRunner final : public Runner {
   void OnExit(RankExit exit);
   void CleanUp();
 
-  RunnerEnvironment& environment_;
-  v1::DesiredAttempt desired_;
-  v1::ActualAttempt report_;
-  std::unique_ptr<Background> staging_;
   std::vector<std::string> last_words_;
 
   Mutex relay_mu_;
   std::shared_ptr<InferenceRelay> relay_ GRAFT_GUARDED_BY(relay_mu_);  // shared with OnLine
   std::unique_ptr<RankProcess> process_;
-  // Posted closures hold this and do nothing once the runner is gone.
-  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
 }  // namespace graft::agent

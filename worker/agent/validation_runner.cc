@@ -68,46 +68,15 @@ v1::ValidationReport ToReport(const trainer::Findings& findings) {
 }
 
 ValidationRunner::ValidationRunner(RunnerEnvironment& environment, v1::DesiredAttempt desired)
-    : environment_(environment), desired_(std::move(desired)) {
-  report_.set_attempt(desired_.attempt());
-  report_.set_attempt_epoch(desired_.attempt_epoch());
-  if (desired_.goal() != v1::DesiredAttempt::GOAL_RUN) {
-    SetState(v1::ActualAttempt::STATE_ENDED);
-    return;
-  }
-  SetState(v1::ActualAttempt::STATE_STAGING);
-  report_.mutable_progress()->set_phase("staging");
-  staging_ = StageInputs(
-      environment_, desired_,
-      [this, alive = alive_](double share) {
-        if (*alive) report_.mutable_progress()->set_phase_fraction(share);
-      },
-      [this](absl::Status status, std::map<std::string, std::string> folders) {
-        OnStaged(std::move(status), std::move(folders));
-      });
+    : StagedRunner(environment, std::move(desired)) {
+  if (Wanted()) Stage();
 }
 
-ValidationRunner::~ValidationRunner() {
-  *alive_ = false;
-  CleanUp();
-}
-
-bool ValidationRunner::over() const {
-  return report_.state() == v1::ActualAttempt::STATE_ENDED ||
-         report_.state() == v1::ActualAttempt::STATE_FAILED;
-}
-
-void ValidationRunner::SetState(v1::ActualAttempt::State state) {
-  if (report_.state() == state) return;
-  report_.set_state(state);
-  environment_.on_changed();
-}
+ValidationRunner::~ValidationRunner() { CleanUp(); }
 
 void ValidationRunner::Fail(graft::v1::Reason reason, const std::string& message, bool retryable) {
   if (over()) return;
-  report_.set_reason(reason);
-  report_.set_message(Readable(message));
-  report_.set_retryable(retryable);
+  SetFailure(reason, Readable(message), retryable);
   CleanUp();
   SetState(v1::ActualAttempt::STATE_FAILED);
 }
@@ -129,15 +98,9 @@ void ValidationRunner::Update(const v1::DesiredAttempt& desired) {
 }
 
 void ValidationRunner::OnStaged(absl::Status status, std::map<std::string, std::string> folders) {
-  if (over()) return;
   folders_ = std::move(folders);
+  if (!status.ok()) return Fail(FetchReason(status), std::string(status.message()), true);
   report_.mutable_progress()->set_phase("reading rows");
-  report_.mutable_progress()->clear_phase_fraction();
-  if (!status.ok()) {
-    return Fail(absl::IsResourceExhausted(status) ? graft::v1::REASON_DISK_FULL
-                                                  : graft::v1::REASON_DEPENDENCY_UNAVAILABLE,
-                std::string(status.message()), true);
-  }
   if (status = Begin(); !status.ok()) {
     return Fail(graft::v1::REASON_RANK_FAILED, std::string(status.message()), true);
   }
@@ -145,7 +108,7 @@ void ValidationRunner::OnStaged(absl::Status status, std::map<std::string, std::
 }
 
 absl::StatusOr<RankCommand> ValidationRunner::Command() const {
-  const std::string folder = AttemptFolder(environment_, desired_);
+  const std::string folder = Folder();
   GRAFT_RETURN_IF_ERROR(MakeDirectories(folder, 0700));
   GRAFT_ASSIGN_OR_RETURN(trainer::RunConfig config, RunConfigFor(desired_, folders_));
   const std::string path = JoinPath(folder, "run.json");
@@ -160,13 +123,7 @@ absl::StatusOr<RankCommand> ValidationRunner::Command() const {
 
 absl::Status ValidationRunner::Begin() {
   GRAFT_ASSIGN_OR_RETURN(const RankCommand command, Command());
-  Loop& loop = environment_.loop;
-  const auto post = [alive = alive_, &loop](std::function<void()> task) {
-    const absl::Status posted = loop.Post([alive, task = std::move(task)] {
-      if (*alive) task();
-    });
-    if (!posted.ok()) LOG_WARNING("a finding was dropped", {{"reason", posted.message()}});
-  };
+  const auto post = Poster();
   GRAFT_ASSIGN_OR_RETURN(
       process_,
       RankProcess::Start(
@@ -180,8 +137,7 @@ absl::Status ValidationRunner::Begin() {
                  post([this, line = std::move(line)] { last_words_ = line; });
                },
            .on_exit = [this, post](RankExit exit) { post([this, exit] { OnExit(exit); }); }}));
-  deadline_ = loop.RunAt(environment_.clock.Now() + kLongest, [this, alive = alive_] {
-    if (!*alive) return;
+  deadline_ = RunAfter(kLongest, [this] {
     deadline_ = 0;
     Fail(graft::v1::REASON_TIME_LIMIT,
          absl::StrCat("its rows were not read within ", absl::FormatDuration(kLongest)), false);
@@ -217,15 +173,11 @@ void ValidationRunner::OnExit(RankExit exit) {
 }
 
 void ValidationRunner::CleanUp() {
-  staging_.reset();
+  StopStaging();
   if (deadline_ != 0) environment_.loop.Cancel(deadline_);
   deadline_ = 0;
   process_.reset();
-  environment_.files.Release(desired_.attempt());
-  if (const absl::Status removed = RemoveTree(AttemptFolder(environment_, desired_));
-      !removed.ok()) {
-    LOG_WARNING("a validation's folder could not be removed", {{"reason", removed.message()}});
-  }
+  ReleaseFiles();
 }
 
 }  // namespace graft::agent
