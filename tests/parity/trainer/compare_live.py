@@ -21,11 +21,10 @@ import torch  # noqa: E402
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
 from peft.utils import get_peft_model_state_dict  # noqa: E402
 from safetensors import safe_open  # noqa: E402
-from transformers import (AutoConfig, AutoModelForCausalLM,  # noqa: E402
-                          PreTrainedTokenizerFast)
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from make_goldens import FAMILIES, SMALL  # noqa: E402
+from make_goldens import FAMILIES, tiny_model  # noqa: E402
 
 WORDS = [f"w{i}" for i in range(90)]
 EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
@@ -50,16 +49,7 @@ NEW_TOKENS = 12
 
 def make_model(family, folder):
     torch.manual_seed(11)
-    config = AutoConfig.for_model(family, **{**SMALL, **FAMILIES[family]})
-    for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout",
-                 "residual_dropout", "embedding_dropout"):
-        if getattr(config, name, None):
-            setattr(config, name, 0.0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager",
-                                             dtype=torch.float32)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.1)
+    model = tiny_model(family)
     model.save_pretrained(folder)
     make_tokenizer(folder)
 

@@ -21,11 +21,13 @@ SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_lay
              bos_token_id=1, eos_token_id=2, pad_token_id=0)
 ROPE_LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0,
                    high_freq_factor=4.0, original_max_position_embeddings=16)
+# Experts multiply the parameters: a case stays below 200 KB.
+SMALL_EXPERTS = dict(hidden_size=24, intermediate_size=20)
 FAMILIES = {
     "llama": dict(rope_parameters=ROPE_LLAMA3, tie_word_embeddings=False),
     "mistral": dict(sliding_window=5, head_dim=8),
     "qwen2": dict(tie_word_embeddings=True),
-    "qwen3": dict(head_dim=12),
+    "qwen3": dict(head_dim=12, intermediate_size=32),
     "gemma": dict(head_dim=8),
     "gemma2": dict(head_dim=8, query_pre_attn_scalar=8, sliding_window=5),
     "gemma3_text": dict(head_dim=8, query_pre_attn_scalar=8, sliding_window=5,
@@ -42,23 +44,24 @@ FAMILIES = {
     "cohere2": dict(logit_scale=0.25, sliding_window=5,
                     layer_types=["sliding_attention", "full_attention"], head_dim=8),
     "glm4": dict(head_dim=8, partial_rotary_factor=0.5),
-    "mixtral": dict(num_local_experts=4, num_experts_per_tok=2),
-    "qwen2_moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24,
-                      shared_expert_intermediate_size=40, decoder_sparse_step=1),
-    "qwen3_moe": dict(num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24, head_dim=12,
-                      norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[1]),
-    "gpt_oss": dict(num_local_experts=4, num_experts_per_tok=2, head_dim=8, sliding_window=5,
-                    layer_types=["sliding_attention", "full_attention"],
+    "mixtral": dict(SMALL_EXPERTS, num_local_experts=4, num_experts_per_tok=2),
+    "qwen2_moe": dict(SMALL_EXPERTS, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12,
+                      shared_expert_intermediate_size=20, decoder_sparse_step=1),
+    "qwen3_moe": dict(SMALL_EXPERTS, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=12,
+                      head_dim=12, norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[1]),
+    "gpt_oss": dict(SMALL_EXPERTS, num_local_experts=4, num_experts_per_tok=2, head_dim=8,
+                    sliding_window=5, layer_types=["sliding_attention", "full_attention"],
                     rope_parameters=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0,
                                          beta_fast=32.0, beta_slow=1.0, truncate=False,
                                          original_max_position_embeddings=16)),
-    "olmoe": dict(num_experts=4, num_experts_per_tok=2),
-    "granitemoe": dict(num_local_experts=4, num_experts_per_tok=2, embedding_multiplier=3.0,
-                       attention_multiplier=0.2, residual_multiplier=0.5, logits_scaling=4.0),
-    "deepseek_v3": dict(num_key_value_heads=4, q_lora_rank=20, kv_lora_rank=16,
+    "olmoe": dict(SMALL_EXPERTS, num_experts=4, num_experts_per_tok=2),
+    "granitemoe": dict(SMALL_EXPERTS, num_local_experts=4, num_experts_per_tok=2,
+                       embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.5,
+                       logits_scaling=4.0),
+    "deepseek_v3": dict(SMALL_EXPERTS, num_key_value_heads=4, q_lora_rank=20, kv_lora_rank=16,
                         qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6,
                         n_routed_experts=8, num_experts_per_tok=3, n_group=4, topk_group=2,
-                        moe_intermediate_size=24, n_shared_experts=1, first_k_dense_replace=1),
+                        moe_intermediate_size=12, n_shared_experts=1, first_k_dense_replace=1),
     "gpt2": dict(n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=48),
 }
 
@@ -77,8 +80,8 @@ def gradients_as_stored(model):
     return {"grad." + name: t for name, t in stored.items() if not name.endswith(buffers or "?")}
 
 
-def make(family, out):
-    torch.manual_seed(len(family) * 101)
+def tiny_model(family):
+    """A model of random numbers, norms and biases too, so that each one shows."""
     config = AutoConfig.for_model(family, **{**SMALL, **FAMILIES[family]})
     for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout",
                  "residual_dropout", "embedding_dropout"):
@@ -87,8 +90,15 @@ def make(family, out):
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager",
                                              dtype=torch.float32)
     with torch.no_grad():
-        for p in model.parameters():  # norms and biases too, so that each one shows
+        for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)
+    return model
+
+
+def make(family, out):
+    torch.manual_seed(len(family) * 101)
+    model = tiny_model(family)
+    with torch.no_grad():
         for name, b in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 b.add_(torch.randn_like(b) * 0.1)
