@@ -514,7 +514,8 @@ std::string RunJson(const v1::JobSpec& spec) {
   checkpoint.Set("interval", spec.schedule().checkpoint_interval().steps());
   checkpoint.Set("keep_last", static_cast<int64_t>(spec.schedule().keep_checkpoints()));
   const v1::Precision precision = spec.compute().precision();
-  const bool known = precision == v1::PRECISION_FP32 || precision == v1::PRECISION_BF16;
+  const bool known = precision == v1::PRECISION_FP32 || precision == v1::PRECISION_BF16 ||
+                     precision == v1::PRECISION_FP16;
 
   Json run = Json::MakeObject();
   run.Set("version", 1).Set("method", "sft").Set("model", std::move(model));

@@ -17,13 +17,15 @@ double Seconds(SteadyClock::time_point from, SteadyClock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
-at::Tensor Indices(const std::vector<int32_t>& values) {
-  return at::tensor(at::ArrayRef<int32_t>(values), at::kInt).to(at::kLong);
+// To a GPU through pinned memory, so that the copy does not wait for what runs there.
+at::Tensor Indices(const std::vector<int32_t>& values, at::Device device) {
+  at::Tensor host = at::tensor(at::ArrayRef<int32_t>(values), at::kInt).to(at::kLong);
+  return device.is_cpu() ? host : host.pin_memory().to(device, /*non_blocking=*/true);
 }
 
 }  // namespace
 
-model::Batch BatchOf(const data::MicroBatch& micro, int64_t multiple) {
+model::Batch BatchOf(const data::MicroBatch& micro, int64_t multiple, at::Device device) {
   model::Batch batch;
   std::vector<int32_t> tokens = micro.tokens;
   std::vector<int32_t> positions = micro.positions;
@@ -35,8 +37,8 @@ model::Batch BatchOf(const data::MicroBatch& micro, int64_t multiple) {
     }
     batch.starts.push_back(static_cast<int64_t>(tokens.size()));
   }
-  batch.tokens = Indices(tokens);
-  batch.positions = Indices(positions);
+  batch.tokens = Indices(tokens, device);
+  batch.positions = Indices(positions, device);
   return batch;
 }
 
@@ -52,16 +54,18 @@ model::LossTargets TargetsOf(const data::MicroBatch& micro, double denominator) 
 }
 
 absl::StatusOr<PassResult> SftBackward(model::Decoder& decoder, const data::MicroBatch& micro,
-                                       double denominator, uint64_t dropout_seed) {
+                                       const PassOptions& options) {
   PassResult result;
-  const model::LossTargets targets = TargetsOf(micro, denominator);
+  model::LossTargets targets = TargetsOf(micro, options.denominator);
+  targets.gradient_scale = options.gradient_scale;
   if (targets.rows.empty()) return result;
   GRAFT_RETURN_IF_ERROR(model::TorchCall("a training pass", [&] {
     const auto start = SteadyClock::now();
-    model::Batch batch = BatchOf(micro);
-    batch.pass = {.training = true, .dropout_seed = dropout_seed};
+    model::Batch batch = BatchOf(micro, 1, decoder.device());
+    batch.pass = {.training = true, .dropout_seed = options.dropout_seed};
     model::RouterBalance balance;
     balance.coefficient = decoder.router_loss_coefficient;
+    balance.gradient_scale = options.gradient_scale;
     if (balance.coefficient > 0) batch.pass.balance = &balance;
     at::Tensor hidden = decoder.Hidden(batch);
     at::Tensor loss = model::HeadLoss(decoder.head(), hidden, targets, &result.loss);
@@ -84,7 +88,7 @@ absl::StatusOr<PassResult> SftLoss(const model::Decoder& decoder, const data::Mi
   GRAFT_RETURN_IF_ERROR(model::TorchCall("an evaluation pass", [&] {
     const at::NoGradGuard no_grad;
     const auto start = SteadyClock::now();
-    const at::Tensor hidden = decoder.Hidden(BatchOf(micro));
+    const at::Tensor hidden = decoder.Hidden(BatchOf(micro, 1, decoder.device()));
     model::HeadLoss(decoder.head(), hidden, targets, &result.loss);
     result.forward_seconds = Seconds(start, SteadyClock::now());
   }));

@@ -19,13 +19,20 @@ struct PassResult {
 
 // The micro-batch as the model takes it. Its tokens are filled up to a multiple of `multiple` by
 // one more segment with nothing to learn.
-model::Batch BatchOf(const data::MicroBatch& micro, int64_t multiple = 1);
+model::Batch BatchOf(const data::MicroBatch& micro, int64_t multiple = 1,
+                     at::Device device = at::kCPU);
 model::LossTargets TargetsOf(const data::MicroBatch& micro, double denominator);
+
+struct PassOptions {
+  double denominator = 1;  // of the loss and the gradients: the step's supervised tokens
+  uint64_t dropout_seed = 0;
+  double gradient_scale = 1;  // of the gradients alone
+};
 
 // Adds the gradients of the micro-batch to the decoder's store. RESOURCE_EXHAUSTED when memory did
 // not suffice; the gradients are then partly added and must be zeroed.
 absl::StatusOr<PassResult> SftBackward(model::Decoder& decoder, const data::MicroBatch& micro,
-                                       double denominator, uint64_t dropout_seed);
+                                       const PassOptions& options);
 
 // The loss alone.
 absl::StatusOr<PassResult> SftLoss(const model::Decoder& decoder, const data::MicroBatch& micro,

@@ -59,11 +59,13 @@ void AdapterBuilder::AttachToEmbedding() {
       store.Declare(adapter.module + ".lora_embedding_B", {placer_.spec().hidden, rank}, true, -1);
   placer_.Later([this, &adapter] {
     SeededRandom random(lora_.seed ^ HashName(adapter.module));
-    float* b = adapter.b->value.mutable_data_ptr<float>();
-    for (int64_t i = 0; i < adapter.b->elements(); ++i) {
-      const double radius = std::sqrt(-2 * std::log(1 - random.UniformDouble()));
-      b[i] = static_cast<float>(radius * std::cos(2 * M_PI * random.UniformDouble()));
-    }
+    FillOnHost(adapter.b->value, [&](at::Tensor& into) {
+      float* b = into.mutable_data_ptr<float>();
+      for (int64_t i = 0; i < into.numel(); ++i) {
+        const double radius = std::sqrt(-2 * std::log(1 - random.UniformDouble()));
+        b[i] = static_cast<float>(radius * std::cos(2 * M_PI * random.UniformDouble()));
+      }
+    });
     return absl::OkStatus();
   });
 }
@@ -125,10 +127,12 @@ void AdapterBuilder::AttachStack(ExpertsAdapter adapter, int64_t layer, MoeBlock
 void AdapterBuilder::DrawUniform(const std::string& module, int64_t in, at::Tensor into) const {
   SeededRandom random(lora_.seed ^ HashName(module));
   const double bound = 1.0 / std::sqrt(static_cast<double>(in));
-  float* numbers = into.mutable_data_ptr<float>();
-  for (int64_t i = 0; i < into.numel(); ++i) {
-    numbers[i] = static_cast<float>((2 * random.UniformDouble() - 1) * bound);
-  }
+  FillOnHost(std::move(into), [&](at::Tensor& host) {
+    float* numbers = host.mutable_data_ptr<float>();
+    for (int64_t i = 0; i < host.numel(); ++i) {
+      numbers[i] = static_cast<float>((2 * random.UniformDouble() - 1) * bound);
+    }
+  });
 }
 
 void AdapterBuilder::AttachTo(LinearGroup& group,
@@ -187,13 +191,15 @@ void AdapterBuilder::DrawA(const LinearGroup& group, const Adapter& adapter) con
   SeededRandom random(lora_.seed ^ HashName(adapter.module));
   const double bound = 1.0 / std::sqrt(static_cast<double>(group.whole_in));
   const int64_t first = adapter.a->axis == 1 ? adapter.a->pieces.front().whole_begin : 0;
-  float* a = adapter.a->value.mutable_data_ptr<float>();
-  for (int64_t row = 0; row < adapter.rank; ++row) {
-    for (int64_t column = 0; column < group.whole_in; ++column) {
-      const float drawn = static_cast<float>((2 * random.UniformDouble() - 1) * bound);
-      if (column >= first && column < first + group.in) a[row * group.in + column - first] = drawn;
+  FillOnHost(adapter.a->value, [&](at::Tensor& into) {
+    float* a = into.mutable_data_ptr<float>();
+    for (int64_t row = 0; row < adapter.rank; ++row) {
+      for (int64_t column = 0; column < group.whole_in; ++column) {
+        const float drawn = static_cast<float>((2 * random.UniformDouble() - 1) * bound);
+        if (column >= first && column < first + group.in) *a++ = drawn;
+      }
     }
-  }
+  });
 }
 
 void AdapterBuilder::Start(LinearGroup& group) {

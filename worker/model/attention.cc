@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "worker/model/attention_flash.h"
 #include "worker/model/attention_kernel.h"
 #include "worker/model/kernels.h"
 #include "worker/model/rows.h"
@@ -212,18 +213,28 @@ std::vector<AttentionSegment> SegmentsOf(const SegmentStarts& starts) {
   return segments;
 }
 
-// o, and the sums' logarithms [H, T] where the kernel made them.
+// The kernel for CPUs computes in fp32; activations of 16 bits are widened for it.
+bool OnHostKernel(const at::Tensor& qkv) {
+  return qkv.device().is_cpu() && qkv.scalar_type() != at::kDouble;
+}
+
+at::Tensor HostFloats(const at::Tensor& x) { return x.to(at::kFloat).contiguous(); }
+
+// o, and the sums' logarithms [H, T] where a kernel made them.
 at::Tensor Attend(const Attention& a, const at::Tensor& qkv, const SegmentStarts& starts,
-                  at::Tensor* lse) {
+                  FlashState* flash) {
   const int64_t tokens = qkv.size(0);
-  at::Tensor o = at::empty({tokens, a.out_width()}, qkv.options());
-  if (OnKernels(qkv)) {
-    *lse = at::empty({a.heads, tokens}, qkv.options());
-    AttentionForward(ShapeOf(a), SegmentsOf(starts), InputsOf(a, qkv),
-                     {o.mutable_data_ptr<float>(), a.out_width()}, lse->mutable_data_ptr<float>(),
-                     tokens);
-    return o;
+  if (OnFlash(a, qkv)) return FlashForward(a, qkv, starts, flash);
+  if (OnHostKernel(qkv)) {
+    const at::Tensor wide = HostFloats(qkv);
+    at::Tensor o = at::empty({tokens, a.out_width()}, wide.options());
+    flash->lse = at::empty({a.heads, tokens}, wide.options());
+    AttentionForward(ShapeOf(a), SegmentsOf(starts), InputsOf(a, wide),
+                     {o.mutable_data_ptr<float>(), a.out_width()},
+                     flash->lse.mutable_data_ptr<float>(), tokens);
+    return o.to(qkv.scalar_type());
   }
+  at::Tensor o = at::empty({tokens, a.out_width()}, qkv.options());
   for (size_t i = 0; i + 1 < starts.size(); ++i) {
     const int64_t begin = starts[i], length = starts[i + 1] - starts[i];
     const auto heads = [&](Part part) { return HeadsOf(a, qkv, part, begin, length); };
@@ -234,37 +245,42 @@ at::Tensor Attend(const Attention& a, const at::Tensor& qkv, const SegmentStarts
 }
 
 at::Tensor AttendBackward(const Attention& a, const at::Tensor& qkv, const at::Tensor& o,
-                          const at::Tensor& lse, const at::Tensor& d_o,
+                          const FlashState& flash, const at::Tensor& d_o,
                           const SegmentStarts& starts) {
-  at::Tensor d = at::empty_like(qkv);
-  if (!lse.defined()) {
+  if (OnFlash(a, qkv)) return FlashBackward(a, qkv, o, flash, d_o, starts);
+  if (!OnHostKernel(qkv)) {
+    at::Tensor d = at::empty_like(qkv);
     for (size_t i = 0; i + 1 < starts.size(); ++i) {
       SegmentBackward(a, qkv, d_o, starts[i], starts[i + 1] - starts[i], d);
     }
     return d;
   }
+  const at::Tensor wide = HostFloats(qkv), wide_o = HostFloats(o), wide_d_o = HostFloats(d_o);
+  at::Tensor d = at::empty_like(wide);
   std::vector<double> d_sinks(a.sinks_grad != nullptr ? a.heads : 0);
   auto* to = d.mutable_data_ptr<float>();
-  AttentionBackward(
-      ShapeOf(a), SegmentsOf(starts), InputsOf(a, qkv), {o.const_data_ptr<float>(), a.out_width()},
-      {d_o.const_data_ptr<float>(), a.out_width()}, lse.const_data_ptr<float>(), qkv.size(0),
-      {PartRows(a, to, Part::kQ), PartRows(a, to, Part::kK), PartRows(a, to, Part::kV),
-       d_sinks.empty() ? nullptr : d_sinks.data()});
+  AttentionBackward(ShapeOf(a), SegmentsOf(starts), InputsOf(a, wide),
+                    {wide_o.const_data_ptr<float>(), a.out_width()},
+                    {wide_d_o.const_data_ptr<float>(), a.out_width()},
+                    flash.lse.const_data_ptr<float>(), qkv.size(0),
+                    {PartRows(a, to, Part::kQ), PartRows(a, to, Part::kK),
+                     PartRows(a, to, Part::kV), d_sinks.empty() ? nullptr : d_sinks.data()});
   if (a.sinks_grad != nullptr) {
     a.sinks_grad->grad.add_(at::tensor(at::ArrayRef<double>(d_sinks), at::kFloat));
   }
-  return d;
+  return d.to(qkv.scalar_type());
 }
 
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const Attention* a,
                             const RopeTable* rope, const SegmentStarts* starts) {
     const at::Tensor prepared = Prepare(*a, qkv, rope, /*keep=*/ChangesBeforeRotation(*a));
-    at::Tensor lse;
-    at::Tensor o = Attend(*a, prepared, *starts, &lse);
+    FlashState flash;
+    at::Tensor o = Attend(*a, prepared, *starts, &flash);
     const at::Tensor none;
-    ctx->save_for_backward(
-        {qkv, o, lse, rope == nullptr ? none : rope->cos, rope == nullptr ? none : rope->sin});
+    ctx->save_for_backward({qkv, o, rope == nullptr ? none : rope->cos,
+                            rope == nullptr ? none : rope->sin, flash.lse, flash.seed,
+                            flash.offset});
     ctx->saved_data["attention"] = reinterpret_cast<int64_t>(a);
     ctx->saved_data["starts"] = *starts;
     return o;
@@ -274,12 +290,13 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     const auto saved = ctx->get_saved_variables();
     const auto& a = *reinterpret_cast<const Attention*>(ctx->saved_data["attention"].toInt());
     const std::vector<int64_t> starts = ctx->saved_data["starts"].toIntVector();
-    const RopeTable table = {saved[3], saved[4]};
+    const RopeTable table = {saved[2], saved[3]};
     const RopeTable* rope = table.cos.defined() ? &table : nullptr;
     const at::Tensor& qkv = saved[0];
     const at::Tensor prepared =
         ChangesBeforeRotation(a) ? Prepare(a, qkv, rope, /*keep=*/true) : qkv;
-    at::Tensor d = AttendBackward(a, prepared, saved[1], saved[2], grads[0].contiguous(), starts);
+    at::Tensor d = AttendBackward(a, prepared, saved[1], {saved[4], saved[5], saved[6]},
+                                  grads[0].contiguous(), starts);
     PrepareBackward(a, qkv, rope, d);
     return {d, at::Tensor(), at::Tensor(), at::Tensor()};
   }

@@ -2,7 +2,9 @@
 // padding-free batches need. From the fused projection of q, k and v to the heads' outputs, with
 // the norms of q and k and the rotation inside, so that one tensor is kept for the backward.
 //
-// fp32 on CPUs: attention_kernel.h. Else ATen's operations, the scores of one segment at a time.
+// On CPUs in fp32, whatever the activations are: attention_kernel.h. On GPUs flash attention
+// (attention_flash.h) where it takes the shape. Else ATen's operations, the scores of one segment
+// at a time.
 //
 // Legend: T tokens, L tokens of a segment, H heads, K heads of k and v, G = H / K, D head_dim,
 // E value_dim, W = (H + K) D + K E.

@@ -36,10 +36,14 @@ struct LoraOptions {
 struct BuildOptions {
   Train train = Train::kNothing;
   LoraOptions lora;
-  // What frozen matrices are kept in. The computation is fp32 all the same: others are widened for
-  // each use.
+  // Of activations and products; what is trained, and norms, stay in fp32.
+  at::ScalarType compute_type = at::kFloat;
+  // What frozen matrices are kept in; another type than `compute_type` is converted for each use.
   at::ScalarType frozen_type = at::kFloat;
-  // Linears of a quantised base stay in their blocks where their rows can be taken out of the file.
+  // Where the model lives: its tensors go there as they are read.
+  at::Device device = at::kCPU;
+  // Linears of a quantised base stay in their blocks where their rows can be taken out of the file
+  // and the model lives in a CPU's memory.
   bool keep_blocks = false;
   // Of several ranks: what this one holds. No other bytes of the files are read.
   Division division;

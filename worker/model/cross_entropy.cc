@@ -123,7 +123,7 @@ ChunkedLoss LossOfRows(const Head& head, const at::Tensor& xn, const LossTargets
   const int64_t rows = xn.size(0);
   const int64_t chunk =
       std::max(kMinChunkRows, kChunkBytes / (vocab * static_cast<int64_t>(xn.element_size())));
-  const double grad_scale = grads ? 1.0 / t.denominator : 0.0;
+  const double grad_scale = grads ? t.gradient_scale / t.denominator : 0.0;
   if (grads) result.d_xn = at::empty_like(xn);
   at::Tensor buffer = at::empty({std::min(chunk, rows), vocab}, xn.options());
   for (int64_t begin = 0; begin < rows; begin += chunk) {
@@ -227,12 +227,13 @@ at::Tensor HeadLogits(const Head& head, const at::Tensor& x) {
                         logits.mutable_data_ptr<float>());
     });
   } else {
-    logits = at::mm(xn, Wide(head, xn.scalar_type()).t()).to(at::kFloat);
+    logits = at::mm(xn, Wide(head, xn.scalar_type()).t());
   }
   if (head.adapter.rank > 0) {
     at::Tensor inner;
     AddHeadAdapter(head.adapter, xn, logits, &inner);
   }
+  logits = logits.to(at::kFloat);
   if (head.logit_scale != 1) logits.mul_(head.logit_scale);
   if (head.logit_softcap > 0) logits = at::tanh(logits / head.logit_softcap) * head.logit_softcap;
   return logits;

@@ -34,6 +34,7 @@ struct LossTargets {
   std::vector<int64_t> rows;     // which rows of x are supervised, ascending
   std::vector<int64_t> targets;  // their classes
   double denominator = 1;        // of the whole optimizer step
+  double gradient_scale = 1;     // of every gradient, and not of the loss: for fp16
 };
 
 // Sum of cross entropies over `rows` (of all tokens, also where x is cut) / denominator, as a

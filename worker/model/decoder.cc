@@ -134,6 +134,12 @@ struct PassedFunction : torch::autograd::Function<PassedFunction> {
   }
 };
 
+// Some families keep the scale as a number of the activations' type.
+double EmbeddingScale(const spec::DecoderSpec& spec, at::ScalarType type) {
+  if (!spec.embedding_scale_rounded) return spec.embedding_scale;
+  return at::scalar_tensor(spec.embedding_scale, at::dtype(type)).to(at::kDouble).item<double>();
+}
+
 }  // namespace
 
 std::vector<LinearGroup*> DecoderLayer::Groups() {
@@ -156,8 +162,8 @@ std::vector<LinearGroup*> DecoderLayer::Groups() {
   return groups;
 }
 
-Decoder::Decoder(spec::DecoderSpec spec, Division division)
-    : spec_(std::move(spec)), division_(std::move(division)) {}
+Decoder::Decoder(spec::DecoderSpec spec, Division division, at::Device device)
+    : spec_(std::move(spec)), division_(std::move(division)), device_(device) {}
 
 at::Tensor Decoder::Parameter(const std::string& name) const {
   const auto quantized = blocks.find(name);
@@ -194,8 +200,9 @@ at::Tensor Decoder::Embed(const at::Tensor& tokens, const at::Tensor& at_positio
     if (embed_adapter.rank > 0)
       x = AdaptedEmbedFunction::apply(x, Anchor(), tokens, &embed_adapter);
   }
-  if (spec_.embedding_scale != 1) x = x * spec_.embedding_scale;
-  if (positions.defined()) x = x + Lookup(positions, rows, positions_grad);
+  x = x.to(compute_type_);
+  if (spec_.embedding_scale != 1) x = x * EmbeddingScale(spec_, compute_type_);
+  if (positions.defined()) x = x + Lookup(positions, rows, positions_grad).to(compute_type_);
   return x;
 }
 
@@ -270,10 +277,11 @@ at::Tensor Decoder::Through(const Batch& batch, int64_t begin, int64_t end, at::
 KvCache Decoder::MakeCache(int64_t capacity) const {
   KvCache cache;
   cache.capacity = capacity;
+  const auto options = at::TensorOptions().dtype(compute_type_).device(device_);
   for (const auto& layer : layers_) {
     const Attention& a = layer->attention;
-    cache.layers.push_back({at::empty({capacity, a.kv_heads * a.head_dim}),
-                            at::empty({capacity, a.kv_heads * a.value_dim})});
+    cache.layers.push_back({at::empty({capacity, a.kv_heads * a.head_dim}, options),
+                            at::empty({capacity, a.kv_heads * a.value_dim}, options)});
   }
   return cache;
 }
@@ -285,8 +293,9 @@ at::Tensor Decoder::Extend(const std::vector<int32_t>& tokens, KvCache& cache) c
   GRAFT_CHECK(count > 0 && cache.length + count <= cache.capacity)
       << count << " tokens after " << cache.length << " of " << cache.capacity;
   Batch batch;
-  batch.tokens = at::tensor(at::ArrayRef<int32_t>(tokens), at::kInt).to(at::kLong);
-  batch.positions = at::arange(cache.length, cache.length + count, at::kLong);
+  batch.tokens = at::tensor(at::ArrayRef<int32_t>(tokens), at::kInt).to(device_, at::kLong);
+  batch.positions =
+      at::arange(cache.length, cache.length + count, at::dtype(at::kLong).device(device_));
   batch.starts = {0, count};
   const std::vector<RopeTable> ropes = RopeTables(batch.positions, cache.length + count);
   at::Tensor x = Embed(batch.tokens, batch.positions);
@@ -294,7 +303,7 @@ at::Tensor Decoder::Extend(const std::vector<int32_t>& tokens, KvCache& cache) c
     x = Layer(*layers_[i], x, ropes, batch, &cache.layers[i], cache.length);
   }
   cache.length += count;
-  return HeadLogits(head_, x.narrow(0, count - 1, 1)).view({-1});
+  return HeadLogits(head_, x.narrow(0, count - 1, 1)).view({-1}).cpu();
 }
 
 }  // namespace graft::model

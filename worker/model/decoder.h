@@ -87,12 +87,16 @@ struct KvCache {
 
 class Decoder {
  public:
-  explicit Decoder(spec::DecoderSpec spec, Division division = {});
+  explicit Decoder(spec::DecoderSpec spec, Division division = {}, at::Device device = at::kCPU);
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
   const spec::DecoderSpec& spec() const { return spec_; }
   const Division& division() const { return division_; }
+  at::Device device() const { return device_; }
+  // Of activations and products.
+  at::ScalarType compute_type() const { return compute_type_; }
+  void set_compute_type(at::ScalarType type) { compute_type_ = type; }
   ParameterStore& store() { return store_; }
   std::vector<std::unique_ptr<DecoderLayer>>& layers() { return layers_; }
   Head& head() { return head_; }
@@ -136,8 +140,8 @@ class Decoder {
 
   // For generation, without gradients.
   KvCache MakeCache(int64_t capacity) const;
-  // Puts `tokens` behind what the cache holds; logits of the last one, fp32 [V]. GRAFT_CHECKs that
-  // they fit.
+  // Puts `tokens` behind what the cache holds; logits of the last one, fp32 [V] in the CPU's
+  // memory. GRAFT_CHECKs that they fit.
   at::Tensor Extend(const std::vector<int32_t>& tokens, KvCache& cache) const;
 
  private:
@@ -150,6 +154,8 @@ class Decoder {
 
   const spec::DecoderSpec spec_;
   const Division division_;
+  const at::Device device_;
+  at::ScalarType compute_type_ = at::kFloat;
   ParameterStore store_;
   std::vector<std::unique_ptr<DecoderLayer>> layers_;
   Head head_;

@@ -21,7 +21,7 @@ class Builder {
       : description_(description),
         spec_(description.spec),
         options_(options),
-        decoder_(std::make_unique<Decoder>(description.spec, options.division)),
+        decoder_(std::make_unique<Decoder>(description.spec, options.division, options.device)),
         placer_(description, reader, options, targets, *decoder_),
         groups_(placer_),
         experts_(placer_),
@@ -38,6 +38,7 @@ class Builder {
     }
     if (options_.train == Train::kLora) adapters_.Attach();
     GRAFT_RETURN_IF_ERROR(placer_.Fill());
+    decoder_->set_compute_type(options_.compute_type);
     return std::move(decoder_);
   }
 
@@ -173,7 +174,6 @@ class Builder {
   void DescribeEmbedding() {
     Decoder& d = *decoder_;
     placer_.BeginLayer(-1);
-    // The scale is a number of the activations' type where the family rounds it so; fp32 here.
     placer_.Place(placer_.Find("embed.weight"), true, options_.frozen_type, &d.embed_grad,
                   [&d](at::Tensor t) { d.embed = std::move(t); });
     if (const spec::Parameter* p = placer_.Find("positions.weight"); p != nullptr) {
@@ -218,8 +218,8 @@ class Builder {
       head.weight_grad =
           decoder_->store().Declare("head.weight", table->shape, true, placer_.layer());
     placer_.Later([this, &head, table, trained]() -> absl::Status {
-      head.weight = trained ? head.weight_grad->value
-                            : at::empty(table->shape, at::dtype(options_.frozen_type));
+      head.weight =
+          trained ? head.weight_grad->value : placer_.Empty(table->shape, options_.frozen_type);
       GRAFT_RETURN_IF_ERROR(placer_.Read(*table, head.weight));
       if (trained) decoder_->saved_modules[absl::StrCat(kTiedHead, ".weight")] = head.weight;
       return absl::OkStatus();

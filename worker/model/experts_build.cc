@@ -4,7 +4,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "base/check.h"
 #include "base/status_macros.h"
 
 namespace graft::model {
@@ -138,7 +137,7 @@ Trained* ExpertsBuilder::Place(const std::vector<std::string>& names, const std:
   placer_.Later([this, names, suffix, shape, divided, trained, &into]() -> absl::Status {
     // Biases are added in the computation's type.
     const at::ScalarType kept = suffix == ".bias" ? at::kFloat : placer_.options().frozen_type;
-    into = trained != nullptr ? trained->value : at::empty(shape, at::dtype(kept));
+    into = trained != nullptr ? trained->value : placer_.Empty(shape, kept);
     const int64_t rows = shape[1] / static_cast<int64_t>(names.size());
     const int64_t first = Own().begin;
     for (size_t i = 0; i < names.size(); ++i) {
@@ -157,7 +156,6 @@ Trained* ExpertsBuilder::Place(const std::vector<std::string>& names, const std:
 
 absl::Status ExpertsBuilder::Read(const spec::Parameter& parameter, int64_t expert, Divided divided,
                                   at::Tensor into) const {
-  GRAFT_CHECK(into.is_contiguous()) << parameter.name;
   spec::ParameterBlock block{.expert = expert};
   const int64_t tp_rank = placer_.division().tp_rank;
   const bool vectors = parameter.shape.size() == 2;  // a matrix with a row for each expert
@@ -169,8 +167,7 @@ absl::Status ExpertsBuilder::Read(const spec::Parameter& parameter, int64_t expe
     block.row_begin = tp_rank * into.size(0);
     block.row_end = block.row_begin + into.size(0);
   }
-  return placer_.reader().Read(parameter, block, FileType(into.scalar_type()),
-                               static_cast<char*>(into.mutable_data_ptr()));
+  return placer_.ReadBlock(parameter, block, std::move(into));
 }
 
 }  // namespace graft::model

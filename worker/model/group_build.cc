@@ -75,9 +75,11 @@ bool GroupBuilder::TrainsBias(LinearGroup& group) {
 
 // Every part must be quantised, whole and row by row in the file.
 bool GroupBuilder::CanKeepBlocks(const LinearGroup& group) const {
-  if (!placer_.options().keep_blocks || placer_.options().without_frozen ||
-      group.weight_grad != nullptr)
+  const BuildOptions& options = placer_.options();
+  if (!options.keep_blocks || options.without_frozen || group.weight_grad != nullptr ||
+      !options.device.is_cpu()) {
     return false;
+  }
   for (const LinearGroup::Part& part : group.parts) {
     const spec::Parameter& p = *placer_.Find(part.name + ".weight");
     const spec::DType type = placer_.reader().StoredType(p);
@@ -117,11 +119,11 @@ absl::Status GroupBuilder::Fill(LinearGroup& group, bool bias) {
   } else {
     group.weight = group.weight_grad != nullptr
                        ? group.weight_grad->value
-                       : at::empty({group.out, group.in}, at::dtype(placer_.options().frozen_type));
+                       : placer_.Empty({group.out, group.in}, placer_.options().frozen_type);
   }
   if (bias) {
-    group.bias =
-        group.bias_grad != nullptr ? group.bias_grad->value : at::zeros({group.out}, at::kFloat);
+    group.bias = group.bias_grad != nullptr ? group.bias_grad->value
+                                            : placer_.Empty({group.out}, at::kFloat).zero_();
   }
   for (const LinearGroup::Part& part : group.parts) {
     const bool read = group.weight_grad != nullptr || !placer_.options().without_frozen;

@@ -49,6 +49,7 @@ struct MoeBlock {
 // layers have run.
 struct RouterBalance {
   double coefficient = 0;
+  double gradient_scale = 1;  // as LossTargets has it
   at::Tensor choices;        // fp32 [E], how often each expert was chosen
   at::Tensor probabilities;  // fp32 [E], summed over tokens and layers
   int64_t rows = 0;          // tokens x layers

@@ -8,9 +8,21 @@
 
 namespace graft::model {
 
+namespace {
+
+// The type that the reader writes for a tensor of `type`.
 spec::DType FileType(at::ScalarType type) {
   if (type == at::kBFloat16) return spec::DType::kBF16;
   return type == at::kHalf ? spec::DType::kF16 : spec::DType::kF32;
+}
+
+}  // namespace
+
+void FillOnHost(at::Tensor into, const std::function<void(at::Tensor&)>& fill) {
+  if (into.device().is_cpu()) return fill(into);
+  at::Tensor host = at::empty(into.sizes(), at::dtype(into.scalar_type()).pinned_memory(true));
+  fill(host);
+  into.copy_(host);
 }
 
 void SetPieces(Trained* trained, std::vector<int64_t> whole, int axis,
@@ -42,7 +54,6 @@ std::vector<int64_t> ParameterPlacer::Shape(const spec::Parameter& parameter, co
 }
 
 absl::Status ParameterPlacer::Read(const spec::Parameter& parameter, at::Tensor into) const {
-  GRAFT_CHECK(into.is_contiguous()) << parameter.name;
   const Cut cut = Own(parameter);
   spec::ParameterBlock block;
   if (cut.axis == 0) {
@@ -52,8 +63,22 @@ absl::Status ParameterPlacer::Read(const spec::Parameter& parameter, at::Tensor 
     block.column_begin = cut.begin;
     block.column_end = cut.begin + cut.count;
   }
-  return reader_.Read(parameter, block, FileType(into.scalar_type()),
-                      static_cast<char*>(into.mutable_data_ptr()));
+  return ReadBlock(parameter, block, std::move(into));
+}
+
+absl::Status ParameterPlacer::ReadBlock(const spec::Parameter& parameter,
+                                        const spec::ParameterBlock& block, at::Tensor into) const {
+  GRAFT_CHECK(into.is_contiguous()) << parameter.name;
+  absl::Status read;
+  FillOnHost(std::move(into), [&](at::Tensor& host) {
+    read = reader_.Read(parameter, block, FileType(host.scalar_type()),
+                        static_cast<char*>(host.mutable_data_ptr()));
+  });
+  return read;
+}
+
+at::Tensor ParameterPlacer::Empty(const std::vector<int64_t>& shape, at::ScalarType type) const {
+  return at::empty(shape, at::dtype(type).device(options_.device));
 }
 
 void ParameterPlacer::Place(const spec::Parameter* parameter, bool decay, at::ScalarType frozen,
@@ -71,7 +96,7 @@ void ParameterPlacer::Place(const spec::Parameter* parameter, bool decay, at::Sc
     if (grad != nullptr) *grad = trained;
   }
   Later([this, parameter, trained, saved, frozen, shape, put]() -> absl::Status {
-    at::Tensor tensor = trained != nullptr ? trained->value : at::empty(shape, at::dtype(frozen));
+    at::Tensor tensor = trained != nullptr ? trained->value : Empty(shape, frozen);
     if (trained != nullptr || !options_.without_frozen) {
       GRAFT_RETURN_IF_ERROR(Read(*parameter, tensor));
     }
@@ -85,7 +110,7 @@ void ParameterPlacer::Place(const spec::Parameter* parameter, bool decay, at::Sc
 void ParameterPlacer::PlaceFrozen(const spec::Parameter* parameter, at::ScalarType type,
                                   std::function<void(at::Tensor)> put) {
   Later([this, parameter, type, put]() -> absl::Status {
-    at::Tensor tensor = at::empty(parameter->shape, at::dtype(type));
+    at::Tensor tensor = Empty(parameter->shape, type);
     GRAFT_RETURN_IF_ERROR(Read(*parameter, tensor));
     decoder_.parameters[parameter->name] = tensor;
     put(tensor);
@@ -107,7 +132,7 @@ void ParameterPlacer::PlaceNorm(const std::string& name, const spec::NormSpec& s
 }
 
 absl::Status ParameterPlacer::Fill() {
-  store().Allocate(at::kCPU);
+  store().Allocate(options_.device);
   for (const auto& fill : fills_) GRAFT_RETURN_IF_ERROR(fill());
   return absl::OkStatus();
 }

@@ -27,8 +27,8 @@ namespace graft::model {
 
 inline constexpr int64_t kGroupsOfLayer = 16;  // more than any layer has
 
-// The type that the reader writes for a tensor of `type`.
-spec::DType FileType(at::ScalarType type);
+// Lets `fill` write the numbers of `into`: in place where it is in the CPU's memory.
+void FillOnHost(at::Tensor into, const std::function<void(at::Tensor&)>& fill);
 
 // Says which parts of the whole tensor a trained one holds (Trained::Piece).
 void SetPieces(Trained* trained, std::vector<int64_t> whole, int axis,
@@ -66,6 +66,10 @@ class ParameterPlacer {
   Cut Own(const spec::Parameter& parameter) const;
   static std::vector<int64_t> Shape(const spec::Parameter& parameter, const Cut& cut);
   absl::Status Read(const spec::Parameter& parameter, at::Tensor into) const;
+  absl::Status ReadBlock(const spec::Parameter& parameter, const spec::ParameterBlock& block,
+                         at::Tensor into) const;
+  // Memory for a frozen tensor, where the model lives.
+  at::Tensor Empty(const std::vector<int64_t>& shape, at::ScalarType type) const;
 
   // Declares `parameter` where it is trained, makes it of type `frozen` where it is not, and hands
   // the filled tensor to `put`.

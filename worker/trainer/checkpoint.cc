@@ -39,6 +39,8 @@ void VisitFields(V& v, CheckpointState& s) {
   v("plateau_best", s.plateau_best);
   v("plateau_bad", s.plateau_bad);
   v("plateau_seen", s.plateau_seen);
+  v("loss_scale", s.loss_scale);
+  v("loss_scale_good_steps", s.loss_scale_good_steps);
   v("identity", s.identity);
 }
 
@@ -134,7 +136,7 @@ TensorParts Copies(const TensorParts& parts) {
   TensorParts out;
   for (const TensorPart& part : parts) {
     out.push_back(part);
-    if (part.writes) out.back().value = part.value.clone();
+    if (part.writes) out.back().value = part.value.to(at::device(at::kCPU), false, /*copy=*/true);
   }
   return out;
 }

@@ -50,6 +50,8 @@ struct CheckpointState {
   double plateau_best = 0;
   int64_t plateau_bad = 0;
   bool plateau_seen = false;
+  double loss_scale = 1;  // of fp16
+  int64_t loss_scale_good_steps = 0;
   // A digest of what must not differ between a run and its continuation.
   std::string identity;
 };

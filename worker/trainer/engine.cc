@@ -73,7 +73,10 @@ absl::StatusOr<StepResult> LocalEngine::Passes(const data::StepBatch& batch) {
       const uint64_t seed = static_cast<uint64_t>(config_.seed) * 0x9E3779B97F4A7C15ULL ^
                             (static_cast<uint64_t>(batch.step) << 20 | pass++);
       GRAFT_ASSIGN_OR_RETURN(const method::PassResult one,
-                             method::SftBackward(decoder_, micro, denominator, seed));
+                             method::SftBackward(decoder_, micro,
+                                                 {.denominator = denominator,
+                                                  .dropout_seed = seed,
+                                                  .gradient_scale = scaler_.scale()}));
       result.loss += one.loss;
       result.forward_seconds += one.forward_seconds;
       result.backward_seconds += one.backward_seconds;
@@ -115,10 +118,18 @@ absl::StatusOr<StepResult> LocalEngine::Step(const data::StepBatch& batch, doubl
   if (!result.ok()) return result.status();
   result->split = split;
   const auto start = SteadyClock::now();
-  result->grad_norm = GradientNorm(decoder_.store());
-  guard_.Check(*result);
+  const double scale = scaler_.scale();
+  result->grad_norm = GradientNorm(decoder_.store()) / scale;
+  const bool finite = std::isfinite(result->grad_norm);
+  if (!scaler_.Accept(finite)) {
+    result->overflowed = result->skipped = true;
+    result->skip_reason = absl::StrCat("gradients overflow fp16 at a loss scale of ", scale);
+  } else {
+    guard_.Check(*result);
+  }
   if (!result->skipped) {
-    optimizer_.Step(learning_rate, ClipScale(result->grad_norm, config_.optimizer.clip_norm));
+    optimizer_.Step(learning_rate,
+                    ClipScale(result->grad_norm, config_.optimizer.clip_norm) / scale);
   }
   result->optimizer_seconds = SecondsSince(start);
   return result;

@@ -11,6 +11,7 @@
 #include "worker/data/dataset/batches.h"
 #include "worker/model/decoder.h"
 #include "worker/trainer/optimizer.h"
+#include "worker/trainer/precision.h"
 #include "worker/trainer/run_config.h"
 
 namespace graft::trainer {
@@ -28,6 +29,7 @@ struct StepResult {
   int64_t slowest_rank = -1;        // which computed longest; -1: there is one rank alone
   double slowest_busy_seconds = 0;  // and for how long
   bool skipped = false;             // nothing was changed
+  bool overflowed = false;          // for want of a smaller loss scale, which it has now
   std::string skip_reason;
   bool split = false;  // memory did not suffice: micro-batches were halved from here on
 };
@@ -66,8 +68,13 @@ class Engine {
 class LocalEngine final : public Engine {
  public:
   // All must outlive it.
-  LocalEngine(const RunConfig& config, model::Decoder& decoder, Optimizer& optimizer)
-      : config_(config), decoder_(decoder), optimizer_(optimizer), guard_(config.guards) {}
+  LocalEngine(const RunConfig& config, model::Decoder& decoder, Optimizer& optimizer,
+              LossScaler& scaler)
+      : config_(config),
+        decoder_(decoder),
+        optimizer_(optimizer),
+        scaler_(scaler),
+        guard_(config.guards) {}
 
   absl::StatusOr<StepResult> Step(const data::StepBatch& batch, double learning_rate) override;
   absl::StatusOr<EvalResult> Evaluate(const data::BatchPlan& plan) override;
@@ -78,6 +85,7 @@ class LocalEngine final : public Engine {
   const RunConfig& config_;
   model::Decoder& decoder_;
   Optimizer& optimizer_;
+  LossScaler& scaler_;
   bool halve_ = false;  // since memory did not suffice once
   StepGuard guard_;
 };

@@ -193,7 +193,11 @@ absl::Status Probe(const std::string& folder, const WrittenPrecision& precision,
   GRAFT_ASSIGN_OR_RETURN(const spec::ModelDescription description, spec::ReadModel(*files));
   GRAFT_ASSIGN_OR_RETURN(const auto reader, spec::ParameterReader::Open(*files, description));
   GRAFT_ASSIGN_OR_RETURN(const auto written, model::BuildDecoder(description, *reader, {}));
+  // Both in fp32: what is compared is the weights.
+  const at::ScalarType computed = trained.compute_type();
+  trained.set_compute_type(at::kFloat);
   const at::Tensor want = ProbeLogProbs(trained);
+  trained.set_compute_type(computed);
   const at::Tensor got = ProbeLogProbs(*written);
   const double kl = (want.exp() * (want - got)).sum(-1).max().item<double>();
   if (std::isfinite(kl) && kl <= precision.max_kl) return absl::OkStatus();

@@ -30,6 +30,7 @@ class AdamW final : public Optimizer {
 
   void Step(double learning_rate, double grad_scale) override {
     ++steps_;
+    if (!store_.values().device().is_cpu()) return StepOnDevice(learning_rate, grad_scale);
     const double bias1 = 1 - std::pow(config_.beta1, static_cast<double>(steps_));
     const double bias2 = 1 - std::pow(config_.beta2, static_cast<double>(steps_));
     for (Trained& t : store_.trained()) {
@@ -58,6 +59,26 @@ class AdamW final : public Optimizer {
   }
 
  private:
+  // By ATen's fused kernel, the tensors with decay and those without in a launch each.
+  void StepOnDevice(double learning_rate, double grad_scale) {
+    store_.grads().mul_(grad_scale);
+    for (bool decay : {true, false}) {
+      std::vector<at::Tensor> values, grads, m, v, steps;
+      for (Trained& t : store_.trained()) {
+        if (t.decay != decay) continue;
+        values.push_back(t.value);
+        grads.push_back(t.grad);
+        m.push_back(m_.narrow(0, t.offset, t.elements()).view(t.shape));
+        v.push_back(v_.narrow(0, t.offset, t.elements()).view(t.shape));
+        steps.push_back(at::full({}, static_cast<double>(steps_), m_.options()));
+      }
+      if (values.empty()) continue;
+      at::_fused_adamw_(values, grads, m, v, {}, steps, learning_rate, config_.beta1, config_.beta2,
+                        decay ? config_.weight_decay : 0.0, config_.epsilon,
+                        /*amsgrad=*/false, /*maximize=*/false);
+    }
+  }
+
   const OptimizerConfig config_;
   ParameterStore& store_;
   at::Tensor m_;
@@ -240,13 +261,14 @@ class Adafactor final : public Optimizer {
  public:
   Adafactor(const OptimizerConfig& config, ParameterStore& store) : config_(config), store_(store) {
     for (const Trained& t : store.trained()) {
+      const at::TensorOptions options = store.values().options();
       if (t.shape.size() >= 2) {
         std::vector<int64_t> columns = t.shape;
         columns.erase(columns.end() - 2);
-        rows_.push_back(at::zeros(at::IntArrayRef(t.shape).slice(0, t.shape.size() - 1)));
-        columns_.push_back(at::zeros(columns));
+        rows_.push_back(at::zeros(at::IntArrayRef(t.shape).slice(0, t.shape.size() - 1), options));
+        columns_.push_back(at::zeros(columns, options));
       } else {
-        rows_.push_back(at::zeros(t.shape));
+        rows_.push_back(at::zeros(t.shape, options));
         columns_.push_back(at::Tensor());
       }
     }
@@ -321,6 +343,7 @@ absl::StatusOr<std::unique_ptr<Optimizer>> MakeOptimizer(const OptimizerConfig& 
 }
 
 double GradientNorm(ParameterStore& store) {
+  if (!store.grads().device().is_cpu()) return store.grads().norm().item<double>();
   const float* grads = store.grads().const_data_ptr<float>();
   const int64_t count = store.grads().numel();
   std::vector<double> sums((count + kBlock - 1) / kBlock);

@@ -29,7 +29,9 @@ enum class LoraBias { kNone, kAll, kLoraOnly };
 // What backward finds again instead of keeping. The fused modules always make norms and products
 // anew, so `none` and `selective` are the same here; `full` keeps the input of each layer alone.
 enum class ActivationCheckpointing { kNone, kSelective, kFull };
-enum class Precision { kAuto, kFp32, kBf16 };
+// Of activations and products; what is trained stays in fp32. `auto`: bf16 where the device computes
+// with it (fp16 on older GPUs), else fp32.
+enum class Precision { kAuto, kFp32, kBf16, kFp16 };
 // Which tokens of a conversation carry loss.
 enum class LossOn { kAnswers, kAll };
 
@@ -215,7 +217,10 @@ struct EnumNames<ActivationCheckpointing> {
 template <>
 struct EnumNames<Precision> {
   static std::vector<std::pair<Precision, const char*>> Names() {
-    return {{Precision::kAuto, "auto"}, {Precision::kFp32, "fp32"}, {Precision::kBf16, "bf16"}};
+    return {{Precision::kAuto, "auto"},
+            {Precision::kFp32, "fp32"},
+            {Precision::kBf16, "bf16"},
+            {Precision::kFp16, "fp16"}};
   }
 };
 template <>

@@ -48,7 +48,7 @@ void PlanOfBatches(const data::BatchPlan& batches, spec::TrainingPlan* plan) {
 
 }  // namespace
 
-absl::Status CheckSupported(const RunConfig& config) {
+absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& compute) {
   const ParallelismConfig& p = config.parallelism;
   if (p.world > 1 && config.optimizer.kind == OptimizerKind::kAdafactor &&
       (p.tp > 1 || p.zero > 0)) {
@@ -61,21 +61,31 @@ absl::Status CheckSupported(const RunConfig& config) {
         "optimizer.kind adamw_8bit on more than one rank is not there: its blocks are of whole "
         "tensors; use adamw, lion or sgd");
   }
-  if (config.precision == Precision::kBf16) {
-    return absl::UnimplementedError("precision bf16 is not there on CPUs; use auto or fp32");
+  if (p.world > 1 && compute.precision == Precision::kFp16) {
+    return absl::UnimplementedError(
+        "precision fp16 on more than one rank is not there: its loss scale is one rank's; use bf16 "
+        "or fp32");
+  }
+  if (compute.precision != Precision::kFp32 && (p.cp > 1 || p.pp > 1 || p.tp > 1)) {
+    return absl::UnimplementedError(
+        "precision bf16 together with parallelism.tp, pp or cp is not there: what these ranks send "
+        "each other is fp32; use fp32");
   }
   return absl::OkStatus();
 }
 
-model::BuildOptions BuildOptionsOf(const RunConfig& config, bool quantized_base) {
+model::BuildOptions BuildOptionsOf(const RunConfig& config, const ComputeChoice& compute,
+                                   const spec::ModelFacts& facts) {
   model::BuildOptions options;
+  options.compute_type = compute.type();
+  options.frozen_type = FrozenType(compute, config.tuning, facts);
   const TuningConfig& t = config.tuning;
   if (t.kind == TuningKind::kAllWeights) {
     options.train = model::Train::kAllWeights;
     return options;
   }
   options.train = model::Train::kLora;
-  options.keep_blocks = quantized_base;
+  options.keep_blocks = facts.quantized;
   options.lora = {.rank = t.rank,
                   .alpha = t.alpha,
                   .dropout = t.dropout,
@@ -88,13 +98,13 @@ model::BuildOptions BuildOptionsOf(const RunConfig& config, bool quantized_base)
   return options;
 }
 
-spec::TrainingPlan PlanOf(const RunConfig& config) {
+spec::TrainingPlan PlanOf(const RunConfig& config, const ComputeChoice& compute) {
   spec::TrainingPlan plan;
   plan.tuning = config.tuning.kind == TuningKind::kAllWeights ? spec::Tuning::kAllWeights
                                                               : spec::Tuning::kLora;
   plan.lora_rank = config.tuning.rank;
   plan.optimizer = OptimizerOf(config.optimizer);
-  plan.compute = plan.weights = spec::DType::kF32;
+  plan.compute = plan.weights = compute.dtype();
   plan.micro_batch = config.batch.micro;
   plan.global_batch = config.batch.global;
   plan.sequence = config.dataset.max_seq_length;
@@ -102,10 +112,10 @@ spec::TrainingPlan PlanOf(const RunConfig& config) {
   return plan;
 }
 
-int64_t EstimatePeakBytes(const RunConfig& config, const ModelSource& model,
-                          const data::BatchPlan& batches) {
+int64_t EstimatePeakBytes(const RunConfig& config, const ComputeChoice& compute,
+                          const ModelSource& model, const data::BatchPlan& batches) {
   const bool all = config.tuning.kind == TuningKind::kAllWeights;
-  spec::TrainingPlan plan = PlanOf(config);
+  spec::TrainingPlan plan = PlanOf(config, compute);
   if (const spec::Parameter* p = model.description.Find("layers.0.attn.o.weight");
       !all && p != nullptr && model.description.facts.quantized) {
     plan.weights = model.reader->StoredType(*p);
@@ -117,8 +127,10 @@ int64_t EstimatePeakBytes(const RunConfig& config, const ModelSource& model,
   return spec::CostModel(model.description).Memory(plan).total() + spec::kCpuResidentExtraBytes;
 }
 
-std::string IdentityOf(const RunConfig& config, int64_t rows) {
+std::string IdentityOf(const RunConfig& config, const ComputeChoice& compute, int64_t rows) {
   RunConfig same = config;
+  // fp32 has been what `auto` was from the beginning, so it leaves the name as it is.
+  if (compute.precision != Precision::kFp32) same.precision = compute.precision;
   same.model.path.clear();
   same.model.name.clear();
   same.dataset.training.clear();

@@ -10,25 +10,27 @@
 #include "worker/model/build_options.h"
 #include "worker/spec/estimate.h"
 #include "worker/trainer/model_source.h"
+#include "worker/trainer/precision.h"
 #include "worker/trainer/run_config.h"
 
 namespace graft::trainer {
 
 // UNIMPLEMENTED, by name, for what does not go together.
-absl::Status CheckSupported(const RunConfig& config);
+absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& compute);
 
 // But for the division over ranks.
-model::BuildOptions BuildOptionsOf(const RunConfig& config, bool quantized_base);
+model::BuildOptions BuildOptionsOf(const RunConfig& config, const ComputeChoice& compute,
+                                   const spec::ModelFacts& facts);
 
 // The part of a plan that layouts are judged by.
-spec::TrainingPlan PlanOf(const RunConfig& config);
+spec::TrainingPlan PlanOf(const RunConfig& config, const ComputeChoice& compute);
 
 // By the same model of memory as the scheduler's, for this very run.
-int64_t EstimatePeakBytes(const RunConfig& config, const ModelSource& model,
-                          const data::BatchPlan& batches);
+int64_t EstimatePeakBytes(const RunConfig& config, const ComputeChoice& compute,
+                          const ModelSource& model, const data::BatchPlan& batches);
 
 // What a checkpoint and the run that goes on from it must share. Folders, intervals and the number
 // of steps may differ; what changes the numbers may not.
-std::string IdentityOf(const RunConfig& config, int64_t rows);
+std::string IdentityOf(const RunConfig& config, const ComputeChoice& compute, int64_t rows);
 
 }  // namespace graft::trainer

@@ -2,6 +2,7 @@
 // any moment ends with the bytes of the one that was not.
 #include <signal.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -79,6 +80,35 @@ TEST_F(RunTest, AKilledRunEndsWithTheBytesOfTheUninterruptedOne) {
     ASSERT_TRUE(std::holds_alternative<DoneEvent>(rest.back())) << FormatEvent(rest.back(), 0);
     EXPECT_EQ(Adapter("out-killed" + std::to_string(i)), Adapter("out-whole"));
   }
+}
+
+double LastLoss(const std::vector<Event>& events) {
+  const auto* done = events.empty() ? nullptr : std::get_if<DoneEvent>(&events.back());
+  return done == nullptr ? std::nan("") : done->loss;
+}
+
+TEST_F(RunTest, SixteenBitsLearnWhatFp32Does) {
+  Into("fp32");
+  config_.tuning.dropout = 0;
+  config_.schedule.learning_rate = 5e-3;
+  const double fp32 = LastLoss(RunTrainer());
+  for (Precision precision : {Precision::kBf16, Precision::kFp16}) {
+    Into(EnumName(precision));
+    config_.precision = precision;
+    EXPECT_NEAR(LastLoss(RunTrainer()), fp32, 0.03 * fp32) << EnumName(precision);
+    EXPECT_NE(Adapter("out-" + EnumName(precision)), Adapter("out-fp32"));
+  }
+}
+
+TEST_F(RunTest, AKilledRunInFp16GoesOnWithItsLossScale) {
+  config_.precision = Precision::kFp16;
+  Into("whole");
+  ASSERT_FALSE(std::isnan(LastLoss(RunTrainer())));
+  Into("killed");
+  RunTrainer(20);
+  config_.resume_from = config_.checkpoint.folder;
+  ASSERT_FALSE(std::isnan(LastLoss(RunTrainer())));
+  EXPECT_EQ(Adapter("out-killed"), Adapter("out-whole"));
 }
 
 TEST_F(RunTest, AMergedModelIsWrittenWholeAndReadAgain) {

@@ -26,6 +26,7 @@
 #include "worker/trainer/model_source.h"
 #include "worker/trainer/optimizer.h"
 #include "worker/trainer/parallel_engine.h"
+#include "worker/trainer/precision.h"
 #include "worker/trainer/rank_gang.h"
 #include "worker/trainer/run_failure.h"
 #include "worker/trainer/run_plan.h"
@@ -70,7 +71,9 @@ class RunLoop {
 
   absl::Status Go() {
     phase_ = Phase::kConfig;
-    GRAFT_RETURN_IF_ERROR(CheckSupported(config_));
+    compute_ = ChooseCompute(config_.precision, TypesOfCpu());
+    scaler_ = LossScaler(compute_.precision == Precision::kFp16);
+    GRAFT_RETURN_IF_ERROR(CheckSupported(config_, compute_));
     phase_ = Phase::kModel;
     GRAFT_ASSIGN_OR_RETURN(model_, OpenModel(config_.model.path, config_.dataset.chat_template));
     phase_ = Phase::kGather;
@@ -93,7 +96,7 @@ class RunLoop {
   RankRefs Refs() { return {world(), reducer_.get()}; }
 
   absl::Status Build() {
-    build_options_ = BuildOptionsOf(config_, model_->description.facts.quantized);
+    build_options_ = BuildOptionsOf(config_, compute_, model_->description.facts);
     if (world() != nullptr) build_options_.division = gang_.part().division;
     absl::Status built;
     GRAFT_RETURN_IF_ERROR(model::TorchCall("loading the model", [&] {
@@ -127,11 +130,11 @@ class RunLoop {
       engine_ = std::make_unique<ParallelEngine>(config_, gang_.part(), *world(), *decoder_,
                                                  *reducer_, *optimizer_);
     } else {
-      engine_ = std::make_unique<LocalEngine>(config_, *decoder_, *optimizer_);
+      engine_ = std::make_unique<LocalEngine>(config_, *decoder_, *optimizer_, scaler_);
     }
     validation_ = std::make_unique<Validation>(Validation::Parts{
         config_, *model_, *data_, *decoder_, *engine_, *schedule_, gang_, events_, state_});
-    state_.identity = IdentityOf(config_, data_->training.rows());
+    state_.identity = IdentityOf(config_, compute_, data_->training.rows());
     if (!config_.checkpoint.folder.empty()) {
       GRAFT_RETURN_IF_ERROR(MakeDirectories(config_.checkpoint.folder));
       checkpoints_ = std::make_unique<Checkpoints>(
@@ -150,6 +153,8 @@ class RunLoop {
     state_.plateau_best = plateau.best;
     state_.plateau_bad = plateau.bad;
     state_.plateau_seen = plateau.seen;
+    state_.loss_scale = scaler_.scale();
+    state_.loss_scale_good_steps = scaler_.good_steps();
     contents.state = state_;
     contents.trained = TrainedParts(*decoder_, Refs());
     contents.optimizer = OptimizerParts(*optimizer_, *decoder_, Refs());
@@ -181,13 +186,15 @@ class RunLoop {
     optimizer_->set_steps(state.optimizer_steps);
     schedule_->set_plateau(
         {state.plateau_factor, state.plateau_best, state.plateau_bad, state.plateau_seen});
+    scaler_.Restore(state.loss_scale, state.loss_scale_good_steps);
     newest_checkpoint_ = folder;
     return absl::OkStatus();
   }
 
   void Announce() {
     RunEvent run;
-    run.device = absl::StrCat("cpu, ", at::get_num_threads(), " threads");
+    run.device =
+        absl::StrCat("cpu, ", at::get_num_threads(), " threads, ", EnumName(compute_.precision));
     if (world() != nullptr) {
       absl::StrAppend(&run.device, ", rank ", world()->rank(), " of ", world()->size(), " (",
                       spec::LayoutText(world()->layout()), ")");
@@ -203,11 +210,12 @@ class RunLoop {
     run.truncated_rows = stats.truncated_rows;
     run.skipped_rows = stats.dropped_empty + stats.dropped_overlong + stats.bad_rows;
     run.total_steps = data_->total_steps;
-    run.estimated_peak_bytes = EstimatePeakBytes(config_, *model_, *data_->plan);
+    run.estimated_peak_bytes = EstimatePeakBytes(config_, compute_, *model_, *data_->plan);
     run.first_step = state_.step;
     run.start_seconds = SecondsSince(start_);
     run.config = WriteConfig(config_);
     events_.Write(std::move(run));
+    if (!compute_.warning.empty()) events_.Warn("PRECISION", compute_.warning);
     for (const data::DatasetWarning& warning : stats.warnings) {
       events_.Warn(warning.code, warning.message);
     }
@@ -298,7 +306,7 @@ class RunLoop {
       shares_.idle_seconds += result.idle_seconds;
     }
     if (judged_ <= kJudgedSteps) return;
-    spec::TrainingPlan plan = PlanOf(config_);
+    spec::TrainingPlan plan = PlanOf(config_, compute_);
     plan.layout = world()->layout();
     const spec::CostModel cost(model_->description);
     const auto verdict = StallVerdict(cost, plan, shares_);
@@ -310,6 +318,8 @@ class RunLoop {
       state_.skipped_in_a_row = 0;
       return absl::OkStatus();
     }
+    // How fp16 finds its scale; below 1 it is the numbers themselves that are at fault.
+    if (result.overflowed && scaler_.scale() >= 1) return absl::OkStatus();
     std::string rows;
     for (const data::MicroBatch& micro : batch.micro_batches) {
       for (int32_t sequence : micro.sequences) {
@@ -411,6 +421,8 @@ class RunLoop {
 
   Phase phase_ = Phase::kConfig;
   Orders told_;
+  ComputeChoice compute_;
+  LossScaler scaler_{false};
 
   RankGang gang_;
   std::unique_ptr<ModelSource> model_;

@@ -90,7 +90,7 @@ absl::Status WriteParts(const std::string& path, const TensorParts& parts) {
   for (const TensorPart& part : parts) {
     if (!part.writes) continue;
     GRAFT_ASSIGN_OR_RETURN(const spec::TensorInfo info, Expect(index, path, part));
-    const at::Tensor value = part.value.contiguous();
+    const at::Tensor value = part.value.cpu().contiguous();
     const char* bytes = static_cast<const char*>(value.const_data_ptr());
     for (const TensorPart::Run& run : part.runs) {
       int64_t done = 0;
@@ -113,14 +113,14 @@ absl::Status ReadParts(const std::string& path, const TensorParts& parts) {
   GRAFT_ASSIGN_OR_RETURN(const spec::TensorIndex index, spec::ReadSafetensorsHeader(*source, path));
   for (const TensorPart& part : parts) {
     GRAFT_ASSIGN_OR_RETURN(const spec::TensorInfo info, Expect(index, path, part));
-    at::Tensor value = part.value.is_contiguous() ? part.value : part.value.contiguous();
+    at::Tensor value = part.value.cpu().contiguous();
     char* bytes = static_cast<char*>(value.mutable_data_ptr());
     for (const TensorPart::Run& run : part.runs) {
       GRAFT_RETURN_IF_ERROR(source->ReadAt(info.offset + run.whole_begin * kFloatBytes,
                                            run.count * kFloatBytes,
                                            bytes + run.begin * kFloatBytes));
     }
-    if (!part.value.is_contiguous()) at::Tensor(part.value).copy_(value);
+    if (!value.is_alias_of(part.value)) at::Tensor(part.value).copy_(value);
   }
   return absl::OkStatus();
 }
@@ -148,7 +148,7 @@ absl::Status ReadTensors(const std::string& path, const NamedTensors& tensors) {
                                                      absl::StrJoin(tensor.sizes(), ", "), "]"));
     }
     at::Tensor into = tensor;
-    if (codes && into.is_contiguous()) {
+    if (codes && into.is_contiguous() && into.device().is_cpu()) {
       GRAFT_RETURN_IF_ERROR(
           source->ReadAt(info.offset, info.bytes, static_cast<char*>(into.mutable_data_ptr())));
       continue;
