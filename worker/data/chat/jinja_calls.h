@@ -2,6 +2,7 @@
 // of the environment. Each is a row of a table; unknown names are errors when they are run.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -22,6 +23,12 @@ struct Args {
   const Value* Find(size_t index, absl::string_view name) const;
   size_t count() const { return positional.size() + named.size(); }
 };
+
+// The argument, or `fallback` where it is not given; fails where it is no int.
+int64_t IntArg(Interpreter& in, const Args& args, size_t index, absl::string_view name,
+               int64_t fallback);
+// The argument; nullptr and failed where it is missing or no string.
+const Str* StrArg(Interpreter& in, const Args& args, size_t index, absl::string_view name);
 
 using Function = Value (*)(Interpreter&, const Args&);
 // Of filters and methods: `self` is what stands before the bar or the dot.
@@ -45,6 +52,15 @@ struct MethodEntry {
   Method run;  // nullptr: exists in Python, but a sandboxed template may not call it
 };
 
+// The entry of a table that is sorted by name; nullptr where there is none.
+template <typename Entry>
+const Entry* FindByName(absl::Span<const Entry> table, absl::string_view name) {
+  const auto it =
+      std::lower_bound(table.begin(), table.end(), name,
+                       [](const Entry& entry, absl::string_view key) { return entry.name < key; });
+  return it != table.end() && it->name == name ? &*it : nullptr;
+}
+
 const FilterEntry* FindFilter(absl::string_view name);
 const TestEntry* FindTest(absl::string_view name);
 // The method of a string, list, tuple or dict; nullptr where its type has none of that name.
@@ -57,7 +73,7 @@ struct BoundMethod {
   const MethodEntry* entry = nullptr;
 };
 
-// --- formatting, shared by filters, methods and operators (jinja_format.cc)
+// --- formatting, shared by filters, methods and operators (jinja_json.cc, jinja_format.cc)
 
 struct JsonStyle {
   bool ensure_ascii = false;

@@ -163,10 +163,7 @@ constexpr TestEntry kTests[] = {
 }  // namespace
 
 const TestEntry* FindTest(absl::string_view name) {
-  const auto* it = std::lower_bound(
-      std::begin(kTests), std::end(kTests), name,
-      [](const TestEntry& entry, absl::string_view wanted) { return entry.name < wanted; });
-  return it != std::end(kTests) && it->name == name ? it : nullptr;
+  return FindByName(absl::MakeConstSpan(kTests), name);
 }
 
 }  // namespace graft::jinja
