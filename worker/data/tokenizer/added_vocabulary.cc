@@ -42,60 +42,23 @@ size_t LeadingSpace(absl::string_view text) {
 
 }  // namespace
 
-void AddedVocabulary::Trie::Build(std::vector<std::pair<std::string, int32_t>> tokens) {
-  nodes_.clear();
+void AddedVocabulary::Finder::Build(const std::vector<std::pair<std::string, int32_t>>& tokens) {
+  trie_.Build({tokens.begin(), tokens.end()});
   starts_.fill(false);
-  // Of two tokens with one text the one added last holds.
-  std::stable_sort(tokens.begin(), tokens.end(),
-                   [](const auto& a, const auto& b) { return a.first < b.first; });
-  std::vector<std::pair<std::string, int32_t>> unique;
-  for (auto& token : tokens) {
-    if (token.first.empty()) continue;
-    if (!unique.empty() && unique.back().first == token.first) unique.pop_back();
-    unique.push_back(std::move(token));
-  }
-  if (unique.empty()) return;
-  // Breadth first: each node's range of tokens shares the bytes that lead to it.
-  struct Range {
-    size_t begin, end, depth;
-  };
-  std::vector<Range> ranges = {{0, unique.size(), 0}};
-  nodes_.emplace_back();
-  for (size_t n = 0; n < ranges.size(); ++n) {
-    const Range range = ranges[n];
-    size_t begin = range.begin;
-    if (unique[begin].first.size() == range.depth) nodes_[n].id = unique[begin++].second;
-    nodes_[n].first_child = static_cast<uint32_t>(nodes_.size());
-    while (begin < range.end) {
-      const char byte = unique[begin].first[range.depth];
-      size_t end = begin;
-      while (end < range.end && unique[end].first[range.depth] == byte) ++end;
-      Node child;
-      child.byte = static_cast<uint8_t>(byte);
-      nodes_.push_back(child);
-      ranges.push_back({begin, end, range.depth + 1});
-      ++nodes_[n].child_count;
-      if (n == 0) starts_[child.byte] = true;
-      begin = end;
-    }
+  for (const auto& [text, id] : tokens) {
+    if (!text.empty()) starts_[static_cast<uint8_t>(text[0])] = true;
   }
 }
 
-int32_t AddedVocabulary::Trie::Longest(absl::string_view text, size_t& length) const {
+int32_t AddedVocabulary::Finder::Longest(absl::string_view text, size_t& length) const {
   int32_t found = Piece::kNone;
-  size_t node = 0;
+  const ByteTrie::Node* node = &trie_.root();
   for (size_t at = 0; at < text.size(); ++at) {
-    const auto byte = static_cast<uint8_t>(text[at]);
-    const Node* first = nodes_.data() + nodes_[node].first_child;
-    const Node* last = first + nodes_[node].child_count;
-    const Node* child = std::lower_bound(
-        first, last, byte, [](const Node& a, uint8_t wanted) { return a.byte < wanted; });
-    if (child == last || child->byte != byte) break;
-    node = static_cast<size_t>(child - nodes_.data());
-    if (child->id != Piece::kNone) {
-      found = child->id;
-      length = at + 1;
-    }
+    node = trie_.Child(*node, text[at]);
+    if (node == nullptr) break;
+    if (node->id == ByteTrie::kNone) continue;
+    found = node->id;
+    length = at + 1;
   }
   return found;
 }
@@ -141,14 +104,14 @@ absl::Status AddedVocabulary::Build(std::vector<AddedToken> tokens, const TokenT
     normalized.emplace_back(std::move(text), token.id);
   }
   std::sort(by_content_.begin(), by_content_.end());
-  original_.Build(std::move(original));
-  normalized_.Build(std::move(normalized));
+  original_.Build(original);
+  normalized_.Build(normalized);
   return absl::OkStatus();
 }
 
 void AddedVocabulary::Split(absl::string_view text, const Piece& piece, bool normalized,
                             bool encode_special, std::vector<Piece>& out) const {
-  const Trie& trie = normalized ? normalized_ : original_;
+  const Finder& trie = normalized ? normalized_ : original_;
   const auto emit = [&](size_t begin, size_t end, int32_t id) {
     if (begin < end) {
       out.push_back({piece.begin + static_cast<uint32_t>(begin),

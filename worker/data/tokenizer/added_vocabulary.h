@@ -6,11 +6,13 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "worker/data/tokenizer/aligned_text.h"
+#include "worker/data/tokenizer/byte_trie.h"
 #include "worker/data/tokenizer/normalizer.h"
 #include "worker/data/tokenizer/token_table.h"
 #include "worker/data/tokenizer/tokenizer.h"
@@ -38,31 +40,26 @@ class AddedVocabulary {
   absl::string_view DecodedText(const AddedToken& token) const;
 
  private:
-  // A trie over the bytes of the tokens' texts, its nodes' children in one sorted array.
-  class Trie {
+  // The texts of one kind of tokens.
+  class Finder {
    public:
-    void Build(std::vector<std::pair<std::string, int32_t>> tokens);
-    bool empty() const { return nodes_.empty(); }
+    void Build(const std::vector<std::pair<std::string, int32_t>>& tokens);
+    bool empty() const { return trie_.empty(); }
     bool Starts(char byte) const { return starts_[static_cast<uint8_t>(byte)]; }
     // The longest token at the start of `text`: its id, and its length; kNone where there is none.
+    // Not where it is empty.
     int32_t Longest(absl::string_view text, size_t& length) const;
 
    private:
-    struct Node {
-      uint32_t first_child = 0;
-      uint16_t child_count = 0;
-      uint8_t byte = 0;
-      int32_t id = Piece::kNone;
-    };
-    std::vector<Node> nodes_;
+    ByteTrie trie_;
     std::array<bool, 256> starts_{};
   };
 
   std::vector<AddedToken> tokens_;
   std::vector<std::string> decoded_;  // beside tokens_; empty where it is the content
   std::vector<std::pair<std::string, size_t>> by_content_;  // sorted; places in tokens_
-  Trie original_;
-  Trie normalized_;
+  Finder original_;
+  Finder normalized_;
 };
 
 }  // namespace graft::data

@@ -41,40 +41,7 @@ void UnigramModel::BuildTrie() {
   for (int32_t id = 0; id < vocab_.id_limit(); ++id) {
     if (!vocab_.Text(id).empty()) tokens.emplace_back(vocab_.Text(id), id);
   }
-  std::sort(tokens.begin(), tokens.end());
-  struct Range {
-    size_t begin, end, depth;
-  };
-  std::vector<Range> ranges = {{0, tokens.size(), 0}};
-  nodes_.emplace_back();
-  for (size_t n = 0; n < ranges.size(); ++n) {
-    const Range range = ranges[n];
-    size_t begin = range.begin;
-    if (begin < range.end && tokens[begin].first.size() == range.depth) {
-      nodes_[n].id = tokens[begin++].second;
-    }
-    nodes_[n].first_child = static_cast<uint32_t>(nodes_.size());
-    while (begin < range.end) {
-      const char byte = tokens[begin].first[range.depth];
-      size_t end = begin;
-      while (end < range.end && tokens[end].first[range.depth] == byte) ++end;
-      Node child;
-      child.byte = static_cast<uint8_t>(byte);
-      nodes_.push_back(child);
-      ranges.push_back({begin, end, range.depth + 1});
-      ++nodes_[n].child_count;
-      begin = end;
-    }
-  }
-}
-
-const UnigramModel::Node* UnigramModel::Child(const Node& node, char byte) const {
-  const Node* first = nodes_.data() + node.first_child;
-  const Node* last = first + node.child_count;
-  const auto wanted = static_cast<uint8_t>(byte);
-  const Node* child =
-      std::lower_bound(first, last, wanted, [](const Node& a, uint8_t b) { return a.byte < b; });
-  return child == last || child->byte != wanted ? nullptr : child;
+  trie_.Build(std::move(tokens));
 }
 
 // Tries every token that begins at `start`; where none is one character long the unknown token
@@ -87,11 +54,11 @@ void UnigramModel::Extend(absl::string_view piece, uint32_t start, std::vector<B
     Best& target = best[end];
     if (!target.reached || score > target.score) target = {score, id, start, true};
   };
-  const Node* node = nodes_.data();
-  for (uint32_t at = start; at < piece.size(); ++at) {
-    node = Child(*node, piece[at]);
+  const ByteTrie::Node* node = trie_.empty() ? nullptr : &trie_.root();
+  for (uint32_t at = start; node != nullptr && at < piece.size(); ++at) {
+    node = trie_.Child(*node, piece[at]);
     if (node == nullptr) break;
-    if (node->id == TokenTable::kNone) continue;
+    if (node->id == ByteTrie::kNone) continue;
     offer(at + 1, here + scores_[node->id], node->id);
     has_single = has_single || at + 1 - start == char_length;
   }

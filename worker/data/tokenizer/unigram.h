@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
+#include "worker/data/tokenizer/byte_trie.h"
 #include "worker/data/tokenizer/model.h"
 
 namespace graft::data {
@@ -25,13 +26,6 @@ class UnigramModel final : public Model {
   Json ToJson() const override;
 
  private:
-  // A trie over the bytes of the tokens; the children of a node lie side by side, by byte.
-  struct Node {
-    uint32_t first_child = 0;
-    uint16_t child_count = 0;
-    uint8_t byte = 0;
-    int32_t id = TokenTable::kNone;
-  };
   // The best way to the byte where it stands.
   struct Best {
     double score = 0;
@@ -42,7 +36,6 @@ class UnigramModel final : public Model {
 
   UnigramModel() = default;
   void BuildTrie();
-  const Node* Child(const Node& node, char byte) const;
   void Extend(absl::string_view piece, uint32_t start, std::vector<Best>& best) const;
   absl::Status Emit(absl::string_view text, int32_t id, std::vector<TokenSpan>& out) const;
 
@@ -51,7 +44,7 @@ class UnigramModel final : public Model {
   double min_score_ = 0;
   int32_t unk_id_ = TokenTable::kNone;
   bool byte_fallback_ = false;
-  std::vector<Node> nodes_;
+  ByteTrie trie_;
 };
 
 }  // namespace graft::data
