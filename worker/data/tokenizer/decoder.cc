@@ -231,15 +231,7 @@ class SequenceDecoder final : public Decoder {
 absl::StatusOr<std::unique_ptr<Decoder>> Parse(const Json& json, int depth);
 
 absl::StatusOr<std::unique_ptr<Decoder>> ParseSequence(const Json& json, int depth) {
-  const Json* members = json.Find("decoders");
-  if (members == nullptr || !members->is_array()) {
-    return WrongField(kWhere, "decoders", "an array", members);
-  }
-  std::vector<std::unique_ptr<Decoder>> parts;
-  for (const Json& member : members->as_array()) {
-    GRAFT_ASSIGN_OR_RETURN(auto part, Parse(member, depth + 1));
-    parts.push_back(std::move(part));
-  }
+  GRAFT_ASSIGN_OR_RETURN(auto parts, PartsField(json, kWhere, "decoders", depth, Parse));
   return std::make_unique<SequenceDecoder>(std::move(parts));
 }
 

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -61,6 +64,22 @@ absl::StatusOr<uint32_t> CharField(const Json& json, absl::string_view where,
 
 // {"String": "..."} or {"Regex": "..."}.
 absl::StatusOr<Regex> PatternField(const Json& json, absl::string_view where);
+
+// The parts of a sequence: the members of the array `key`, each read by `parse(member, depth + 1)`.
+template <typename Part>
+absl::StatusOr<std::vector<std::unique_ptr<Part>>> PartsField(
+    const Json& json, absl::string_view where, absl::string_view key, int depth,
+    absl::StatusOr<std::unique_ptr<Part>> (*parse)(const Json&, int)) {
+  const Json* members = json.Find(key);
+  if (members == nullptr || !members->is_array())
+    return WrongField(where, key, "an array", members);
+  std::vector<std::unique_ptr<Part>> parts;
+  for (const Json& member : members->as_array()) {
+    GRAFT_ASSIGN_OR_RETURN(std::unique_ptr<Part> part, parse(member, depth + 1));
+    parts.push_back(std::move(part));
+  }
+  return parts;
+}
 
 // The member `type`.
 absl::StatusOr<std::string> TypeField(const Json& json, absl::string_view where);

@@ -94,16 +94,22 @@ size_t ContractionEnd(absl::string_view text, size_t at, bool ignore_case) {
   return at;
 }
 
+// Matches that follow one another without a gap; `next` gives the end of the one that begins at.
+template <typename NextEnd>
+void Tile(absl::string_view text, std::vector<Match>& matches, NextEnd next) {
+  matches.clear();
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = next(at);
+    matches.push_back({static_cast<uint32_t>(at), static_cast<uint32_t>(end)});
+    at = end;
+  }
+}
+
 class Gpt2Finder final : public Finder {
  public:
   absl::Status Find(absl::string_view text, std::vector<Match>& matches) const override {
-    matches.clear();
     const Walker<false> walker(text);
-    for (size_t at = 0; at < text.size();) {
-      const size_t end = Next(text, walker, at);
-      matches.push_back({static_cast<uint32_t>(at), static_cast<uint32_t>(end)});
-      at = end;
-    }
+    Tile(text, matches, [&](size_t at) { return Next(text, walker, at); });
     return absl::OkStatus();
   }
 
@@ -131,13 +137,8 @@ template <int kMaxDigits, bool kMarksAreLetters>
 class Cl100kFinder final : public Finder {
  public:
   absl::Status Find(absl::string_view text, std::vector<Match>& matches) const override {
-    matches.clear();
     const W walker(text);
-    for (size_t at = 0; at < text.size();) {
-      const size_t end = Next(text, walker, at);
-      matches.push_back({static_cast<uint32_t>(at), static_cast<uint32_t>(end)});
-      at = end;
-    }
+    Tile(text, matches, [&](size_t at) { return Next(text, walker, at); });
     return absl::OkStatus();
   }
 

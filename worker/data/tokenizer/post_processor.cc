@@ -222,15 +222,7 @@ absl::StatusOr<std::vector<TemplateProcessor::Part>> ParseTemplate(const Json& j
 absl::StatusOr<std::unique_ptr<PostProcessor>> Parse(const Json& json, int depth);
 
 absl::StatusOr<std::unique_ptr<PostProcessor>> ParseSequence(const Json& json, int depth) {
-  const Json* members = json.Find("processors");
-  if (members == nullptr || !members->is_array()) {
-    return WrongField(kWhere, "processors", "an array", members);
-  }
-  std::vector<std::unique_ptr<PostProcessor>> parts;
-  for (const Json& member : members->as_array()) {
-    GRAFT_ASSIGN_OR_RETURN(auto part, Parse(member, depth + 1));
-    parts.push_back(std::move(part));
-  }
+  GRAFT_ASSIGN_OR_RETURN(auto parts, PartsField(json, kWhere, "processors", depth, Parse));
   return std::make_unique<SequenceProcessor>(std::move(parts));
 }
 
