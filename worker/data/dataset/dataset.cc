@@ -451,17 +451,20 @@ absl::StatusOr<std::string> Dataset::ContentDigest() const {
   return ToHex(sha.Finish());
 }
 
-absl::Status Dataset::WriteSkippedRows(const std::string& path) const {
-  if (impl_->bad.empty()) return absl::OkStatus();
-  std::string rows, why;
-  for (const IndexedRow& row : impl_->bad) {
-    absl::StrAppend(&rows, impl_->BytesOf(row), "\n");
-  }
-  for (const RowProblem& problem : impl_->report.problems) {
-    absl::StrAppend(&why, problem.ToJson().Dump(), "\n");
+absl::Status Dataset::WriteSkippedRows(const std::string& path, absl::Span<const int64_t> refused,
+                                       absl::Span<const RowProblem> why) const {
+  if (impl_->bad.empty() && refused.empty()) return absl::OkStatus();
+  std::string rows, reasons;
+  for (const IndexedRow& row : impl_->bad) absl::StrAppend(&rows, impl_->BytesOf(row), "\n");
+  for (const int64_t row : refused) absl::StrAppend(&rows, RawRow(row), "\n");
+  for (const absl::Span<const RowProblem> problems :
+       {absl::MakeConstSpan(impl_->report.problems), why}) {
+    for (const RowProblem& problem : problems) {
+      absl::StrAppend(&reasons, problem.ToJson().Dump(), "\n");
+    }
   }
   GRAFT_RETURN_IF_ERROR(WriteFileAtomically(path, rows));
-  return WriteFileAtomically(path + ".why.jsonl", why);
+  return WriteFileAtomically(path + ".why.jsonl", reasons);
 }
 
 }  // namespace graft::data

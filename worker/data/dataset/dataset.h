@@ -22,6 +22,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "base/json.h"
 
 namespace graft::data {
@@ -150,9 +151,11 @@ class Dataset {
   // SHA-256 of the content of all files and of the options that change rows, in hexadecimal.
   absl::StatusOr<std::string> ContentDigest() const;
 
-  // Writes the bad rows as they stand, one a line, beside a comment-free file `path` + ".why.jsonl"
-  // with RowProblem::ToJson() for each. Nothing where none is bad.
-  absl::Status WriteSkippedRows(const std::string& path) const;
+  // Writes the bad rows as they stand, one a line, and `path` + ".why.jsonl" with what is wrong:
+  // RowProblem::ToJson(). `refused` are good rows that were refused later, by the template or the
+  // cut, and `why` is what was wrong with them (TokenStats). Nothing where there is none.
+  absl::Status WriteSkippedRows(const std::string& path, absl::Span<const int64_t> refused = {},
+                                absl::Span<const RowProblem> why = {}) const;
 
  private:
   struct Impl;

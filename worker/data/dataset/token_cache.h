@@ -9,6 +9,7 @@
 // a changed row, tokenizer, template or option makes new ones and never reads old ones.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -33,11 +34,17 @@ struct CachedTokens {
   absl::Status kept;
 };
 
+// Bytes that a folder of tokens may hold, about five thousand million tokens' worth; beyond them
+// the files that were used longest ago go.
+constexpr int64_t kMaxTokenCacheBytes = int64_t{24} << 30;
+
 // The tokens of `dataset` from `folder` (made where it is not there), or made and put there. A torn
 // file is made again. Several processes may do so at the same time: each writes a whole file and
-// the last one stays. Errors are those of TokenizeDataset().
+// the last one stays; one that goes while it is mapped stays readable. Errors are those of
+// TokenizeDataset().
 absl::StatusOr<CachedTokens> TokenizeCached(const Dataset& dataset, const Tokenizer& tokenizer,
                                             const TokenizeOptions& options,
-                                            const TokenSources& sources, const std::string& folder);
+                                            const TokenSources& sources, const std::string& folder,
+                                            int64_t max_bytes = kMaxTokenCacheBytes);
 
 }  // namespace graft::data

@@ -69,7 +69,20 @@ class RowTokenizer {
     row.mask.push_back(1);
   }
 
+  // A conversation, behind the system message of the options where it has none of its own.
   absl::StatusOr<TokenizedRow> Chat(const Json& messages, const Json& tools, const Json& kwargs) {
+    const Json::Array& given = messages.as_array();
+    if (options_.system.empty() || (!given.empty() && given[0].GetString("role") == "system")) {
+      return Conversation(messages, tools, kwargs);
+    }
+    Json with_system = Json::MakeArray();
+    with_system.Append(Message("system", options_.system));
+    for (const Json& message : given) with_system.Append(message);
+    return Conversation(with_system, tools, kwargs);
+  }
+
+  absl::StatusOr<TokenizedRow> Conversation(const Json& messages, const Json& tools,
+                                            const Json& kwargs) {
     if (options_.chat == nullptr) {
       return absl::FailedPreconditionError(
           "the rows are conversations and the model has no chat template; give one, or use "
@@ -139,7 +152,6 @@ class RowTokenizer {
     if (row.messages.is_array()) return Chat(row.messages, row.tools, row.kwargs);
     if (!options_.apply_chat_template) return PromptAnswer(row.prompt, row.completion);
     Json messages = Json::MakeArray();
-    if (!options_.system.empty()) messages.Append(Message("system", options_.system));
     messages.Append(Message("user", row.prompt));
     messages.Append(Message("assistant", row.completion));
     return Chat(messages, row.tools, row.kwargs);

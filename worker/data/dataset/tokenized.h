@@ -46,7 +46,8 @@ struct TokenizeOptions {
   absl::Time now = absl::UnixEpoch();    // strftime_now; freeze it with the job
   // Render prompt/completion rows through the chat template, as a user and an assistant message.
   bool apply_chat_template = false;
-  std::string system;  // with apply_chat_template: a system message, if not empty
+  // Put before conversations that do not begin with a system message, if not empty.
+  std::string system;
 
   int max_seq_length = 2048;
   int model_context = 0;  // 0: unknown; else max_seq_length is clamped to it with a warning
@@ -72,7 +73,13 @@ struct TokenStats {
   int longest = 0;            // sequence, before truncation
   int max_seq_length = 0;     // after clamping
   std::vector<RowProblem> problems;
+  // The rows of the Dataset that bad_rows and dropped_empty count, in order.
+  std::vector<int64_t> refused;
   std::vector<DatasetWarning> warnings;
+
+  // Adds what `other`, of another dataset of the same run, counts; a warning that is there already
+  // is not repeated. `refused` stays this one's own.
+  void Add(const TokenStats& other);
 };
 
 class TokenizedDataset {
@@ -88,6 +95,7 @@ class TokenizedDataset {
   int sequences_per_row() const;  // 2 for preference data, else 1
   RowFormat format() const;
   const TokenStats& stats() const;
+  bool mapped() const;  // Load() made it
 
   absl::Span<const int32_t> ids(int64_t sequence) const;
   int length(int64_t sequence) const { return static_cast<int>(ids(sequence).size()); }

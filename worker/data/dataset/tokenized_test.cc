@@ -1,5 +1,8 @@
 #include "worker/data/dataset/tokenized.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include <cstdlib>
 
 #include "absl/strings/match.h"
@@ -9,6 +12,7 @@
 #include "base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "worker/data/dataset/duplicates.h"
 #include "worker/data/dataset/token_cache.h"
 #include "worker/data/tokenizer/tokenizer.h"
 
@@ -18,6 +22,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr int kEos = 256;
 
@@ -206,6 +211,37 @@ TEST_F(TokenizedTest, SavedTokensAreMappedBackAndBoundToTheirKey) {
   EXPECT_THAT(TokenizedDataset::Load(path, "key").status(), StatusIs(absl::StatusCode::kDataLoss));
 }
 
+TEST_F(TokenizedTest, RowsThatStandTwiceAreFoundByTheirTokens) {
+  const std::string one = "{\"prompt\":\"a\",\"completion\":\"b\"}\n";
+  const std::string again = "{ \"completion\":\"b\", \"prompt\":\"a\", \"id\": 7}\n";
+  const std::string other = "{\"prompt\":\"ab\",\"completion\":\"\"}\n";
+  const std::string third = "{\"prompt\":\"a\",\"completion\":\"c\"}\n";
+  GRAFT_ASSERT_OK_AND_ASSIGN(const TokenizedDataset training, Tokenize(one + again + third));
+  GRAFT_ASSERT_OK_AND_ASSIGN(const TokenizedDataset held_out, Tokenize(third + other));
+  const DuplicateRows found = FindDuplicates({{&training, {}}}, {{&held_out, {}}});
+  EXPECT_EQ(found.repeated, 1);
+  EXPECT_EQ(found.leaked, 1);
+  EXPECT_EQ(found.Warnings().size(), 2u);
+  // Of one set, the rows named alone.
+  const std::vector<uint32_t> first = {0}, last = {2};
+  const DuplicateRows apart = FindDuplicates({{&training, first}}, {{&training, last}});
+  EXPECT_EQ(apart.repeated + apart.leaked, 0);
+  EXPECT_TRUE(apart.Warnings().empty());
+}
+
+TEST_F(TokenizedTest, ASystemMessageStandsBeforeConversationsThatHaveNone) {
+  options_.system = "Be brief.";
+  GRAFT_ASSERT_OK_AND_ASSIGN(
+      const TokenizedDataset data,
+      Tokenize(R"({"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]})"
+               "\n"
+               R"({"messages":[{"role":"system","content":"Own."},{"role":"user","content":"q"},)"
+               R"({"role":"assistant","content":"a"}]})"));
+  EXPECT_THAT(tokenizer_->Decode(data.ids(0)), HasSubstr("system\nBe brief.<|end|>"));
+  EXPECT_THAT(tokenizer_->Decode(data.ids(1)),
+              AllOf(HasSubstr("system\nOwn."), Not(HasSubstr("brief"))));
+}
+
 class TokenCacheTest : public TokenizedTest {
  protected:
   absl::StatusOr<CachedTokens> Cached(absl::string_view rows) {
@@ -213,8 +249,10 @@ class TokenCacheTest : public TokenizedTest {
     EXPECT_THAT(WriteFileAtomically(path, rows, {.sync = false}), IsOk());
     GRAFT_ASSIGN_OR_RETURN(const Dataset dataset,
                            Dataset::Open({path}, {.on_bad_row = OnBadRow::kSkip}));
-    return TokenizeCached(dataset, *tokenizer_, options_, sources_, JoinPath(folder_, "cache"));
+    return TokenizeCached(dataset, *tokenizer_, options_, sources_, JoinPath(folder_, "cache"),
+                          max_bytes_);
   }
+  int64_t max_bytes_ = kMaxTokenCacheBytes;
   TokenSources sources_ = {"tokenizer", "template"};
   const std::string rows_ = "{\"prompt\":\"a\",\"completion\":\"bcd\"}\n";
 };
@@ -227,6 +265,23 @@ TEST_F(TokenCacheTest, ASecondLookMapsTheSameTokens) {
   EXPECT_TRUE(again.from_cache);
   EXPECT_EQ(again.path, made.path);
   EXPECT_EQ(again.data.ids(0), made.data.ids(0));
+}
+
+TEST_F(TokenCacheTest, WhatWasUsedLongestAgoMakesRoom) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens first, Cached(rows_));
+  GRAFT_ASSERT_OK_AND_ASSIGN(const int64_t bytes, FileSize(first.path));
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens second, Cached(rows_ + rows_));
+  const timespec long_ago[2] = {{1, 0}, {1, 0}};
+  ASSERT_EQ(utimensat(AT_FDCWD, first.path.c_str(), long_ago, 0), 0);
+  ASSERT_THAT(Cached(rows_).status(), IsOk());  // used again, which makes the second the older one
+  const timespec earlier[2] = {{2, 0}, {2, 0}};
+  ASSERT_EQ(utimensat(AT_FDCWD, second.path.c_str(), earlier, 0), 0);
+  max_bytes_ = 2 * bytes + bytes / 2;
+  GRAFT_ASSERT_OK_AND_ASSIGN(const CachedTokens third, Cached(rows_ + rows_ + rows_));
+  EXPECT_TRUE(FileExists(first.path));
+  EXPECT_FALSE(FileExists(second.path));
+  EXPECT_TRUE(FileExists(third.path));
+  EXPECT_EQ(second.data.ids(0), first.data.ids(0)) << "mapped files stay readable";
 }
 
 TEST_F(TokenCacheTest, WhateverTheTokensHangOnMakesNewOnes) {
