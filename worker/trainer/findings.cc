@@ -25,6 +25,9 @@ void VisitFields(V& v, Findings& f) {
   v("longest_row", f.longest_row);
   v("max_seq_length", f.max_seq_length);
   v("steps", f.steps);
+  v("unpacked_steps", f.unpacked_steps);
+  v("passes", f.passes);
+  v("unpacked_passes", f.unpacked_passes);
   v("warnings", f.warnings);
 }
 

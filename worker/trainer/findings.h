@@ -34,6 +34,9 @@ struct Findings {
   int64_t longest_row = 0;   // in tokens, before the cut
   int64_t max_seq_length = 0;
   int64_t steps = 0;
+  int64_t unpacked_steps = 0;  // as many: packing changes what a pass holds, not an update
+  int64_t passes = 0;          // forward passes of a rank over the whole run
+  int64_t unpacked_passes = 0;
   std::vector<FindingsWarning> warnings;
 };
 

@@ -42,9 +42,7 @@ absl::StatusOr<std::vector<ReportRow>> ChooseRows(const RunConfig& given, int64_
   GRAFT_RETURN_IF_ERROR(ExpandFolders(dataset));
   std::vector<ReportRow> rows;
   if (dataset.validation.empty() || limit <= 0) return rows;
-  data::DatasetOptions options;
-  GRAFT_ASSIGN_OR_RETURN(options.format, data::ParseRowFormat(dataset.format));
-  options.prompt_template = dataset.prompt_template;
+  GRAFT_ASSIGN_OR_RETURN(const data::DatasetOptions options, RowOptionsOf(dataset));
   GRAFT_ASSIGN_OR_RETURN(const data::Dataset set, data::Dataset::Open(dataset.validation, options));
   GRAFT_RETURN_IF_ERROR(set.status());
   const int64_t count = std::min(limit, set.size());

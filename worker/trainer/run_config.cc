@@ -14,10 +14,23 @@ void VisitFields(V& v, ModelConfig& c) {
 }
 
 template <typename V>
+void VisitFields(V& v, RowFieldsConfig& c) {
+  v("messages", c.messages);
+  v("tools", c.tools);
+  v("prompt", c.prompt);
+  v("completion", c.completion);
+  v("text", c.text);
+}
+
+template <typename V>
 void VisitFields(V& v, DatasetConfig& c) {
   v("training", c.training);
+  v("weights", c.weights);
+  v("limits", c.limits);
   v("validation", c.validation);
+  v("validation_split", c.validation_split);
   v("format", c.format);
+  v("fields", c.fields);
   v("prompt_template", c.prompt_template);
   v("chat_template", c.chat_template);
   v("max_seq_length", c.max_seq_length);
@@ -26,6 +39,11 @@ void VisitFields(V& v, DatasetConfig& c) {
   v("loss_on", c.loss_on);
   v("limit", c.limit);
   v("validation_limit", c.validation_limit);
+  v("apply_chat_template", c.apply_chat_template);
+  v("system_prompt", c.system_prompt);
+  v("on_bad_row", c.on_bad_row);
+  v("skipped_rows", c.skipped_rows);
+  v("token_cache", c.token_cache);
 }
 
 template <typename V>
@@ -164,6 +182,7 @@ absl::Status CheckRanges(const RunConfig& c) {
   const Range ranges[] = {
       {"dataset.max_seq_length", static_cast<double>(c.dataset.max_seq_length), 2, 1 << 24},
       {"dataset.limit", static_cast<double>(c.dataset.limit), 0, kMost},
+      {"dataset.validation_split", c.dataset.validation_split, 0, 0.5},
       {"dataset.validation_limit", static_cast<double>(c.dataset.validation_limit), 0, kMost},
       {"tuning.rank", static_cast<double>(c.tuning.rank), 1, 65536},
       {"tuning.dropout", c.tuning.dropout, 0, 0.999},
@@ -197,6 +216,27 @@ absl::Status CheckRanges(const RunConfig& c) {
   return absl::OkStatus();
 }
 
+absl::Status CheckSources(const DatasetConfig& c) {
+  for (const auto& [name, count] :
+       {std::make_pair("weights", c.weights.size()), std::make_pair("limits", c.limits.size())}) {
+    if (count == 0 || count == c.training.size()) continue;
+    return absl::InvalidArgumentError(absl::StrCat("dataset.", name, " has ", count,
+                                                   " values for the ", c.training.size(),
+                                                   " of dataset.training; give one each"));
+  }
+  for (size_t i = 0; i < c.weights.size(); ++i) {
+    if (c.weights[i] > 0 && c.weights[i] <= 1e6) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("dataset.weights[", i, "] is ", c.weights[i], "; allowed is 0 < w <= 1e6"));
+  }
+  for (size_t i = 0; i < c.limits.size(); ++i) {
+    if (c.limits[i] >= 0) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("dataset.limits[", i, "] is ", c.limits[i], "; 0 means all rows"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ValidateRunConfig(const RunConfig& c) {
@@ -210,9 +250,12 @@ absl::Status ValidateRunConfig(const RunConfig& c) {
   if (c.schedule.epochs <= 0 && c.schedule.max_steps <= 0) {
     return absl::InvalidArgumentError("schedule.epochs and schedule.max_steps are both 0");
   }
-  if (c.evaluation.patience > 0 && c.dataset.validation.empty()) {
+  GRAFT_RETURN_IF_ERROR(CheckSources(c.dataset));
+  const bool validates = !c.dataset.validation.empty() || c.dataset.validation_split > 0;
+  if (c.evaluation.patience > 0 && !validates) {
     return absl::InvalidArgumentError(
-        "evaluation.patience needs dataset.validation, which is empty");
+        "evaluation.patience needs dataset.validation, which is empty, or "
+        "dataset.validation_split");
   }
   const std::string& precision = c.output.precision;
   if (precision != "auto" && precision != "float32" && precision != "bfloat16" &&

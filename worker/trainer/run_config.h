@@ -33,7 +33,8 @@ enum class ActivationCheckpointing { kNone, kSelective, kFull };
 // with it (fp16 on older GPUs), else fp32.
 enum class Precision { kAuto, kFp32, kBf16, kFp16 };
 // Which tokens of a conversation carry loss.
-enum class LossOn { kAnswers, kAll };
+enum class LossOn { kAnswers, kAll, kLastAnswer };
+enum class OnBadRow { kFail, kSkip };
 
 struct ModelConfig {
   std::string path;  // a Hugging Face folder, or one .gguf file
@@ -41,18 +42,43 @@ struct ModelConfig {
   std::string name;
 };
 
+// Names of the members of a row.
+struct RowFieldsConfig {
+  std::string messages = "messages";
+  std::string tools = "tools";
+  std::string prompt = "prompt";
+  std::string completion = "completion";
+  std::string text = "text";
+};
+
 struct DatasetConfig {
-  std::vector<std::string> training;    // .jsonl, .ndjson or .json files, or folders of them
+  std::vector<std::string> training;  // .jsonl, .ndjson, .json or .csv files, or folders of them
+  // One for each of `training`, or none: how often its rows are seen per epoch (0.1: another tenth
+  // each epoch), and how many of them there are, from the first (0: all).
+  std::vector<double> weights;
+  std::vector<int64_t> limits;
   std::vector<std::string> validation;  // may be empty: no evaluation
-  std::string format = "auto";          // auto, chat, prompt_completion, text
-  std::string prompt_template;          // for prompt_completion rows; empty: by the rows' own names
-  std::string chat_template;            // Jinja source instead of the model's own
+  // Share of the training rows that validates where `validation` is empty, drawn with the seed.
+  double validation_split = 0;
+  std::string format = "auto";  // auto, chat, prompt_completion, text
+  RowFieldsConfig fields;
+  std::string prompt_template;  // for prompt_completion rows; empty: by the rows' own names
+  std::string chat_template;    // Jinja source instead of the model's own
   int64_t max_seq_length = 2048;
   bool packing = true;
   bool shuffle = true;
   LossOn loss_on = LossOn::kAnswers;
   int64_t limit = 0;  // first rows only; 0: all
   int64_t validation_limit = 0;
+  bool apply_chat_template = false;  // to prompt_completion rows; chat rows always go through it
+  std::string system_prompt;         // before conversations that have no system message
+  // A row that cannot be used, or whose answer the cut at max_seq_length leaves nothing of: fails
+  // the run, or is left out and counted.
+  OnBadRow on_bad_row = OnBadRow::kFail;
+  // Folder for the rows left out: training.jsonl and what is wrong with them; empty: not kept.
+  std::string skipped_rows;
+  // Folder in which the rows' tokens are kept for the next run over the same rows; empty: nowhere.
+  std::string token_cache;
 };
 
 struct TuningConfig {
@@ -226,7 +252,14 @@ struct EnumNames<Precision> {
 template <>
 struct EnumNames<LossOn> {
   static std::vector<std::pair<LossOn, const char*>> Names() {
-    return {{LossOn::kAnswers, "answers"}, {LossOn::kAll, "all"}};
+    return {
+        {LossOn::kAnswers, "answers"}, {LossOn::kAll, "all"}, {LossOn::kLastAnswer, "last_answer"}};
+  }
+};
+template <>
+struct EnumNames<OnBadRow> {
+  static std::vector<std::pair<OnBadRow, const char*>> Names() {
+    return {{OnBadRow::kFail, "fail"}, {OnBadRow::kSkip, "skip"}};
   }
 };
 

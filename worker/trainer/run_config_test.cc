@@ -73,6 +73,23 @@ TEST(RunConfigTest, NamesThePathOfWhatIsWrong) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("batch.global is 0")));
 }
 
+TEST(RunConfigTest, WeightsAndLimitsAreGivenForEachSourceOrNone) {
+  RunConfig config = Small();
+  config.dataset.training = {"a", "b"};
+  config.dataset.weights = {1};
+  EXPECT_THAT(ValidateRunConfig(config),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("dataset.weights has 1")));
+  config.dataset.weights = {1, 0};
+  EXPECT_THAT(ValidateRunConfig(config),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("dataset.weights[1] is 0")));
+  config.dataset.weights = {1, 0.1};
+  config.dataset.limits = {0, -1};
+  EXPECT_THAT(ValidateRunConfig(config),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("dataset.limits[1]")));
+  config.dataset.limits = {0, 5};
+  EXPECT_THAT(ValidateRunConfig(config), IsOk());
+}
+
 TEST(RunConfigTest, RefusesAnotherVersion) {
   EXPECT_THAT(ParseRunConfig(R"({"version": 2})"),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("version 2")));

@@ -135,6 +135,8 @@ std::string IdentityOf(const RunConfig& config, const ComputeChoice& compute, in
   same.model.name.clear();
   same.dataset.training.clear();
   same.dataset.validation.clear();
+  same.dataset.skipped_rows.clear();
+  same.dataset.token_cache.clear();
   same.parallelism = {};  // another layout gives the same run
   same.output = {};
   same.checkpoint = {};

@@ -134,7 +134,7 @@ class RunLoop {
     }
     validation_ = std::make_unique<Validation>(Validation::Parts{
         config_, *model_, *data_, *decoder_, *engine_, *schedule_, gang_, events_, state_});
-    state_.identity = IdentityOf(config_, compute_, data_->training.rows());
+    state_.identity = IdentityOf(config_, compute_, data_->training_rows);
     if (!config_.checkpoint.folder.empty()) {
       GRAFT_RETURN_IF_ERROR(MakeDirectories(config_.checkpoint.folder));
       checkpoints_ = std::make_unique<Checkpoints>(
@@ -202,9 +202,9 @@ class RunLoop {
     run.architecture = model_->description.facts.architecture;
     run.parameters = model_->description.facts.parameters;
     run.trainable_parameters = decoder_->store().trained_elements();
-    const data::TokenStats& stats = data_->training.stats();
-    run.training_rows = data_->training.rows();
-    run.validation_rows = data_->validation.has_value() ? data_->validation->rows() : 0;
+    const data::TokenStats& stats = data_->stats;
+    run.training_rows = data_->training_rows;
+    run.validation_rows = data_->validation_rows;
     run.tokens_per_epoch = stats.tokens;
     run.supervised_tokens_per_epoch = stats.supervised_tokens;
     run.truncated_rows = stats.truncated_rows;
@@ -322,8 +322,9 @@ class RunLoop {
     if (result.overflowed && scaler_.scale() >= 1) return absl::OkStatus();
     std::string rows;
     for (const data::MicroBatch& micro : batch.micro_batches) {
-      for (int32_t sequence : micro.sequences) {
-        absl::StrAppend(&rows, rows.empty() ? "" : ", ", data_->training.source_row(sequence));
+      for (size_t i = 0; i < micro.sequences.size(); ++i) {
+        absl::StrAppend(&rows, rows.empty() ? "" : ", ",
+                        data_->training[micro.datasets[i]].source_row(micro.sequences[i]));
       }
     }
     const std::string message = absl::StrCat(
