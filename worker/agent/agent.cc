@@ -93,6 +93,7 @@ absl::Status Agent::Start() {
       .files = files_,
       .relay = *relay_,
       .root = attempts,
+      .token_cache = JoinPath(options_.state_folder, "tokens"),
       .trainer_program = options_.trainer_program,
       .validator_program = options_.validator_program,
       .fabric_address = options_.fabric_address,

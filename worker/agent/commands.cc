@@ -15,6 +15,8 @@ absl::StatusOr<RankCommand> TrainCommand(const RunnerEnvironment& environment,
   GRAFT_ASSIGN_OR_RETURN(trainer::RunConfig config, RunConfigFor(desired, inputs));
   config.output.folder = JoinPath(folder, "output");
   config.checkpoint.folder = JoinPath(folder, "checkpoints");
+  config.dataset.token_cache = environment.token_cache;
+  config.dataset.skipped_rows = JoinPath(folder, "report/skipped");  // goes with the report
   config.parallelism.rank = local.rank();
   config.parallelism.rendezvous = desired.rendezvous_address();
   config.parallelism.address = environment.fabric_address;

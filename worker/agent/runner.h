@@ -28,7 +28,8 @@ struct RunnerEnvironment {
   SchedulerLink& scheduler;
   FileLink& files;
   EventRelay& relay;
-  std::string root;             // attempts' folders are made below it
+  std::string root;         // attempts' folders are made below it
+  std::string token_cache;  // rows' tokens: the check of a job makes them, its training maps them
   std::string trainer_program;  // absolute path
   std::string validator_program;
   std::string fabric_address;  // ranks listen there

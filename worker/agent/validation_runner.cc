@@ -49,6 +49,14 @@ v1::ValidationReport ToReport(const trainer::Findings& findings) {
     warning.set_explanation(
         "What is cut is not learnt; a greater max_seq_length takes more memory.");
   }
+  if (findings.skipped_rows > 0) {
+    graft::v1::Warning& warning = *report.add_warnings();
+    warning.set_code("ROWS_SKIPPED");
+    warning.set_field("spec.dataset.on_bad_row");
+    warning.set_message(
+        absl::StrCat(findings.skipped_rows, " rows cannot be used and are left out"));
+    warning.set_explanation("They are kept beside the job's report, with what is wrong with each.");
+  }
   if (findings.empty_rows > 0) {
     graft::v1::Warning& warning = *report.add_warnings();
     warning.set_code("ROWS_EMPTY");
@@ -111,6 +119,7 @@ absl::StatusOr<RankCommand> ValidationRunner::Command() const {
   const std::string folder = Folder();
   GRAFT_RETURN_IF_ERROR(MakeDirectories(folder, 0700));
   GRAFT_ASSIGN_OR_RETURN(trainer::RunConfig config, RunConfigFor(desired_, folders_));
+  config.dataset.token_cache = environment_.token_cache;
   const std::string path = JoinPath(folder, "run.json");
   GRAFT_RETURN_IF_ERROR(
       WriteFileAtomically(path, trainer::FormatRunConfig(config), {.mode = 0600, .sync = false}));
