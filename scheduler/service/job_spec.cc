@@ -252,8 +252,6 @@ class Resolver {
                 "this build starts adapters with kaiming alone");
     Unavailable(spec_.model().has_start_from(), "spec.model.start_from", "is not in this build");
     Unavailable(spec_.has_integrations(), "spec.integrations", "is not in this build");
-    Unavailable(spec_.dataset().validation_split() > 0, "spec.dataset.validation_split",
-                "is not in this build; give spec.dataset.validation");
     Unavailable(resources.after_size() > 0, "spec.resources.after", "is not in this build");
     Unavailable(resources.nodes_size() > 0, "spec.resources.nodes",
                 "is not in this build; use node_selector");
@@ -301,6 +299,20 @@ Json InputPaths(int count, absl::string_view key) {
   return list;
 }
 
+// Weights and limits, where a source has any.
+void SetSources(const v1::DatasetSection& dataset, Json& json) {
+  bool weighted = false, limited = false;
+  Json weights = Json::MakeArray(), limits = Json::MakeArray();
+  for (const v1::DatasetSource& source : dataset.training()) {
+    weighted |= source.has_weight() && source.weight() != 1;
+    limited |= source.limit() > 0;
+    weights.Append(source.has_weight() ? source.weight() : 1.0);
+    limits.Append(source.limit());
+  }
+  if (weighted) json.Set("weights", std::move(weights));
+  if (limited) json.Set("limits", std::move(limits));
+}
+
 Json DatasetJson(const v1::JobSpec& spec) {
   const auto& dataset = spec.dataset();
   Json json = Json::MakeObject();
@@ -311,8 +323,20 @@ Json DatasetJson(const v1::JobSpec& spec) {
   json.Set("max_seq_length", static_cast<int64_t>(spec.batch().max_seq_length()));
   json.Set("packing", spec.batch().sequence_packing()).Set("shuffle", dataset.shuffle());
   json.Set("loss_on", Short(dataset.loss_on()));
-  json.Set("limit", dataset.training_size() == 1 ? dataset.training(0).limit() : int64_t{0});
   json.Set("validation_limit", spec.schedule().val_limit());
+  json.Set("validation_split", dataset.validation_split());
+  json.Set("apply_chat_template", dataset.apply_chat_template());
+  json.Set("system_prompt", dataset.system_prompt());
+  json.Set("on_bad_row", Short(dataset.on_bad_row()));
+  const auto& names = dataset.fields();
+  Json fields = Json::MakeObject();
+  if (names.has_messages()) fields.Set("messages", names.messages());
+  if (names.has_tools()) fields.Set("tools", names.tools());
+  if (names.has_prompt()) fields.Set("prompt", names.prompt());
+  if (names.has_completion()) fields.Set("completion", names.completion());
+  if (names.has_text()) fields.Set("text", names.text());
+  json.Set("fields", std::move(fields));
+  SetSources(dataset, json);
   return json;
 }
 
