@@ -15,15 +15,7 @@ constexpr uint32_t kSmallDict = 16;
 
 }  // namespace
 
-Value Interpreter::Eval(const Expr& expr) {
-  switch (expr.kind) {
-    case ExprKind::kConst:
-      return expr.constant;
-    case ExprKind::kName:
-      return EvalName(expr);
-    default:
-      break;
-  }
+Value Interpreter::EvalTree(const Expr& expr) {
   if (!Step()) return Value();
   if (++depth_ > limits_.max_depth) return TooDeep();
   const Value value = EvalNode(expr);
@@ -83,11 +75,6 @@ inline Value Interpreter::EvalNode(const Expr& expr) {
     default:
       return EvalArithmetic(expr);
   }
-}
-
-Value Interpreter::EvalName(const Expr& expr) {
-  const Value* value = Lookup(expr.name);
-  return value != nullptr ? *value : Value::Undefined(expr.text);
 }
 
 Value Interpreter::EvalList(const Expr& expr) {

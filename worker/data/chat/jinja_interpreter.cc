@@ -66,15 +66,6 @@ Scope* Interpreter::PushScope(Scope* parent) {
   return scope;
 }
 
-const Value* Interpreter::Lookup(NameId name) const {
-  for (const Scope* scope = scope_; scope != nullptr; scope = scope->parent) {
-    for (uint32_t i = scope->size; i-- > 0;) {
-      if (scope->vars[i].name == name) return &scope->vars[i].value;
-    }
-  }
-  return globals_[name].defined ? &globals_[name].value : nullptr;
-}
-
 void Interpreter::Assign(NameId name, const Value& value) {
   Scope& scope = *scope_;
   for (uint32_t i = 0; i < scope.size; ++i) {
@@ -217,10 +208,13 @@ void Interpreter::RunLoop(const Stmt& stmt, const List& items, int depth) {
   loop->items = walked;
   loop->depth = depth;
   scope_ = PushScope(outer);
+  const Value loop_value = Value::Object(Kind::kLoop, loop);
+  Assign(program_.loop, loop_value);
   for (uint32_t i = 0; i < walked->size && !failed_; ++i) {
     loop->index = i;
-    scope_->size = 0;
-    Assign(program_.loop, Value::Object(Kind::kLoop, loop));
+    // What the body of the pass before has set is gone, the name `loop` taken by it included.
+    scope_->size = 1;
+    scope_->vars[0].value = loop_value;
     AssignTarget(stmt.target, walked->items[i]);
     RunBody(stmt.body);
     const Flow flow = std::exchange(flow_, Flow::kNormal);

@@ -119,7 +119,14 @@ class Interpreter {
   bool Step() { return Charge(1); }
   // Fails with the bound that was crossed; always false.
   bool OverBudget();
-  const Value* Lookup(NameId name) const;
+  const Value* Lookup(NameId name) const {
+    for (const Scope* scope = scope_; scope != nullptr; scope = scope->parent) {
+      for (uint32_t i = scope->size; i-- > 0;) {
+        if (scope->vars[i].name == name) return &scope->vars[i].value;
+      }
+    }
+    return globals_[name].defined ? &globals_[name].value : nullptr;
+  }
   void Assign(NameId name, const Value& value);
   void AssignTarget(const Target& target, const Value& value);
   Scope* PushScope(Scope* parent);
@@ -146,10 +153,18 @@ class Interpreter {
   void EmitValue(const Value& value);
 
   // jinja_expressions.cc
-  Value Eval(const Expr& expr);
+  // Constants and names, which most operands are, cost no call.
+  Value Eval(const Expr& expr) {
+    if (expr.kind == ExprKind::kConst) return expr.constant;
+    return expr.kind == ExprKind::kName ? EvalName(expr) : EvalTree(expr);
+  }
+  Value EvalName(const Expr& expr) const {
+    const Value* value = Lookup(expr.name);
+    return value != nullptr ? *value : Value::Undefined(expr.text);
+  }
+  Value EvalTree(const Expr& expr);
   Value EvalNode(const Expr& expr);
   Value TooDeep();
-  Value EvalName(const Expr& expr);
   Value EvalItem(const Expr& expr);
   Value EvalSlice(const Value& object, const Expr& slice);
   Value EvalList(const Expr& expr);

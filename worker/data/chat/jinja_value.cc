@@ -15,21 +15,6 @@ void Arena::NewBlock(size_t bytes) {
   left_ = block;
 }
 
-void List::Push(Arena& arena, Value value) {
-  if (size == capacity) {
-    const uint32_t grown = capacity == 0 ? 4 : capacity * 2;
-    if (!arena.Affords(int64_t{grown} * static_cast<int64_t>(sizeof(Value)))) {
-      arena.Exhaust();
-      return;
-    }
-    auto* moved = arena.NewArray<Value>(grown);
-    if (size > 0) std::memcpy(static_cast<void*>(moved), items, size * sizeof(Value));
-    items = moved;
-    capacity = grown;
-  }
-  items[size++] = value;
-}
-
 const Value* Dict::Find(const Value& key) const {
   if (key.is_string()) return Find(key.view());
   for (const Entry& entry : *this) {
@@ -44,21 +29,6 @@ void Dict::Set(Arena& arena, const Value& key, const Value& value) {
     return;
   }
   Append(arena, key, value);
-}
-
-void Dict::Append(Arena& arena, const Value& key, const Value& value) {
-  if (size == capacity) {
-    const uint32_t grown = capacity == 0 ? 8 : capacity * 2;
-    if (!arena.Affords(int64_t{grown} * static_cast<int64_t>(sizeof(Entry)))) {
-      arena.Exhaust();
-      return;
-    }
-    auto* moved = arena.NewArray<Entry>(grown);
-    if (size > 0) std::memcpy(static_cast<void*>(moved), entries, size * sizeof(Entry));
-    entries = moved;
-    capacity = grown;
-  }
-  entries[size++] = {key, value};
 }
 
 void Text::Mark(size_t begin, size_t end, Origin origin) {
@@ -161,23 +131,6 @@ const Str* NewStr(Arena& arena, absl::string_view text) {
   return copy.Finish();
 }
 
-const Str* ViewStr(Arena& arena, absl::string_view text, Origin origin) {
-  auto* str = arena.New<Str>();
-  if (static_cast<int64_t>(text.size()) > arena.max_text()) {
-    arena.Exhaust();
-    return str;
-  }
-  str->data = text.data();
-  str->size = static_cast<uint32_t>(text.size());
-  if (origin != 0 && !text.empty()) {
-    auto* range = arena.New<Range>();
-    *range = {0, str->size, origin};
-    str->ranges = range;
-    str->range_count = 1;
-  }
-  return str;
-}
-
 const Str* SubStr(Arena& arena, const Str& text, size_t begin, size_t end) {
   auto* str = arena.New<Str>();
   str->data = text.data + begin;
@@ -205,15 +158,6 @@ Value NewList(Arena& arena, Kind kind, size_t capacity) {
     list->capacity = static_cast<uint32_t>(capacity);
   }
   return Value::Object(kind, list);
-}
-
-Value NewDict(Arena& arena, size_t capacity) {
-  auto* dict = arena.New<Dict>();
-  if (capacity > 0 && arena.Affords(static_cast<int64_t>(capacity * sizeof(Dict::Entry)))) {
-    dict->entries = arena.NewArray<Dict::Entry>(capacity);
-    dict->capacity = static_cast<uint32_t>(capacity);
-  }
-  return Value::Object(Kind::kDict, dict);
 }
 
 int64_t CharCount(const Str& text) {

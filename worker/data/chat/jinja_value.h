@@ -230,6 +230,21 @@ class Value {
   };
 };
 
+// Makes room for one more behind `size` items; false where the arena cannot afford it.
+template <typename T>
+bool GrowArray(Arena& arena, uint32_t size, T*& items, uint32_t& capacity) {
+  const uint32_t grown = capacity == 0 ? 8 : capacity * 2;
+  if (!arena.Affords(int64_t{grown} * static_cast<int64_t>(sizeof(T)))) {
+    arena.Exhaust();
+    return false;
+  }
+  auto* moved = arena.NewArray<T>(grown);
+  if (size > 0) std::memcpy(static_cast<void*>(moved), items, size * sizeof(T));
+  items = moved;
+  capacity = grown;
+  return true;
+}
+
 struct List {
   Value* items = nullptr;
   uint32_t size = 0;
@@ -237,7 +252,9 @@ struct List {
   bool consumed = false;           // kGenerator: has been walked
   const char* view_name = "list";  // kView: "dict_items" ...
 
-  void Push(Arena& arena, Value value);
+  void Push(Arena& arena, Value value) {
+    if (size < capacity || GrowArray(arena, size, items, capacity)) items[size++] = value;
+  }
   const Value* begin() const { return items; }
   const Value* end() const { return items + size; }
 };
@@ -262,7 +279,10 @@ struct Dict {
   const Value* Find(const Value& key) const;
   void Set(Arena& arena, const Value& key, const Value& value);
   // Set() of a key that is known to be new.
-  void Append(Arena& arena, const Value& key, const Value& value);
+  void Append(Arena& arena, const Value& key, const Value& value) {
+    if (size < capacity || GrowArray(arena, size, entries, capacity))
+      entries[size++] = {key, value};
+  }
   const Entry* begin() const { return entries; }
   const Entry* end() const { return entries + size; }
 };
@@ -302,7 +322,22 @@ class Text {
 const Str* JoinStrs(Arena& arena, absl::Span<const Str* const> pieces);
 // Strings. NewStr copies; ViewStr refers to bytes that outlive the arena.
 const Str* NewStr(Arena& arena, absl::string_view text);
-const Str* ViewStr(Arena& arena, absl::string_view text, Origin origin = 0);
+inline const Str* ViewStr(Arena& arena, absl::string_view text, Origin origin = 0) {
+  auto* str = arena.New<Str>();
+  if (static_cast<int64_t>(text.size()) > arena.max_text()) {
+    arena.Exhaust();
+    return str;
+  }
+  str->data = text.data();
+  str->size = static_cast<uint32_t>(text.size());
+  if (origin != 0 && !text.empty()) {
+    auto* range = arena.New<Range>();
+    *range = {0, str->size, origin};
+    str->ranges = range;
+    str->range_count = 1;
+  }
+  return str;
+}
 // Bytes [begin, end) of `text`, not copied.
 const Str* SubStr(Arena& arena, const Str& text, size_t begin, size_t end);
 inline Value NewString(Arena& arena, absl::string_view text) {
@@ -312,7 +347,14 @@ inline Value SubString(Arena& arena, const Str& text, size_t begin, size_t end) 
   return Value::String(SubStr(arena, text, begin, end));
 }
 Value NewList(Arena& arena, Kind kind = Kind::kList, size_t capacity = 0);
-Value NewDict(Arena& arena, size_t capacity = 0);
+inline Value NewDict(Arena& arena, size_t capacity = 0) {
+  auto* dict = arena.New<Dict>();
+  if (capacity > 0 && arena.Affords(static_cast<int64_t>(capacity * sizeof(Dict::Entry)))) {
+    dict->entries = arena.NewArray<Dict::Entry>(capacity);
+    dict->capacity = static_cast<uint32_t>(capacity);
+  }
+  return Value::Object(Kind::kDict, dict);
+}
 
 // Code points of `text`.
 int64_t CharCount(const Str& text);
