@@ -12,9 +12,11 @@ import time
 
 import trl
 
+import tokenizer_bench
 from figures import report
 
 MEGABYTES, TOKENS_MEGABYTES = 1000, 48
+CONTENT = 600  # characters of a message, about
 STRUCTURE_BAR, MEMORY_BAR = 150, 300  # MB/s, MB
 TOKENS_BAR = 0.8  # of the rate of encoding alone on as many cores
 PEER_MEGABYTES = 100
@@ -22,6 +24,17 @@ PEER_MEGABYTES = 100
 
 def bench(binary, *args):
     return json.loads(subprocess.run([binary, *map(str, args)], stdout=subprocess.PIPE, check=True).stdout)
+
+
+def write_chats(path):
+    """Conversations out of the documents and sources of the installed packages: the words of a made-up text
+    are so few that encoding them costs next to nothing, and hides what is around it."""
+    texts = tokenizer_bench.read_all((".rst", ".txt", "METADATA", ".md", ".py"), int(TOKENS_MEGABYTES * 1e6))
+    pieces = [text[i:i + CONTENT] for text in texts for i in range(0, len(text), CONTENT)]
+    with open(path, "w", encoding="utf-8") as f:
+        for i in range(0, len(pieces) - 4, 4):
+            messages = [{"role": "user" if j % 2 == 0 else "assistant", "content": pieces[i + j]} for j in range(4)]
+            f.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
 
 
 def python_json(path):
@@ -52,7 +65,7 @@ def run(binary, cache):
         report("structure pass, all cores, by the clock", bench(binary, "structure", path, cores)["mb_per_s"], "MB/s")
         report("structure pass, peak memory, of 300 MB", structure["peak_mb"], "MB",
                ratio=MEMORY_BAR / structure["peak_mb"], bar=1)
-        subprocess.run([binary, "make", path, str(TOKENS_MEGABYTES)], check=True)
+        write_chats(path)
         tokens = bench(binary, "tokens", path, tokenizer, template, cores, os.path.join(folder, "cache"))
         # Processor time of all threads beside that of encoding alone: what template, JSON and mask cost.
         report("tokens pass, per core", tokens["text_mb"] / tokens["first_processor_s"], "MB/s", "encoding alone",
