@@ -119,8 +119,8 @@ void Reducer::Start(Bucket& bucket) {
   }
   if (options_.shard) {
     bucket.buffer = Pack(bucket, store_.grads(), bucket.share * bucket.group->size());
-    bucket.shares = at::empty({bucket.group->size(), bucket.share}, bucket.buffer.options());
-    bucket.pending = bucket.group->StartScatter(bucket.buffer, bucket.shares, "gradient sums");
+    bucket.share_sums = at::empty({bucket.share}, bucket.buffer.options());
+    bucket.pending = bucket.group->StartScatter(bucket.buffer, bucket.share_sums, "gradient sums");
   } else if (bucket.group->size() > 1) {
     const bool alone = bucket.ranges.size() == 1;
     bucket.buffer = alone ? store_.grads().narrow(0, bucket.ranges[0].begin, bucket.elements)
@@ -132,17 +132,16 @@ void Reducer::Start(Bucket& bucket) {
 void Reducer::End(Bucket& bucket) {
   bucket.pending.Wait();
   if (options_.shard) {
-    const at::Tensor sums = bucket.shares.sum(0);
     int64_t at = 0;
     for (const OwnedPart& part : bucket.parts) {
-      part.own->grad.copy_(sums.narrow(0, at, part.count));
+      part.own->grad.copy_(bucket.share_sums.narrow(0, at, part.count));
       at += part.count;
     }
   } else if (bucket.buffer.defined() && bucket.ranges.size() > 1) {
     Unpack(bucket, bucket.buffer, store_.grads());
   }
   bucket.buffer.reset();
-  bucket.shares.reset();
+  bucket.share_sums.reset();
 }
 
 void Reducer::Entered(int64_t) { world_.activity().Tick(); }
@@ -178,15 +177,18 @@ double Reducer::OwnSquares() {
   return sum;
 }
 
-std::vector<std::pair<const Group*, uint64_t>> Reducer::Digests() const {
-  std::vector<std::pair<const Group*, uint64_t>> digests;
+Reducer::HolderDigests Reducer::Digests() const {
+  const std::array<Group*, World::kHolderKinds> kinds = world_.HolderKinds();
+  HolderDigests digests;
   const at::Tensor bits = store_.values().view(at::kInt);
   for (const Bucket& bucket : buckets_) {
-    auto digest = std::find_if(digests.begin(), digests.end(),
-                               [&](const auto& d) { return d.first == bucket.group; });
-    if (digest == digests.end()) digest = digests.insert(digests.end(), {bucket.group, 0});
+    if (bucket.group->size() == 1) continue;
+    const auto kind = std::find(kinds.begin(), kinds.end(), bucket.group) - kinds.begin();
+    GRAFT_CHECK(static_cast<size_t>(kind) < kinds.size()) << RanksText(bucket.group->ranks());
+    Digest& digest = digests[static_cast<size_t>(kind)];
+    digest.group = bucket.group;
     for (const Range& range : bucket.ranges) {
-      digest->second += static_cast<uint64_t>(
+      digest.value += static_cast<uint64_t>(
           bits.narrow(0, range.begin, range.count).sum(at::kLong).item<int64_t>());
     }
   }

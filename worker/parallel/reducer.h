@@ -15,6 +15,7 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -64,9 +65,14 @@ class Reducer final : public model::LayerObserver {
   void Publish();
   // Whether this rank's own gradients of the last step were finite before they were summed.
   bool own_finite() const { return own_finite_; }
-  // A digest of the values that the ranks of each group hold alike: it differs where one of them
-  // has gone astray. In the same order on every member of a group.
-  std::vector<std::pair<const Group*, uint64_t>> Digests() const;
+  // A digest of the values that the ranks of a group hold alike, in the places of
+  // World::HolderKinds: it differs where one of them has gone astray.
+  struct Digest {
+    const Group* group = nullptr;  // nullptr: nobody else holds what this rank does
+    uint64_t value = 0;
+  };
+  using HolderDigests = std::array<Digest, World::kHolderKinds>;
+  HolderDigests Digests() const;
 
   void Entered(int64_t layer) override;
   void BackwardPassed(int64_t layer) override;
@@ -86,7 +92,7 @@ class Reducer final : public model::LayerObserver {
     std::vector<OwnedPart> parts;
     // While its sum is under way.
     at::Tensor buffer;
-    at::Tensor shares;  // ZeRO-1: every holder's partial sums of this rank's share
+    at::Tensor share_sums;  // ZeRO-1
     Pending pending;
   };
 

@@ -20,21 +20,22 @@ using parallel::OpKind;
 using parallel::PipelineOp;
 using parallel::PipelineShape;
 using parallel::Ranks;
+using parallel::World;
 using SteadyClock = std::chrono::steady_clock;
 
 double SecondsSince(SteadyClock::time_point start) {
   return std::chrono::duration<double>(SteadyClock::now() - start).count();
 }
 
-// A rank's line of what all ranks learn of each other once a step. Digests take two columns each:
-// 32 bits are exact in a double.
+// A rank's line of what all ranks learn of each other once a step. The digest of each kind of
+// holders has two columns of its own: 32 bits are exact in a double.
 enum Column : int64_t {
   kLoss,
   kSquares,
   kFinite,
   kBusySeconds,
   kDigests,
-  kColumns = kDigests + 8,
+  kColumns = kDigests + 2 * World::kHolderKinds,
 };
 
 // Whose digest of a group's numbers is not that of the most.
@@ -273,14 +274,13 @@ absl::StatusOr<ParallelEngine::Summary> ParallelEngine::Exchange(const StepResul
   columns[kSquares] = reducer_.OwnSquares();
   columns[kFinite] = reducer_.own_finite() ? 1 : 0;
   columns[kBusySeconds] = own.busy_seconds;
-  int64_t column = kDigests;
-  for (const auto& [group, digest] : reducer_.Digests()) {
-    if (group->size() == 1 || column + 2 > kColumns) continue;
-    columns[column++] = static_cast<double>(digest >> 32);
-    columns[column++] = static_cast<double>(digest & 0xffffffffULL);
+  const auto digests = reducer_.Digests();
+  for (size_t kind = 0; kind < digests.size(); ++kind) {
+    columns[kDigests + 2 * kind] = static_cast<double>(digests[kind].value >> 32);
+    columns[kDigests + 2 * kind + 1] = static_cast<double>(digests[kind].value & 0xffffffffULL);
   }
   const at::Tensor rows = world_.all().Gather(row, "step summary");
-  GRAFT_RETURN_IF_ERROR(CheckDigests(rows));
+  GRAFT_RETURN_IF_ERROR(CheckDigests(digests, rows));
   Summary summary;
   const auto all = rows.accessor<double, 2>();
   for (int64_t r = 0; r < world_.size(); ++r) {
@@ -295,17 +295,18 @@ absl::StatusOr<ParallelEngine::Summary> ParallelEngine::Exchange(const StepResul
   return summary;
 }
 
-absl::Status ParallelEngine::CheckDigests(const at::Tensor& rows) const {
+absl::Status ParallelEngine::CheckDigests(const parallel::Reducer::HolderDigests& own,
+                                          const at::Tensor& rows) const {
   const auto all = rows.accessor<double, 2>();
-  int64_t column = kDigests;
-  for (const auto& [group, digest] : reducer_.Digests()) {
-    if (group->size() == 1 || column + 2 > kColumns) continue;
+  for (size_t kind = 0; kind < own.size(); ++kind) {
+    const parallel::Group* group = own[kind].group;
+    if (group == nullptr) continue;
+    const auto column = static_cast<int64_t>(kDigests + 2 * kind);
     std::vector<uint64_t> digests;
     for (const int64_t r : group->ranks()) {
       digests.push_back(static_cast<uint64_t>(all[r][column]) << 32 |
                         static_cast<uint64_t>(all[r][column + 1]));
     }
-    column += 2;
     const Ranks odd = Odd(group->ranks(), digests);
     if (odd.empty()) continue;
     return absl::DataLossError(

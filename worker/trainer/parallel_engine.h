@@ -75,7 +75,9 @@ class ParallelEngine final : public Engine {
   void Cut(Passes& passes) const;
   int64_t PartIndex(int64_t chunk) const;
   absl::StatusOr<Summary> Exchange(const StepResult& own);
-  absl::Status CheckDigests(const at::Tensor& rows) const;
+  // `own`: this rank's; `rows`: everybody's summaries.
+  absl::Status CheckDigests(const parallel::Reducer::HolderDigests& own,
+                            const at::Tensor& rows) const;
 
   const RunConfig& config_;
   const ModelPart& part_;

@@ -107,6 +107,7 @@ void VisitFields(V& v, ParallelismConfig& c) {
   v("attempt", c.attempt);
   v("chunks", c.chunks);
   v("zero", c.zero);
+  v("shared_memory", c.shared_memory);
 }
 
 template <typename V>

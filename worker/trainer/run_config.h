@@ -131,6 +131,7 @@ struct ParallelismConfig {
   int64_t chunks = 1;                 // parts of the model a pipeline stage holds, interleaved
   // 0: every rank of a dp x cp group keeps all; 1: optimizer states are divided over them.
   int64_t zero = 0;
+  bool shared_memory = true;  // between ranks of one host; false: Gloo for all
 };
 
 struct OutputConfig {

@@ -197,7 +197,7 @@ class RunLoop {
         absl::StrCat("cpu, ", at::get_num_threads(), " threads, ", EnumName(compute_.precision));
     if (world() != nullptr) {
       absl::StrAppend(&run.device, ", rank ", world()->rank(), " of ", world()->size(), " (",
-                      spec::LayoutText(world()->layout()), ")");
+                      spec::LayoutText(world()->layout()), ", ", world()->TransportText(), ")");
     }
     run.architecture = model_->description.facts.architecture;
     run.parameters = model_->description.facts.parameters;
