@@ -182,6 +182,15 @@ void Group::Receive(at::Tensor x, int64_t from, int tag, const char* what) {
   StartReceive(std::move(x), from, tag, what).Wait();
 }
 
+at::Tensor Group::HandOn(const at::Tensor& own, int64_t to, int64_t from, const char* what) {
+  at::Tensor came = at::empty_like(own);
+  Pending pending = Start(what);
+  transport_->Receive(came, from, kPieces, pending.transfers_);
+  transport_->Send(own, {to}, kPieces, pending.transfers_);
+  pending.Wait();
+  return came;
+}
+
 at::Tensor Group::AllToAll(const at::Tensor& x, const std::vector<int64_t>& counts,
                            const std::vector<int64_t>& expected, const char* what) {
   if (size() == 1) return x;

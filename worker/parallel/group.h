@@ -69,6 +69,9 @@ class Group {
   void Receive(at::Tensor x, int64_t from, int tag, const char* what);
   Pending StartReceive(at::Tensor x, int64_t from, int tag, const char* what);
 
+  // `own` to the member `to`; what `from` sends in the same call, of the same shape.
+  at::Tensor HandOn(const at::Tensor& own, int64_t to, int64_t from, const char* what);
+
   // Rows of `x`, `counts[i]` of them for member i in turn; what came, member after member, of which
   // member i sent `expected[i]` rows.
   at::Tensor AllToAll(const at::Tensor& x, const std::vector<int64_t>& counts,
@@ -99,6 +102,9 @@ class TensorExchange final : public model::Exchange {
   }
   at::Tensor SumScatterRows(const at::Tensor& partial, const char* what) override {
     return group_.SumScatter(partial, what);
+  }
+  at::Tensor HandOn(const at::Tensor& own, int64_t to, int64_t from, const char* what) override {
+    return group_.HandOn(own, to, from, what);
   }
   void Sum(at::Tensor& x, const char* what) override { group_.AllReduce(x, Reduce::kSum, what); }
   void Max(at::Tensor& x, const char* what) override { group_.AllReduce(x, Reduce::kMax, what); }

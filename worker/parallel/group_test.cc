@@ -129,7 +129,7 @@ TEST(SharedMemoryTest, GroupsWithARankThatHasNoneGoOverGloo) {
   RunWorlds(
       {.tp = 2, .dp = 2}, 0,
       [](World& world) {
-        EXPECT_EQ(world.TransportText(), world.rank() < 2 ? "shared memory and gloo" : "gloo");
+        EXPECT_EQ(world.TransportText(), world.rank() < 3 ? "shared memory and gloo" : "gloo");
         at::Tensor x = at::full({1 << 15}, static_cast<float>(world.rank() + 1));
         world.tensor().AllReduce(x, Reduce::kSum, "of two");
         EXPECT_TRUE(x.equal(at::full({1 << 15}, world.rank() < 2 ? 3.0f : 7.0f)));

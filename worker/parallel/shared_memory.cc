@@ -62,6 +62,8 @@ struct Bell {
 
 struct BlockHeader {
   alignas(kAlignBytes) std::atomic<uint32_t> readers;  // who have yet to release it
+
+  char* data() { return reinterpret_cast<char*>(this + 1); }
 };
 
 // What names this machine's memory: the same only where a file of another process can be opened.
@@ -227,9 +229,8 @@ bool SharedMemory::Find(int64_t from, int32_t channel, int32_t tag, Message* mes
     return d.channel == channel && d.tag == tag;
   });
   if (found == in.end()) return false;
-  const char* block =
-      reinterpret_cast<const char*>(segments_[static_cast<size_t>(from)]->Block(found->offset));
-  *message = {block + sizeof(BlockHeader), found->bytes, from, found->offset};
+  BlockHeader* block = segments_[static_cast<size_t>(from)]->Block(found->offset);
+  *message = {block->data(), found->bytes, from, found->offset};
   in.erase(found);
   return true;
 }
@@ -304,7 +305,7 @@ void SharedMemory::Post(const at::Tensor& x, const Ranks& to, int32_t channel, i
   const int64_t offset = Allocate(static_cast<int64_t>(sizeof(BlockHeader)) + Aligned(bytes));
   BlockHeader* block = own_->Block(offset);
   block->readers.store(static_cast<uint32_t>(to.size()), std::memory_order_relaxed);
-  if (bytes > 0) std::memcpy(block + 1, x.const_data_ptr(), static_cast<size_t>(bytes));
+  if (bytes > 0) std::memcpy(block->data(), x.const_data_ptr(), static_cast<size_t>(bytes));
   for (const int64_t rank : to) {
     Segment::Ring& ring = own_->RingTo(rank);
     const uint64_t head = ring.head.load(std::memory_order_relaxed);

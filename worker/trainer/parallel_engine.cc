@@ -158,7 +158,7 @@ model::LossTargets ParallelEngine::TargetsOf(const Passes& passes, int64_t index
   // Of this rank's rows, in their order.
   const model::ContextCut& cut = *passes.cuts[index];
   std::vector<int64_t> token_of(static_cast<size_t>(cut.rows), -1);
-  for (const auto* pieces : {&cut.early, &cut.late}) {
+  for (const auto* pieces : {&cut.own().early, &cut.own().late}) {
     for (const model::ContextCut::Piece& piece : *pieces) {
       for (int64_t i = 0; i < piece.count; ++i) token_of[piece.row + i] = piece.token + i;
     }
