@@ -174,11 +174,11 @@ model::LossTargets ParallelEngine::TargetsOf(const Passes& passes, int64_t index
 }
 
 // Without a target a pass changes nothing, and the ranks that share its tokens all leave it out;
-// but where other data ranks' tokens pass this rank's experts, all make as many passes.
+// but where other data ranks' tokens or gathers need this one, all make as many passes.
 std::vector<const data::MicroBatch*> ParallelEngine::Active(const data::StepBatch& batch) const {
   std::vector<const data::MicroBatch*> micros;
   for (const data::MicroBatch& micro : batch.micro_batches) {
-    if (micro.supervised_tokens > 0 || part_.division.experts != nullptr) micros.push_back(&micro);
+    if (micro.supervised_tokens > 0 || InStep()) micros.push_back(&micro);
   }
   return micros;
 }
@@ -333,7 +333,6 @@ absl::StatusOr<StepResult> ParallelEngine::Step(const data::StepBatch& batch,
   passes.result = &result;
   parallel::Activity::Seconds waited;
   GRAFT_RETURN_IF_ERROR(model::TorchCall("a training step", [&] {
-    decoder_.store().ZeroGradients();
     reducer_.Begin();
     Cut(passes);
     if (!micros.empty()) {
@@ -383,8 +382,7 @@ absl::StatusOr<EvalResult> ParallelEngine::Evaluate(const data::BatchPlan& plan)
   StepResult own;
   const spec::Layout& layout = world_.layout();
   int64_t index = 0;
-  // Where experts are divided over data ranks, these make the same passes and one of them counts.
-  const bool together = part_.division.experts != nullptr;
+  const bool together = InStep();  // one of the data ranks counts
   at::Tensor sum;
   GRAFT_RETURN_IF_ERROR(model::TorchCall("an evaluation", [&] {
     const at::NoGradGuard no_grad;

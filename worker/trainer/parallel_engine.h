@@ -73,6 +73,10 @@ class ParallelEngine final : public Engine {
   // The micro-batches that take a pass.
   std::vector<const data::MicroBatch*> Active(const data::StepBatch& batch) const;
   void Cut(Passes& passes) const;
+  // Whether data ranks make the same passes: experts or weights are divided over them.
+  bool InStep() const {
+    return part_.division.experts != nullptr || reducer_.weights_come_and_go();
+  }
   int64_t PartIndex(int64_t chunk) const;
   absl::StatusOr<Summary> Exchange(const StepResult& own);
   // `own`: this rank's; `rows`: everybody's summaries.
