@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 #include "worker/model/kernels.h"
@@ -63,13 +64,16 @@ struct Block {
   int64_t first_query;  // in the segment
   int64_t first_key;
   int64_t keys;
+  int64_t place;  // of the first query, counted from first_key
 
   Block(const AttentionShape& shape, const AttentionSegment& segment, int64_t begin) {
     queries = std::min(kBlockQueries, segment.queries - begin);
     first_query = begin;
-    const int64_t place = segment.keys - segment.queries + begin;
-    first_key = shape.window > 0 ? std::max<int64_t>(0, place - shape.window + 1) : 0;
-    keys = place + queries - first_key;
+    const int64_t whole_place = segment.place + begin;
+    first_key =
+        shape.window > 0 ? std::clamp<int64_t>(whole_place - shape.window + 1, 0, segment.keys) : 0;
+    keys = std::max<int64_t>(0, std::min(segment.keys, whole_place + queries) - first_key);
+    place = whole_place - first_key;
   }
 };
 
@@ -77,8 +81,9 @@ struct Block {
 struct Seen {
   int64_t begin, end;
   Seen(const AttentionShape& shape, const Block& block, int64_t row) {
-    end = block.keys - block.queries + row + 1;
-    begin = shape.window > 0 ? std::max<int64_t>(0, end - shape.window) : 0;
+    const int64_t behind = block.place + row + 1;
+    end = std::clamp<int64_t>(behind, 0, block.keys);
+    begin = shape.window > 0 ? std::clamp<int64_t>(behind - shape.window, 0, end) : 0;
   }
 };
 
@@ -91,6 +96,12 @@ int64_t MostKeys(const std::vector<AttentionSegment>& segments) {
   int64_t most = 0;
   for (const AttentionSegment& s : segments) most = std::max(most, s.keys);
   return most;
+}
+
+constexpr float kNothingSeen = -std::numeric_limits<float>::infinity();
+
+void FillRows(float* rows, int64_t stride, int64_t count, int64_t width) {
+  for (int64_t i = 0; i < count; ++i) std::fill_n(rows + i * stride, width, 0.0f);
 }
 
 // Where the rows of one head of one segment begin.
@@ -115,6 +126,11 @@ void AttentionForward(const AttentionShape& shape, const std::vector<AttentionSe
     for (int64_t begin = 0; begin < s.queries; begin += kBlockQueries) {
       const Block b(shape, s, begin);
       const int64_t first = s.query_begin + begin;
+      if (b.keys == 0) {
+        std::fill_n(lse + head * lse_stride + first, b.queries, kNothingSeen);
+        FillRows(HeadOf(o, first, head, shape.value_dim), o.stride, b.queries, shape.value_dim);
+        continue;
+      }
       Gemm(b.queries, b.keys, shape.head_dim, shape.scale,
            {HeadOf(in.q, first, head, shape.head_dim), in.q.stride},
            {k + b.first_key * in.k.stride, in.k.stride, true}, 0, scores.data(), b.keys);
@@ -123,7 +139,9 @@ void AttentionForward(const AttentionShape& shape, const std::vector<AttentionSe
         float* p = scores.data() + row * b.keys;
         const float* sink = shape.sinks == nullptr ? nullptr : shape.sinks + head;
         lse[head * lse_stride + first + row] =
-            kernels::AttentionRow(p + seen.begin, seen.end - seen.begin, shape.softcap, sink);
+            seen.begin == seen.end
+                ? kNothingSeen
+                : kernels::AttentionRow(p + seen.begin, seen.end - seen.begin, shape.softcap, sink);
         ClearUnseen(seen, b.keys, p);
       }
       Gemm(b.queries, shape.value_dim, b.keys, 1, {scores.data(), b.keys},
@@ -150,10 +168,8 @@ struct BackwardTask {
     const int64_t group = shape.heads / shape.kv_heads;
     float* dk = HeadOf(out.k, s.key_begin, kv_head, shape.head_dim);
     float* dv = HeadOf(out.v, s.key_begin, kv_head, shape.value_dim);
-    for (int64_t i = 0; i < s.keys; ++i) {
-      std::fill_n(dk + i * out.k.stride, shape.head_dim, 0.0f);
-      std::fill_n(dv + i * out.v.stride, shape.value_dim, 0.0f);
-    }
+    FillRows(dk, out.k.stride, s.keys, shape.head_dim);
+    FillRows(dv, out.v.stride, s.keys, shape.value_dim);
     const size_t scratch = static_cast<size_t>(std::min(kBlockQueries, s.queries) * s.keys);
     p.resize(scratch);
     d.resize(scratch);
@@ -167,6 +183,10 @@ struct BackwardTask {
   void OneBlock(const Block& b, int64_t head, int64_t kv_head, float* dk, float* dv,
                 double* d_sinks) {
     const int64_t first = s.query_begin + b.first_query;
+    if (b.keys == 0) {
+      FillRows(HeadOf(out.q, first, head, shape.head_dim), out.q.stride, b.queries, shape.head_dim);
+      return;
+    }
     const Matrix q = {HeadOf(in.q, first, head, shape.head_dim), in.q.stride};
     const Matrix k = {HeadOf(in.k, s.key_begin + b.first_key, kv_head, shape.head_dim),
                       in.k.stride};

@@ -32,13 +32,15 @@ struct HeadRows {
   int64_t stride = 0;
 };
 
-// Queries and keys that belong together. Query i stands at the place of key
-// keys - queries + i and sees that key and those before.
+// Queries and keys that belong together. Query i stands at the place of key `place` + i, counted
+// from the first of these keys, and sees that key and those before: all of them where it stands
+// behind the last, none where it stands before the first.
 struct AttentionSegment {
   int64_t query_begin = 0;
   int64_t queries = 0;
   int64_t key_begin = 0;
   int64_t keys = 0;
+  int64_t place = 0;
 };
 
 struct AttentionInputs {
@@ -47,7 +49,8 @@ struct AttentionInputs {
   HeadRows<const float> v;  // T x K x E
 };
 
-// o: T x H x E; lse: the logarithm of each query's sum, [H, lse_stride].
+// o: T x H x E; lse: the logarithm of each query's sum, [H, lse_stride]; -infinity where it sees
+// nothing.
 void AttentionForward(const AttentionShape& shape, const std::vector<AttentionSegment>& segments,
                       const AttentionInputs& in, HeadRows<float> o, float* lse, int64_t lse_stride);
 

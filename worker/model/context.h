@@ -1,9 +1,10 @@
 // Context parallelism: the tokens of a packed batch cut over ranks, so that no rank holds a whole
 // sequence. Each segment is cut into two pieces a rank, one from its beginning and one from its end
-// (the earlier a piece, the fewer keys it sees), which makes the ranks' work alike. Attention
-// gathers the keys and values of all ranks, for as long as a layer's attention takes.
+// (the earlier a piece, the fewer keys it sees), which makes the ranks' work alike. In attention
+// the keys and values go around: round after round a rank sees those of one other rank, and what
+// its queries make of them is joined.
 //
-// Legend: T tokens of the batch, R rows of a rank, the same on every rank.
+// Legend: R rows of a rank, the same on every rank.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -16,7 +17,7 @@
 namespace graft::model {
 
 struct ContextCut {
-  // Own rows that hold tokens [tokens, tokens + count) of the batch. The segment begins at token
+  // Rows that hold tokens [token, token + count) of the batch. The segment begins at token
   // `segment`.
   struct Piece {
     int64_t row = 0;
@@ -24,20 +25,21 @@ struct ContextCut {
     int64_t count = 0;
     int64_t segment = 0;
   };
+  // A rank's pieces from the beginnings and from the ends of the segments, in their order; what is
+  // too short for a piece has none.
+  struct Pieces {
+    std::vector<Piece> early, late;
+  };
   Exchange* exchange = nullptr;
-  int64_t rows = 0;                // R; those behind the last piece are filler
-  std::vector<Piece> early, late;  // from the beginnings and the ends of the segments
-  at::Tensor tokens;               // int64 [R]: which token each own row is; filler: token 0
-  at::Tensor order;                // int64 [T]: each token's row among the gathered rows of all
+  int64_t rows = 0;            // R; those behind the last piece are filler
+  std::vector<Pieces> pieces;  // of every rank
+  at::Tensor tokens;           // int64 [R]: which token each own row is; filler: token 0
+
+  const Pieces& own() const { return pieces[static_cast<size_t>(exchange->rank())]; }
 };
 
-// The cut of a batch whose segments begin at `starts` (the last one T). R is a multiple of
-// `multiple`.
+// The cut of a batch whose segments begin at `starts` (the last one is the number of tokens). R is
+// a multiple of `multiple`.
 ContextCut MakeContextCut(const std::vector<int64_t>& starts, Exchange& exchange, int64_t multiple);
-
-// The tokens of all ranks in the batch's order, [T, ...] from [R, ...]; and the way back: the sum
-// of what every rank has for a token, at its owner. Filler gets 0.
-at::Tensor GatherTokens(const ContextCut& cut, const at::Tensor& own, const char* what);
-at::Tensor SumScatterTokens(const ContextCut& cut, const at::Tensor& partial, const char* what);
 
 }  // namespace graft::model

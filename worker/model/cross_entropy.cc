@@ -3,6 +3,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
 
 #include "worker/model/kernels.h"
 #include "worker/model/rows.h"
@@ -34,9 +37,7 @@ double ChunkLossOnKernels(const Head& head, at::Tensor& logits, const int64_t* t
                                    static_cast<float>(head.logit_scale), grad_scale);
     }
   });
-  double sum = 0;
-  for (double loss : losses) sum += loss;
-  return sum;
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
 double ChunkLossOnAten(const Head& head, at::Tensor& logits, const at::Tensor& targets,
@@ -91,6 +92,51 @@ double ChunkLossDivided(const Head& head, at::Tensor& logits, const at::Tensor& 
   return loss;
 }
 
+// The same without a softcap: one exchange of a row's largest logit, sum of exponentials above it
+// and target's logit, and no pass over the logits more than on one rank.
+double ChunkLossDividedOnKernels(const Head& head, at::Tensor& logits, const int64_t* targets,
+                                 float grad_scale) {
+  const int64_t rows = logits.size(0), vocab = logits.size(1);
+  const auto scale = static_cast<float>(head.logit_scale);
+  float* data = logits.mutable_data_ptr<float>();
+  const auto column = [&](int64_t row) {  // of the target; negative where another rank has it
+    const int64_t local = targets[row] - head.vocab_begin;
+    return local < vocab ? local : -1;
+  };
+  at::Tensor own = at::empty({1, 3, rows}, logits.options());
+  auto mine = own.accessor<float, 3>();
+  at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const auto sum = kernels::SumExponentials(data + r * vocab, vocab, scale);
+      mine[0][0][r] = sum.largest;
+      mine[0][1][r] = sum.sum;
+      mine[0][2][r] = column(r) < 0 ? 0.0f : data[r * vocab + column(r)] * scale;
+    }
+  });
+  const at::Tensor gathered = head.exchange->GatherRows(own, "sums of exponentials");
+  const auto all = gathered.accessor<float, 3>();
+  std::vector<double> losses(static_cast<size_t>(rows));
+  at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      kernels::ExponentialSum sum = {all[0][0][r], 0};
+      for (int64_t m = 0; m < gathered.size(0); ++m)
+        sum.largest = std::max(sum.largest, all[m][0][r]);
+      float target = 0;
+      for (int64_t m = 0; m < gathered.size(0); ++m) {
+        sum.sum += all[m][1][r] * std::exp(all[m][0][r] - sum.largest);
+        target += all[m][2][r];
+      }
+      losses[static_cast<size_t>(r)] = static_cast<double>(sum.largest) +
+                                       std::log(static_cast<double>(sum.sum)) -
+                                       static_cast<double>(target);
+      if (grad_scale == 0) continue;
+      kernels::SoftmaxGradientRow(data + r * vocab, vocab, sum, scale, grad_scale);
+      if (column(r) >= 0) data[r * vocab + column(r)] -= grad_scale * scale;
+    }
+  });
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
 at::Tensor TargetsOf(const LossTargets& t, int64_t begin, int64_t count, at::Device device) {
   return at::tensor(at::ArrayRef<int64_t>(t.targets.data() + begin, count), at::kLong).to(device);
 }
@@ -133,12 +179,16 @@ ChunkedLoss LossOfRows(const Head& head, const at::Tensor& xn, const LossTargets
     at::mm_out(logits, x, weight.t());
     at::Tensor inner;
     if (head.adapter.rank > 0) AddHeadAdapter(head.adapter, x, logits, &inner);
-    if (head.exchange != nullptr) {
+    const bool on_kernels = OnKernels(logits) && head.logit_softcap <= 0 && head.logit_scale > 0;
+    const int64_t* targets = t.targets.data() + begin;
+    if (head.exchange != nullptr && on_kernels) {
+      result.loss +=
+          ChunkLossDividedOnKernels(head, logits, targets, static_cast<float>(grad_scale));
+    } else if (head.exchange != nullptr) {
       result.loss +=
           ChunkLossDivided(head, logits, TargetsOf(t, begin, count, xn.device()), grad_scale);
-    } else if (OnKernels(logits) && head.logit_softcap <= 0 && head.logit_scale > 0) {
-      result.loss += ChunkLossOnKernels(head, logits, t.targets.data() + begin,
-                                        static_cast<float>(grad_scale));
+    } else if (on_kernels) {
+      result.loss += ChunkLossOnKernels(head, logits, targets, static_cast<float>(grad_scale));
     } else {
       result.loss +=
           ChunkLossOnAten(head, logits, TargetsOf(t, begin, count, xn.device()), grad_scale);

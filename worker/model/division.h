@@ -33,6 +33,8 @@ class Exchange {
   virtual at::Tensor GatherRows(const at::Tensor& own, const char* what) = 0;
   // The sum over the ranks, of whose rows each gets its own. Rows divide by size().
   virtual at::Tensor SumScatterRows(const at::Tensor& partial, const char* what) = 0;
+  // What the member `from` hands on in this call, of the shape of `own`, which goes to `to`.
+  virtual at::Tensor HandOn(const at::Tensor& own, int64_t to, int64_t from, const char* what) = 0;
   virtual void Sum(at::Tensor& x, const char* what) = 0;
   virtual void Max(at::Tensor& x, const char* what) = 0;
 };

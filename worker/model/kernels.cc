@@ -208,17 +208,41 @@ GRAFT_SIMD float Dot(const float* a, const float* b, int64_t count) {
   return SumOver(count, [&](int64_t i) { return a[i] * b[i]; });
 }
 
+namespace {
+
+GRAFT_INLINE ExponentialSum Exponentials(const float* logits, int64_t vocab, float logit_scale) {
+  const float most = MaxOf(logits, vocab) * logit_scale;
+  return {most, SumOver(vocab, [&](int64_t i) { return Exp(logits[i] * logit_scale - most); })};
+}
+
+GRAFT_INLINE void SoftmaxGradient(float* logits, int64_t vocab, ExponentialSum all,
+                                  float logit_scale, float grad_scale) {
+  const float scale = grad_scale * logit_scale / all.sum;
+  for (int64_t i = 0; i < vocab; ++i) {
+    logits[i] = Exp(logits[i] * logit_scale - all.largest) * scale;
+  }
+}
+
+}  // namespace
+
+GRAFT_SIMD ExponentialSum SumExponentials(const float* logits, int64_t vocab, float logit_scale) {
+  return Exponentials(logits, vocab, logit_scale);
+}
+
+GRAFT_SIMD void SoftmaxGradientRow(float* logits, int64_t vocab, ExponentialSum all,
+                                   float logit_scale, float grad_scale) {
+  SoftmaxGradient(logits, vocab, all, logit_scale, grad_scale);
+}
+
 GRAFT_SIMD double CrossEntropyRow(float* logits, int64_t vocab, int64_t target, float logit_scale,
                                   float grad_scale) {
   const float target_logit = logits[target] * logit_scale;
-  const float most = MaxOf(logits, vocab) * logit_scale;
-  const float sum = SumOver(vocab, [&](int64_t i) { return Exp(logits[i] * logit_scale - most); });
+  const ExponentialSum all = Exponentials(logits, vocab, logit_scale);
   if (grad_scale != 0) {
-    const float scale = grad_scale * logit_scale / sum;
-    for (int64_t i = 0; i < vocab; ++i) logits[i] = Exp(logits[i] * logit_scale - most) * scale;
+    SoftmaxGradient(logits, vocab, all, logit_scale, grad_scale);
     logits[target] -= grad_scale * logit_scale;
   }
-  return static_cast<double>(most) + std::log(static_cast<double>(sum)) -
+  return static_cast<double>(all.largest) + std::log(static_cast<double>(all.sum)) -
          static_cast<double>(target_logit);
 }
 

@@ -53,6 +53,17 @@ float Dot(const float* a, const float* b, int64_t count);
 double CrossEntropyRow(float* logits, int64_t vocab, int64_t target, float logit_scale,
                        float grad_scale);
 
+// Its halves, for a row whose logits are cut over ranks: the largest of logit_scale * logits with
+// the sum of exp(logit_scale * logits - largest); and the row as softmax * grad_scale * logit_scale
+// by those of all parts, before the target's own term.
+struct ExponentialSum {
+  float largest = 0;
+  float sum = 0;
+};
+ExponentialSum SumExponentials(const float* logits, int64_t vocab, float logit_scale);
+void SoftmaxGradientRow(float* logits, int64_t vocab, ExponentialSum all, float logit_scale,
+                        float grad_scale);
+
 // y[o] = dot(w[o, :], x) for rows [begin, end) of a bfloat16 matrix.
 void GemvBf16(const uint16_t* w, const float* x, int64_t begin, int64_t end, int64_t columns,
               float* y);

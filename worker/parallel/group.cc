@@ -8,35 +8,71 @@
 namespace graft::parallel {
 namespace {
 
-// Up to so many bytes and ranks everybody sends to everybody: one hop instead of a ring's many.
-constexpr int64_t kExchangeBytes = 1 << 16;
+// A sum of up to so many bytes is made by everybody of everybody's numbers: one exchange, not two.
+constexpr size_t kExchangeBytes = 1 << 16;
 constexpr int64_t kExchangeRanks = 16;
 
 // Messages of the group's own collectives; a caller's tags stand above.
-constexpr int kCollectiveTag = 0;
+enum Tag { kPieces, kSums, kCallers };
+
+// Elements [begin, begin + count) of `x` that member `i` of `size` sums.
+at::Tensor PieceOf(const at::Tensor& x, int64_t i, int64_t size) {
+  const int64_t begin = x.numel() * i / size;
+  return x.view({-1}).narrow(0, begin, x.numel() * (i + 1) / size - begin);
+}
+
+// The second half of a sum of everything: when its own piece is summed, that goes to all others.
+class SpreadSums final : public Transfer {
+ public:
+  SpreadSums(Transport& transport, Transfers pieces, at::Tensor x, int64_t index,
+             const std::vector<int64_t>& others)
+      : transport_(transport),
+        pieces_(std::move(pieces)),
+        x_(std::move(x)),
+        index_(index),
+        others_(others) {}
+  void Wait() override {
+    for (const auto& transfer : pieces_) transfer->Wait();
+    const int64_t size = static_cast<int64_t>(others_.size()) + 1;
+    Transfers sums;
+    for (const int64_t from : others_) {
+      transport_.Receive(PieceOf(x_, from, size), from, kSums, sums);
+    }
+    transport_.Send(PieceOf(x_, index_, size), others_, kSums, sums);
+    for (const auto& transfer : sums) transfer->Wait();
+  }
+
+ private:
+  Transport& transport_;
+  const Transfers pieces_;
+  const at::Tensor x_;
+  const int64_t index_;
+  const std::vector<int64_t>& others_;
+};
 
 }  // namespace
 
 void Pending::Wait() {
-  if (works_.empty()) return;
+  if (transfers_.empty()) return;
   activity_->Wait(what_, *with_, kind_, [&] {
-    for (const auto& work : works_) work->wait();
+    for (const auto& transfer : transfers_) transfer->Wait();
   });
-  works_.clear();
+  transfers_.clear();
   kept_.clear();
 }
 
-Group::Group(Ranks ranks, int64_t own, c10::intrusive_ptr<c10d::Backend> backend,
-             Activity& activity, WaitKind kind)
+Group::Group(Ranks ranks, int64_t own, std::unique_ptr<Transport> transport, Activity& activity,
+             WaitKind kind)
     : ranks_(std::move(ranks)),
       text_(RanksText(ranks_)),
-      backend_(std::move(backend)),
+      transport_(std::move(transport)),
       activity_(activity),
       kind_(kind) {
   const auto found = std::find(ranks_.begin(), ranks_.end(), own);
   GRAFT_CHECK(found != ranks_.end()) << "rank " << own << " is not among " << text_;
-  GRAFT_CHECK(backend_.defined() || size() == 1) << text_;
+  GRAFT_CHECK(transport_ != nullptr || size() == 1) << text_;
   index_ = found - ranks_.begin();
+  for (int64_t step = 1; step < size(); ++step) others_.push_back((index_ + step) % size());
 }
 
 Pending Group::Start(const char* what) {
@@ -56,60 +92,54 @@ at::Tensor Group::Exchange(const at::Tensor& own, const char* what) {
 
 void Group::AllReduce(at::Tensor& x, Reduce op, const char* what) {
   if (size() == 1) return;
-  if (x.nbytes() <= static_cast<size_t>(kExchangeBytes) && size() <= kExchangeRanks) {
+  if (op == Reduce::kMax || (x.nbytes() <= kExchangeBytes && size() <= kExchangeRanks)) {
     const at::Tensor all = Exchange(x, what);
     const at::Tensor result = op == Reduce::kSum ? all.sum(0) : all.amax(0);
     x.copy_(result.view(x.sizes()));
     return;
   }
-  Pending pending = Start(what);
   at::Tensor flat = x.contiguous();
-  std::vector<at::Tensor> tensors = {flat};
-  c10d::AllreduceOptions options;
-  options.reduceOp = op == Reduce::kSum ? c10d::ReduceOp::SUM : c10d::ReduceOp::MAX;
-  pending.works_.push_back(backend_->allreduce(tensors, options));
-  pending.Wait();
+  StartSum(flat, what).Wait();
   if (!x.is_contiguous()) x.copy_(flat);
 }
 
 Pending Group::StartSum(at::Tensor x, const char* what) {
   Pending pending = Start(what);
   if (size() == 1) return pending;
-  std::vector<at::Tensor> tensors = {x};
-  pending.works_.push_back(backend_->allreduce(tensors));
-  pending.kept_.push_back(std::move(x));
+  const at::Tensor own = PieceOf(x, index_, size());
+  Transfers pieces;
+  transport_->ReceiveSum(own, own, kPieces, pieces);
+  for (const int64_t to : others_) transport_->Send(PieceOf(x, to, size()), {to}, kPieces, pieces);
+  pending.transfers_.push_back(
+      std::make_unique<SpreadSums>(*transport_, std::move(pieces), std::move(x), index_, others_));
   return pending;
 }
 
-Pending Group::StartScatter(const at::Tensor& x, at::Tensor parts, const char* what) {
+Pending Group::StartScatter(const at::Tensor& x, at::Tensor out, const char* what) {
   const int64_t rows = x.size(0) / size();
   GRAFT_CHECK(rows * size() == x.size(0) && x.is_contiguous()) << what << ": " << x.sizes();
   Pending pending = Start(what);
-  parts[index_].copy_(x.narrow(0, index_ * rows, rows));
-  for (int64_t step = 1; step < size(); ++step) {
-    const int64_t from = (index_ + size() - step) % size();
-    std::vector<at::Tensor> tensors = {parts[from]};
-    pending.works_.push_back(backend_->recv(tensors, static_cast<int>(from), kCollectiveTag));
+  const at::Tensor own = x.narrow(0, index_ * rows, rows);
+  if (size() == 1) {
+    out.copy_(own);
+    return pending;
   }
-  for (int64_t step = 1; step < size(); ++step) {
-    const int64_t to = (index_ + step) % size();
-    std::vector<at::Tensor> tensors = {x.narrow(0, to * rows, rows)};
-    pending.works_.push_back(backend_->send(tensors, static_cast<int>(to), kCollectiveTag));
+  transport_->ReceiveSum(std::move(out), own, kPieces, pending.transfers_);
+  for (const int64_t to : others_) {
+    transport_->Send(x.narrow(0, to * rows, rows), {to}, kPieces, pending.transfers_);
   }
-  pending.kept_ = {x, std::move(parts)};
+  pending.kept_ = {x};
   return pending;
 }
 
-// Direct: each piece goes to its owner, who adds them in the order of the ranks.
 at::Tensor Group::SumScatter(const at::Tensor& x, const char* what) {
   if (size() == 1) return x;
   const at::Tensor whole = x.contiguous();
   std::vector<int64_t> shape = whole.sizes().vec();
   shape[0] /= size();
-  shape.insert(shape.begin(), size());
-  at::Tensor parts = at::empty(shape, whole.options());
-  StartScatter(whole, parts, what).Wait();
-  return parts.sum(0);
+  at::Tensor sum = at::empty(shape, whole.options());
+  StartScatter(whole, sum, what).Wait();
+  return sum;
 }
 
 at::Tensor Group::Gather(const at::Tensor& own, const char* what) {
@@ -124,41 +154,41 @@ at::Tensor Group::Gather(const at::Tensor& own, const char* what) {
 Pending Group::StartGather(const at::Tensor& own, at::Tensor out, const char* what) {
   Pending pending = Start(what);
   const int64_t rows = own.size(0);
-  out.narrow(0, index_ * rows, rows).copy_(own);
-  if (size() == 1) return pending;
-  for (int64_t step = 1; step < size(); ++step) {
-    const int64_t from = (index_ + size() - step) % size();
-    std::vector<at::Tensor> tensors = {out.narrow(0, from * rows, rows)};
-    pending.works_.push_back(backend_->recv(tensors, static_cast<int>(from), kCollectiveTag));
+  const auto place = [&](int64_t member) { return out.narrow(0, member * rows, rows); };
+  if (size() > 1) {
+    for (const int64_t from : others_) {
+      transport_->Receive(place(from), from, kPieces, pending.transfers_);
+    }
+    transport_->Send(own, others_, kPieces, pending.transfers_);
   }
-  for (int64_t step = 1; step < size(); ++step) {
-    const int64_t to = (index_ + step) % size();
-    std::vector<at::Tensor> tensors = {own};
-    pending.works_.push_back(backend_->send(tensors, static_cast<int>(to), kCollectiveTag));
-  }
-  pending.kept_ = {own, std::move(out)};
+  place(index_).copy_(own);
+  pending.kept_ = {own};
   return pending;
 }
 
 Pending Group::Send(at::Tensor x, int64_t to, int tag, const char* what) {
   Pending pending = Start(what);
-  at::Tensor whole = x.contiguous();
-  std::vector<at::Tensor> tensors = {whole};
-  pending.works_.push_back(backend_->send(tensors, static_cast<int>(to), tag + 1));
-  pending.kept_.push_back(std::move(whole));
+  transport_->Send(x.contiguous(), {to}, kCallers + tag, pending.transfers_);
   return pending;
 }
 
 Pending Group::StartReceive(at::Tensor x, int64_t from, int tag, const char* what) {
   Pending pending = Start(what);
-  std::vector<at::Tensor> tensors = {x};
-  pending.works_.push_back(backend_->recv(tensors, static_cast<int>(from), tag + 1));
-  pending.kept_.push_back(std::move(x));
+  transport_->Receive(std::move(x), from, kCallers + tag, pending.transfers_);
   return pending;
 }
 
 void Group::Receive(at::Tensor x, int64_t from, int tag, const char* what) {
   StartReceive(std::move(x), from, tag, what).Wait();
+}
+
+at::Tensor Group::HandOn(const at::Tensor& own, int64_t to, int64_t from, const char* what) {
+  at::Tensor came = at::empty_like(own);
+  Pending pending = Start(what);
+  transport_->Receive(came, from, kPieces, pending.transfers_);
+  transport_->Send(own, {to}, kPieces, pending.transfers_);
+  pending.Wait();
+  return came;
 }
 
 at::Tensor Group::AllToAll(const at::Tensor& x, const std::vector<int64_t>& counts,
@@ -176,22 +206,19 @@ at::Tensor Group::AllToAll(const at::Tensor& x, const std::vector<int64_t>& coun
     return sum;
   };
   Pending pending = Start(what);
-  for (int64_t step = 0; step < size(); ++step) {
-    const int64_t from = (index_ + size() - step) % size();
-    if (expected[from] == 0) continue;
-    at::Tensor into = out.narrow(0, begin(expected, from), expected[from]);
-    if (from == index_) {
-      into.copy_(rows.narrow(0, begin(counts, from), counts[from]));
-      continue;
-    }
-    std::vector<at::Tensor> tensors = {into};
-    pending.works_.push_back(backend_->recv(tensors, static_cast<int>(from), kCollectiveTag));
+  const auto from = [&](int64_t member) {
+    return out.narrow(0, begin(expected, member), expected[member]);
+  };
+  const auto to = [&](int64_t member) {
+    return rows.narrow(0, begin(counts, member), counts[member]);
+  };
+  from(index_).copy_(to(index_));
+  for (const int64_t member : others_) {
+    if (expected[member] == 0) continue;
+    transport_->Receive(from(member), member, kPieces, pending.transfers_);
   }
-  for (int64_t step = 1; step < size(); ++step) {
-    const int64_t to = (index_ + step) % size();
-    if (counts[to] == 0) continue;
-    std::vector<at::Tensor> tensors = {rows.narrow(0, begin(counts, to), counts[to])};
-    pending.works_.push_back(backend_->send(tensors, static_cast<int>(to), kCollectiveTag));
+  for (const int64_t member : others_) {
+    if (counts[member] > 0) transport_->Send(to(member), {member}, kPieces, pending.transfers_);
   }
   pending.Wait();
   return out;

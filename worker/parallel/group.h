@@ -1,22 +1,24 @@
 // Some ranks that talk to each other: every collective of the platform is one of these methods, and
 // each names itself (`what`) to the rank's Activity, so that whoever waits can say for what.
 //
-// All members make the same calls in the same order; sends and receives are matched by their tags.
-// Sums have one order of ranks, so that every member gets the same bits. Everything throws
-// c10::Error when a member is lost, which TorchCall (worker/model/torch_boundary.h) turns into a
-// status. One thread drives a group; the Activity must outlive it.
+// All members make the same calls in the same order, and wait for what they started in the order in
+// which they started it; sends and receives are matched by their tags. Collectives are direct:
+// every member sends to every other what is his. Sums have one order of ranks, so that every member
+// gets the same bits. Everything throws c10::Error when a member is lost, which TorchCall
+// (worker/model/torch_boundary.h) turns into a status. One thread drives a group; the Activity must
+// outlive it.
 #pragma once
 
 #include <ATen/ATen.h>
 
 #include <memory>
 #include <string>
-#include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <vector>
 
 #include "worker/model/division.h"
 #include "worker/parallel/activity.h"
 #include "worker/parallel/topology.h"
+#include "worker/parallel/transport.h"
 
 namespace graft::parallel {
 
@@ -27,11 +29,10 @@ class Pending {
  public:
   Pending() = default;
   void Wait();
-  bool started() const { return !works_.empty(); }
 
  private:
   friend class Group;
-  std::vector<c10::intrusive_ptr<c10d::Work>> works_;
+  Transfers transfers_;
   std::vector<at::Tensor> kept_;
   Activity* activity_ = nullptr;
   const char* what_ = "";
@@ -41,9 +42,9 @@ class Pending {
 
 class Group {
  public:
-  // `backend` may be null where `ranks` is one rank: everything is then done at once.
+  // `transport` may be null where `ranks` is one rank: everything is then done at once.
   // `kind` is what waits in its collectives count as.
-  Group(Ranks ranks, int64_t own, c10::intrusive_ptr<c10d::Backend> backend, Activity& activity,
+  Group(Ranks ranks, int64_t own, std::unique_ptr<Transport> transport, Activity& activity,
         WaitKind kind = WaitKind::kCommunication);
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
@@ -54,11 +55,11 @@ class Group {
   Activity& activity() const { return activity_; }
 
   void AllReduce(at::Tensor& x, Reduce op, const char* what);
+  // In place; `x` is contiguous.
   Pending StartSum(at::Tensor x, const char* what);
   // Of `x`, as many equal pieces as ranks, each rank gets the sum of its own.
   at::Tensor SumScatter(const at::Tensor& x, const char* what);
-  // What that sum is made of: `parts` [size(), ...] gets every member's piece for this rank.
-  Pending StartScatter(const at::Tensor& x, at::Tensor parts, const char* what);
+  Pending StartScatter(const at::Tensor& x, at::Tensor out, const char* what);
   // The pieces of all ranks, rank after rank along the first dimension.
   at::Tensor Gather(const at::Tensor& own, const char* what);
   Pending StartGather(const at::Tensor& own, at::Tensor out, const char* what);
@@ -67,6 +68,9 @@ class Group {
   Pending Send(at::Tensor x, int64_t to, int tag, const char* what);
   void Receive(at::Tensor x, int64_t from, int tag, const char* what);
   Pending StartReceive(at::Tensor x, int64_t from, int tag, const char* what);
+
+  // `own` to the member `to`; what `from` sends in the same call, of the same shape.
+  at::Tensor HandOn(const at::Tensor& own, int64_t to, int64_t from, const char* what);
 
   // Rows of `x`, `counts[i]` of them for member i in turn; what came, member after member, of which
   // member i sent `expected[i]` rows.
@@ -81,7 +85,8 @@ class Group {
   const Ranks ranks_;
   const std::string text_;
   int64_t index_ = 0;
-  const c10::intrusive_ptr<c10d::Backend> backend_;
+  std::vector<int64_t> others_;  // the other members, the next one first
+  const std::unique_ptr<Transport> transport_;
   Activity& activity_;
   const WaitKind kind_;
 };
@@ -97,6 +102,9 @@ class TensorExchange final : public model::Exchange {
   }
   at::Tensor SumScatterRows(const at::Tensor& partial, const char* what) override {
     return group_.SumScatter(partial, what);
+  }
+  at::Tensor HandOn(const at::Tensor& own, int64_t to, int64_t from, const char* what) override {
+    return group_.HandOn(own, to, from, what);
   }
   void Sum(at::Tensor& x, const char* what) override { group_.AllReduce(x, Reduce::kSum, what); }
   void Max(at::Tensor& x, const char* what) override { group_.AllReduce(x, Reduce::kMax, what); }

@@ -1,8 +1,11 @@
-// The collectives over real Gloo, with threads for ranks; the rendezvous' proofs; who the watchdog
-// blames.
+// The collectives over Gloo and over shared memory, with threads for ranks; the rendezvous' proofs;
+// who the watchdog blames.
 #include "worker/parallel/group.h"
 
 #include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+
+#include <functional>
 
 #include "base/digest.h"
 #include "base/mutex.h"
@@ -22,9 +25,25 @@ at::Tensor Numbers(int64_t rank, int64_t rows) {
   return at::arange(rows * 3, at::kFloat).view({rows, 3}) + static_cast<double>(100 * rank);
 }
 
-TEST(GroupTest, SumsGathersAndScatters) {
+// Over which transport the ranks meet.
+class GroupTest : public ::testing::TestWithParam<bool> {
+ protected:
+  void Run(const spec::Layout& layout, const std::function<void(World&)>& body) {
+    RunWorlds(
+        layout, 0,
+        [&](World& world) {
+          EXPECT_EQ(world.TransportText(), GetParam() ? "shared memory" : "gloo");
+          body(world);
+        },
+        [this](int64_t) { return GetParam(); });
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Transports, GroupTest, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "SharedMemory" : "Gloo"; });
+
+TEST_P(GroupTest, SumsGathersAndScatters) {
   constexpr int64_t kRanks = 3;
-  RunWorlds({.tp = kRanks}, 0, [](World& world) {
+  Run({.tp = kRanks}, [](World& world) {
     Group& group = world.tensor();
     const int64_t own = group.index();
     at::Tensor total = at::zeros({6, 3});
@@ -47,8 +66,8 @@ TEST(GroupTest, SumsGathersAndScatters) {
   });
 }
 
-TEST(GroupTest, AllToAllWithUnevenAndEmptyPieces) {
-  RunWorlds({.dp = 3}, 0, [](World& world) {
+TEST_P(GroupTest, AllToAllWithUnevenAndEmptyPieces) {
+  Run({.dp = 3}, [](World& world) {
     Group& group = world.all();
     // Rank r has r * to rows for each rank `to`.
     std::vector<int64_t> counts, expected;
@@ -69,8 +88,27 @@ TEST(GroupTest, AllToAllWithUnevenAndEmptyPieces) {
   });
 }
 
-TEST(GroupTest, MessagesFindTheirReceiversByTheirTags) {
-  RunWorlds({.pp = 2}, 0, [](World& world) {
+TEST_P(GroupTest, SumsThatAreUnderWayTogetherComeApart) {
+  constexpr int kSums = 5;
+  Run({.dp = 3}, [](World& world) {
+    Group& group = world.all();
+    std::vector<at::Tensor> sums;
+    std::vector<Pending> pending;
+    for (int i = 0; i < kSums; ++i) {
+      // Divides by nothing; above the direct way.
+      sums.push_back(at::full({(1 << 15) + i}, static_cast<float>((group.index() + 1) * (i + 1))));
+      pending.push_back(group.StartSum(sums.back(), "sums"));
+    }
+    for (int i = 0; i < kSums; ++i) {
+      pending[static_cast<size_t>(i)].Wait();
+      EXPECT_TRUE(sums[static_cast<size_t>(i)].equal(
+          at::full({(1 << 15) + i}, static_cast<float>(6 * (i + 1)))));
+    }
+  });
+}
+
+TEST_P(GroupTest, MessagesFindTheirReceiversByTheirTags) {
+  Run({.pp = 2}, [](World& world) {
     Group& group = world.pipeline();
     if (group.index() == 0) {
       Pending first = group.Send(at::full({4}, 1.0f), 1, 7, "first");
@@ -84,6 +122,58 @@ TEST(GroupTest, MessagesFindTheirReceiversByTheirTags) {
       group.Receive(x, 0, 7, "first");
       EXPECT_TRUE(x.equal(at::full({4}, 1.0f)));
     }
+  });
+}
+
+TEST(SharedMemoryTest, GroupsWithARankThatHasNoneGoOverGloo) {
+  RunWorlds(
+      {.tp = 2, .dp = 2}, 0,
+      [](World& world) {
+        EXPECT_EQ(world.TransportText(), world.rank() < 3 ? "shared memory and gloo" : "gloo");
+        at::Tensor x = at::full({1 << 15}, static_cast<float>(world.rank() + 1));
+        world.tensor().AllReduce(x, Reduce::kSum, "of two");
+        EXPECT_TRUE(x.equal(at::full({1 << 15}, world.rank() < 2 ? 3.0f : 7.0f)));
+        world.all().AllReduce(x, Reduce::kSum, "of all");
+        EXPECT_TRUE(x.equal(at::full({1 << 15}, 20.0f)));
+      },
+      [](int64_t rank) { return rank < 3; });
+}
+
+TEST(SharedMemoryTest, MoreMessagesThanARingHoldsWaitForTheirReaderAndLeaveNothing) {
+  constexpr int kMessages = 2000;
+  RunRanks(2, [](int64_t rank, const StorePtr& store) {
+    const auto memory = SharedMemory::Join({.rank = rank, .world = 2}, store);
+    ASSERT_TRUE(memory->Reaches({0, 1}));
+    const auto transport = memory->MakeTransport({0, 1}, rank, 1);
+    Transfers transfers;
+    for (int i = 0; i < kMessages; ++i) {
+      const at::Tensor x = at::full({i % 100}, static_cast<float>(i));
+      transport->Send(x, {1 - rank}, i % 3, transfers);
+    }
+    EXPECT_TRUE(transfers.empty());
+    // Tag after tag, so that most are there long before they are asked for.
+    for (int tag = 2; tag >= 0; --tag) {
+      for (int i = tag; i < kMessages; i += 3) {
+        at::Tensor x = at::empty({i % 100});
+        transport->Receive(x, 1 - rank, tag, transfers);
+        transfers.back()->Wait();
+        EXPECT_TRUE(x.equal(at::full({i % 100}, static_cast<float>(i))));
+      }
+    }
+    store->set("read/" + std::to_string(rank), std::vector<uint8_t>{1});
+    store->wait({"read/0", "read/1"});
+    EXPECT_EQ(memory->BytesUnderWay(), 0);
+  });
+}
+
+TEST(SharedMemoryTest, AWaitThatNobodyEndsThrows) {
+  RunRanks(2, [](int64_t rank, const StorePtr& store) {
+    const auto memory = SharedMemory::Join(
+        {.rank = rank, .world = 2, .timeout = std::chrono::milliseconds(20)}, store);
+    const auto transport = memory->MakeTransport({0, 1}, rank, 1);
+    Transfers transfers;
+    transport->Receive(at::empty({4}), 1 - rank, 0, transfers);
+    EXPECT_THROW(transfers[0]->Wait(), c10::Error);
   });
 }
 

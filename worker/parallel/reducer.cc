@@ -1,7 +1,11 @@
 #include "worker/parallel/reducer.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <utility>
 
@@ -16,18 +20,37 @@ double Squares(const at::Tensor& x) {
   return norm * norm;
 }
 
+// Only whole pages can be given back; what stands on others becomes zero.
+void GivePagesBack(float* begin, float* end) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto first = (reinterpret_cast<uintptr_t>(begin) + page - 1) / page * page;
+  const auto last = reinterpret_cast<uintptr_t>(end) / page * page;
+  if (first >= last) {
+    std::fill(begin, end, 0.0f);
+    return;
+  }
+  std::fill(begin, reinterpret_cast<float*>(first), 0.0f);
+  std::fill(reinterpret_cast<float*>(last), end, 0.0f);
+  void* pages = reinterpret_cast<void*>(first);
+  if (madvise(pages, last - first, MADV_DONTNEED) != 0) std::memset(pages, 0, last - first);
+}
+
 }  // namespace
 
 Reducer::Reducer(World& world, model::ParameterStore& store, const Options& options)
     : world_(world), store_(store), options_(options) {
   MakeBuckets();
-  if (!options_.shard) return;
+  if (!shares()) return;
   for (Bucket& bucket : buckets_) MakeShares(bucket);
   owned_.Allocate(at::kCPU);
   for (const Bucket& bucket : buckets_) {
     parts_.insert(parts_.end(), bucket.parts.begin(), bucket.parts.end());
   }
   TakeValues();
+  for (int64_t layer = 0; ComesAndGoes(layer); ++layer) {
+    GiveBack(layer, store_.values());
+    GiveBack(layer, store_.grads());
+  }
 }
 
 void Reducer::MakeBuckets() {
@@ -42,7 +65,12 @@ void Reducer::MakeBuckets() {
   };
   const int64_t limit = options_.bucket_bytes / static_cast<int64_t>(sizeof(float));
   std::vector<Group*> groups;  // in the order of their first use, which all members share
-  for (const model::Trained* t : order) {
+  for (size_t i = 0; i < order.size(); ++i) {
+    const model::Trained* t = order[i];
+    const int64_t before = i > 0 ? order[i - 1]->layer : t->layer;
+    if (before != t->layer && (ComesAndGoes(before) || ComesAndGoes(t->layer))) {
+      for (Group* group : groups) close(open[group]);
+    }
     const bool both_ends = options_.tied && t->name == "embed.weight" && world_.layout().pp > 1;
     // Columns are held by the same ranks, whichever they are: such a tensor goes as one.
     for (size_t p = 0; p < (t->axis == 0 ? t->pieces.size() : 1); ++p) {
@@ -58,6 +86,7 @@ void Reducer::MakeBuckets() {
       bucket.elements += range.count;
       // A table that both ends of a pipeline hold is complete when the whole backward is.
       bucket.layer = both_ends ? -1 : t->layer;
+      bucket.comes_and_goes = ComesAndGoes(t->layer);
       if (bucket.elements >= limit || both_ends) close(bucket);
     }
   }
@@ -87,6 +116,14 @@ void Reducer::MakeShares(Bucket& bucket) {
   }
 }
 
+void Reducer::Restored() {
+  if (weights_come_and_go()) {
+    Publish();
+  } else {
+    TakeValues();
+  }
+}
+
 void Reducer::TakeValues() {
   for (const OwnedPart& part : parts_) {
     part.own->value.copy_(store_.values().narrow(0, part.of->offset + part.begin, part.count));
@@ -112,15 +149,29 @@ void Reducer::Unpack(const Bucket& bucket, const at::Tensor& packed, at::Tensor&
   }
 }
 
+void Reducer::Begin() {
+  own_finite_ = true;
+  armed_ = false;
+  if (!weights_come_and_go()) {
+    store_.ZeroGradients();
+    return;
+  }
+  owned_.ZeroGradients();
+  // Those of the layers are zero since they were given back.
+  for (const model::Trained& t : store_.trained()) {
+    if (!ComesAndGoes(t.layer)) store_.grads().narrow(0, t.offset, t.elements()).zero_();
+  }
+}
+
 void Reducer::Start(Bucket& bucket) {
   for (const Range& range : bucket.ranges) {
     const float sum = store_.grads().narrow(0, range.begin, range.count).sum().item<float>();
     own_finite_ = own_finite_ && std::isfinite(sum);
   }
-  if (options_.shard) {
+  if (shares()) {
     bucket.buffer = Pack(bucket, store_.grads(), bucket.share * bucket.group->size());
-    bucket.shares = at::empty({bucket.group->size(), bucket.share}, bucket.buffer.options());
-    bucket.pending = bucket.group->StartScatter(bucket.buffer, bucket.shares, "gradient sums");
+    bucket.share_sums = at::empty({bucket.share}, bucket.buffer.options());
+    bucket.pending = bucket.group->StartScatter(bucket.buffer, bucket.share_sums, "gradient sums");
   } else if (bucket.group->size() > 1) {
     const bool alone = bucket.ranges.size() == 1;
     bucket.buffer = alone ? store_.grads().narrow(0, bucket.ranges[0].begin, bucket.elements)
@@ -131,40 +182,104 @@ void Reducer::Start(Bucket& bucket) {
 
 void Reducer::End(Bucket& bucket) {
   bucket.pending.Wait();
-  if (options_.shard) {
-    const at::Tensor sums = bucket.shares.sum(0);
+  if (shares()) {
     int64_t at = 0;
     for (const OwnedPart& part : bucket.parts) {
-      part.own->grad.copy_(sums.narrow(0, at, part.count));
+      const at::Tensor sums = bucket.share_sums.narrow(0, at, part.count);
+      if (bucket.comes_and_goes) {
+        part.own->grad.add_(sums);  // to those of the passes before
+      } else {
+        part.own->grad.copy_(sums);
+      }
       at += part.count;
     }
   } else if (bucket.buffer.defined() && bucket.ranges.size() > 1) {
     Unpack(bucket, bucket.buffer, store_.grads());
   }
   bucket.buffer.reset();
-  bucket.shares.reset();
+  bucket.share_sums.reset();
 }
 
-void Reducer::Entered(int64_t) { world_.activity().Tick(); }
+// A layer's tensors mostly stand one behind the other: as few pieces as they make.
+void Reducer::GiveBack(int64_t layer, at::Tensor& flat) {
+  auto* numbers = flat.mutable_data_ptr<float>();
+  float* begin = nullptr;
+  float* end = nullptr;
+  const auto give = [&] {
+    if (begin != nullptr) GivePagesBack(begin, end);
+    begin = nullptr;
+  };
+  for (const model::Trained& t : store_.trained()) {
+    if (t.layer != layer) {
+      give();
+      continue;
+    }
+    if (begin == nullptr) begin = numbers + t.offset;
+    end = numbers + t.offset + t.elements();
+  }
+  give();
+}
+
+void Reducer::Gather(Bucket& bucket) {
+  at::Tensor own = at::zeros({bucket.share}, store_.values().options());
+  int64_t at = 0;
+  for (const OwnedPart& part : bucket.parts) {
+    own.narrow(0, at, part.count).copy_(part.own->value);
+    at += part.count;
+  }
+  const char* what = bucket.comes_and_goes ? "weights of a layer" : "updated numbers";
+  Unpack(bucket, bucket.group->Gather(own, what), store_.values());
+}
+
+void Reducer::Hold(int64_t layer) {
+  if (held_ == layer) return;
+  if (held_ >= 0) GiveBack(held_, store_.values());
+  held_ = layer;
+  for (Bucket& bucket : buckets_) {
+    if (bucket.comes_and_goes && bucket.layer == layer) Gather(bucket);
+  }
+}
+
+void Reducer::SumLayer(int64_t layer) {
+  for (Bucket& bucket : buckets_) {
+    if (!bucket.comes_and_goes || bucket.layer != layer) continue;
+    Start(bucket);
+    End(bucket);
+  }
+  GiveBack(layer, store_.grads());
+}
+
+void Reducer::Entered(int64_t layer) {
+  world_.activity().Tick();
+  if (ComesAndGoes(layer)) Hold(layer);
+}
 
 void Reducer::BackwardPassed(int64_t layer) {
   world_.activity().Tick();
+  if (ComesAndGoes(layer)) {
+    SumLayer(layer);
+    Hold(layer - 1);
+  }
   if (!armed_) return;
-  while (started_ < buckets_.size() && buckets_[started_].layer >= layer) {
-    Start(buckets_[started_++]);
+  for (; started_ < buckets_.size() && buckets_[started_].layer >= layer; ++started_) {
+    if (!buckets_[started_].comes_and_goes) Start(buckets_[started_]);
   }
 }
 
 void Reducer::Finish() {
-  while (started_ < buckets_.size()) Start(buckets_[started_++]);
-  for (Bucket& bucket : buckets_) End(bucket);
+  for (; started_ < buckets_.size(); ++started_) {
+    if (!buckets_[started_].comes_and_goes) Start(buckets_[started_]);
+  }
+  for (Bucket& bucket : buckets_) {
+    if (!bucket.comes_and_goes) End(bucket);
+  }
   armed_ = false;
   started_ = 0;
 }
 
 double Reducer::OwnSquares() {
   double sum = 0;
-  if (options_.shard) {
+  if (shares()) {
     for (const OwnedPart& part : parts_) sum += Squares(part.own->grad);
     return sum;
   }
@@ -178,15 +293,18 @@ double Reducer::OwnSquares() {
   return sum;
 }
 
-std::vector<std::pair<const Group*, uint64_t>> Reducer::Digests() const {
-  std::vector<std::pair<const Group*, uint64_t>> digests;
+Reducer::HolderDigests Reducer::Digests() const {
+  const std::array<Group*, World::kHolderKinds> kinds = world_.HolderKinds();
+  HolderDigests digests;
   const at::Tensor bits = store_.values().view(at::kInt);
   for (const Bucket& bucket : buckets_) {
-    auto digest = std::find_if(digests.begin(), digests.end(),
-                               [&](const auto& d) { return d.first == bucket.group; });
-    if (digest == digests.end()) digest = digests.insert(digests.end(), {bucket.group, 0});
+    if (bucket.group->size() == 1 || bucket.comes_and_goes) continue;
+    const auto kind = std::find(kinds.begin(), kinds.end(), bucket.group) - kinds.begin();
+    GRAFT_CHECK(static_cast<size_t>(kind) < kinds.size()) << RanksText(bucket.group->ranks());
+    Digest& digest = digests[static_cast<size_t>(kind)];
+    digest.group = bucket.group;
     for (const Range& range : bucket.ranges) {
-      digest->second += static_cast<uint64_t>(
+      digest.value += static_cast<uint64_t>(
           bits.narrow(0, range.begin, range.count).sum(at::kLong).item<int64_t>());
     }
   }
@@ -194,17 +312,11 @@ std::vector<std::pair<const Group*, uint64_t>> Reducer::Digests() const {
 }
 
 void Reducer::Publish() {
-  if (!options_.shard) return;
+  if (!shares()) return;
   for (Bucket& bucket : buckets_) {
-    at::Tensor own = at::zeros({bucket.share}, store_.values().options());
-    int64_t at = 0;
-    for (const OwnedPart& part : bucket.parts) {
-      own.narrow(0, at, part.count).copy_(part.own->value);
-      at += part.count;
-    }
-    const at::Tensor all = bucket.group->Gather(own, "updated numbers");
-    Unpack(bucket, all, store_.values());
+    if (!bucket.comes_and_goes) Gather(bucket);
   }
+  Hold(-1);  // what is here of a layer is old
 }
 
 }  // namespace graft::parallel

@@ -6,8 +6,13 @@
 // order in which the backward reaches their layers; a bucket's sum starts when the last pass of a
 // step has left its lowest layer, and goes on beside the rest of the backward.
 //
-// With `shard` (ZeRO-1) each holder keeps the sums of its part of a bucket alone, and the optimizer
-// runs over `owned()`: those parts, in a store of their own. Publish() hands the results around.
+// With ZeRO-1 each holder keeps the sums of its part of a bucket alone, and the optimizer runs over
+// `owned()`: those parts, in a store of their own. Publish() hands the results around.
+//
+// With ZeRO-3 the layers' weights come and go besides: they are gathered when a pass enters a layer
+// and given back when it leaves, and a layer's gradients are summed and given back behind every
+// pass. What is given back reads as zero and takes no memory. The shares are the numbers; the
+// embedding and the head stay, as with ZeRO-1. All holders make the same passes.
 //
 // Life cycle: made after the store is allocated and filled; must outlive the passes it observes.
 // One thread.
@@ -15,6 +20,7 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -29,14 +35,17 @@ namespace graft::parallel {
 class Reducer final : public model::LayerObserver {
  public:
   struct Options {
-    bool shard = false;
-    bool tied = false;  // the embedding is the head: both ends of the pipeline hold it
+    int64_t zero = 0;    // 0, 1 or 3; 3 without a pipeline
+    bool tied = false;   // the embedding is the head: both ends of the pipeline hold it
+    int64_t layers = 0;  // of the model
     int64_t bucket_bytes = 16 << 20;
   };
   Reducer(World& world, model::ParameterStore& store, const Options& options);
 
   // What the optimizer works on: the store itself, or this rank's share of it.
-  model::ParameterStore& owned() { return options_.shard ? owned_ : store_; }
+  model::ParameterStore& owned() { return shares() ? owned_ : store_; }
+  // Whether the layers' weights are here for their passes alone: `owned()` has what is true.
+  bool weights_come_and_go() const { return options_.zero >= 3; }
   // A share's numbers: [begin, begin + count) of the numbers of `of` as they lie here.
   struct OwnedPart {
     const model::Trained* of = nullptr;
@@ -44,16 +53,13 @@ class Reducer final : public model::LayerObserver {
     int64_t count = 0;
     model::Trained* own = nullptr;
   };
-  // Empty unless `shard`.
+  // Empty with ZeRO-0.
   const std::vector<OwnedPart>& parts() const { return parts_; }
-  // The share's values from the store's: after a checkpoint was read into it.
-  void TakeValues();
+  // A checkpoint was read, into `owned()` where weights come and go, else into the store.
+  void Restored();
 
-  // A step begins. Its last passes may start sums as they go, once `armed`.
-  void Begin() {
-    own_finite_ = true;
-    armed_ = false;
-  }
+  // A step begins, without gradients. Its last passes may start sums as they go, once `armed`.
+  void Begin();
   void Arm(bool armed) { armed_ = armed; }
   // Starts what has not begun and waits for all. Gradients are then sums.
   void Finish();
@@ -64,9 +70,14 @@ class Reducer final : public model::LayerObserver {
   void Publish();
   // Whether this rank's own gradients of the last step were finite before they were summed.
   bool own_finite() const { return own_finite_; }
-  // A digest of the values that the ranks of each group hold alike: it differs where one of them
-  // has gone astray. In the same order on every member of a group.
-  std::vector<std::pair<const Group*, uint64_t>> Digests() const;
+  // A digest of the values that the ranks of a group hold alike, in the places of
+  // World::HolderKinds: it differs where one of them has gone astray.
+  struct Digest {
+    const Group* group = nullptr;  // nullptr: nobody else holds what this rank does
+    uint64_t value = 0;
+  };
+  using HolderDigests = std::array<Digest, World::kHolderKinds>;
+  HolderDigests Digests() const;
 
   void Entered(int64_t layer) override;
   void BackwardPassed(int64_t layer) override;
@@ -82,15 +93,26 @@ class Reducer final : public model::LayerObserver {
     std::vector<Range> ranges;
     int64_t elements = 0;
     int64_t layer = 0;  // the lowest
-    int64_t share = 0;  // numbers of one holder, with ZeRO-1
+    int64_t share = 0;  // numbers of one holder, with ZeRO
     std::vector<OwnedPart> parts;
+    bool comes_and_goes = false;
     // While its sum is under way.
     at::Tensor buffer;
-    at::Tensor shares;  // ZeRO-1: every holder's partial sums of this rank's share
+    at::Tensor share_sums;  // ZeRO-1
     Pending pending;
   };
 
+  bool shares() const { return options_.zero > 0; }
+  bool ComesAndGoes(int64_t layer) const {
+    return weights_come_and_go() && layer >= 0 && layer < options_.layers;
+  }
   void MakeBuckets();
+  void TakeValues();
+  // Gathers that layer's weights and gives back those of another; -1: of any.
+  void Hold(int64_t layer);
+  void SumLayer(int64_t layer);
+  void GiveBack(int64_t layer, at::Tensor& flat);
+  void Gather(Bucket& bucket);
   void MakeShares(Bucket& bucket);
   void Start(Bucket& bucket);
   void End(Bucket& bucket);
@@ -106,6 +128,7 @@ class Reducer final : public model::LayerObserver {
   bool armed_ = false;
   bool own_finite_ = true;
   size_t started_ = 0;
+  int64_t held_ = -1;  // the layer whose weights came last
 };
 
 }  // namespace graft::parallel

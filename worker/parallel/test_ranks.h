@@ -28,13 +28,17 @@ inline void RunRanks(int64_t world, const std::function<void(int64_t, const Stor
   for (std::thread& thread : threads) thread.join();
 }
 
-// The same with a World each.
-inline void RunWorlds(const spec::Layout& layout, int64_t kv_heads,
-                      const std::function<void(World&)>& body) {
+// The same with a World each; `over_memory(rank)`: whether that rank offers shared memory.
+inline void RunWorlds(
+    const spec::Layout& layout, int64_t kv_heads, const std::function<void(World&)>& body,
+    const std::function<bool(int64_t)>& over_memory = [](int64_t) { return true; }) {
   RunRanks(layout.world(), [&](int64_t rank, const StorePtr& store) {
-    auto world = World::Create(
-        {.layout = layout, .rank = rank, .kv_heads = kv_heads, .timeout = std::chrono::seconds(60)},
-        store);
+    auto world = World::Create({.layout = layout,
+                                .rank = rank,
+                                .kv_heads = kv_heads,
+                                .shared_memory = over_memory(rank),
+                                .timeout = std::chrono::seconds(60)},
+                               store);
     GRAFT_CHECK(world.ok()) << world.status();
     body(**world);
   });

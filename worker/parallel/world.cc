@@ -35,15 +35,22 @@ absl::StatusOr<std::unique_ptr<World>> World::Create(const WorldOptions& options
 void World::Connect() {
   const spec::Layout& l = options_.layout;
   const int64_t rank = options_.rank;
+  if (size() > 1) {
+    shared_ = SharedMemory::Join({.rank = rank,
+                                  .world = size(),
+                                  .offer = options_.shared_memory,
+                                  .timeout = options_.timeout},
+                                 store_);
+  }
   all_ = Make("all", AllRanks(l));
   tensor_ = Make("tensor", TensorRanks(l, rank), WaitKind::kTensor);
   context_ = Make("context", ContextRanks(l, rank));
   pipeline_ = Make("pipeline", PipelineRanks(l, rank), WaitKind::kPipeline);
   experts_ = Make("experts", ExpertRanks(l, rank), WaitKind::kExperts);
   expert_holders_ = Make("expert holders", ExpertHolderRanks(l, rank));
-  std::set<int64_t> copies = {1, l.tp};
-  if (options_.kv_heads > 0) copies.insert(std::max<int64_t>(1, l.tp / options_.kv_heads));
-  for (const int64_t c : copies) Make("holders", HolderRanks(l, rank, c, false));
+  for (const int64_t c : std::set<int64_t>{1, kv_copies(), l.tp}) {
+    Make("holders", HolderRanks(l, rank, c, false));
+  }
   if (l.pp > 1 && (first_stage() || last_stage())) {
     Make("ends", HolderRanks(l, rank, 1, true));
   }
@@ -52,22 +59,40 @@ void World::Connect() {
   if (l.ep > 1) expert_exchange_ = std::make_unique<ExpertGroup>(*experts_);
 }
 
+int64_t World::kv_copies() const {
+  return options_.kv_heads > 0 ? std::max<int64_t>(1, layout().tp / options_.kv_heads) : 1;
+}
+
+std::unique_ptr<Transport> World::Connected(const std::string& name, const Ranks& ranks) {
+  const int64_t index = std::find(ranks.begin(), ranks.end(), options_.rank) - ranks.begin();
+  if (shared_->Reaches(ranks)) {
+    over_memory_ = true;
+    return shared_->MakeTransport(ranks, index, channels_);
+  }
+  const auto prefix = c10::make_intrusive<c10d::PrefixStore>(
+      absl::StrCat("group/", name, "/", RanksText(ranks)), store_);
+  if (backends_ == nullptr) {
+    backends_ = std::make_unique<GlooBackends>(options_.address, options_.timeout);
+  }
+  const auto members = static_cast<int64_t>(ranks.size());
+  return std::make_unique<BackendTransport>(backends_->Make(prefix, index, members), index,
+                                            members);
+}
+
 Group* World::Make(const std::string& name, const Ranks& ranks, WaitKind kind) {
+  ++channels_;
   // The same ranks may stand in groups of two kinds, whose waits count as different things.
   auto& made = groups_[{ranks, kind}];
   if (made != nullptr) return made.get();
-  c10::intrusive_ptr<c10d::Backend> backend;
-  if (ranks.size() > 1) {
-    const auto index = std::find(ranks.begin(), ranks.end(), options_.rank) - ranks.begin();
-    const auto prefix = c10::make_intrusive<c10d::PrefixStore>(
-        absl::StrCat("group/", name, "/", RanksText(ranks)), store_);
-    if (backends_ == nullptr) {
-      backends_ = std::make_unique<GlooBackends>(options_.address, options_.timeout);
-    }
-    backend = backends_->Make(prefix, index, static_cast<int64_t>(ranks.size()));
-  }
-  made = std::make_unique<Group>(ranks, options_.rank, std::move(backend), activity_, kind);
+  std::unique_ptr<Transport> transport;
+  if (ranks.size() > 1) transport = Connected(name, ranks);
+  made = std::make_unique<Group>(ranks, options_.rank, std::move(transport), activity_, kind);
   return made.get();
+}
+
+std::string World::TransportText() const {
+  if (backends_ == nullptr) return over_memory_ ? "shared memory" : "";
+  return over_memory_ ? "shared memory and gloo" : "gloo";
 }
 
 Group& World::holders(int64_t copies, bool both_ends) {
@@ -81,6 +106,18 @@ Group& World::HoldersOf(const model::Trained& trained, const model::Trained::Pie
                         bool tied) {
   if (piece.experts) return *expert_holders_;
   return holders(piece.copies, tied && trained.name == "embed.weight" && layout().pp > 1);
+}
+
+std::array<Group*, World::kHolderKinds> World::HolderKinds() {
+  const bool at_an_end = layout().pp > 1 && (first_stage() || last_stage());
+  std::array<Group*, kHolderKinds> groups = {at_an_end ? &holders(1, true) : nullptr,
+                                             &holders(1, false), &holders(kv_copies(), false),
+                                             &holders(layout().tp, false), expert_holders_};
+  for (size_t i = 1; i < groups.size(); ++i) {
+    const auto own = groups.begin() + static_cast<std::ptrdiff_t>(i);
+    if (std::find(groups.begin(), own, *own) != own) *own = nullptr;
+  }
+  return groups;
 }
 
 absl::StatusOr<std::vector<std::string>> World::Share(const std::string& key,

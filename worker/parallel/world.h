@@ -8,6 +8,7 @@
 // thread drives it; the Activity may be read by others.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -22,6 +23,7 @@
 #include "worker/parallel/gloo_backend.h"
 #include "worker/parallel/group.h"
 #include "worker/parallel/rendezvous.h"
+#include "worker/parallel/shared_memory.h"
 #include "worker/parallel/topology.h"
 
 namespace graft::parallel {
@@ -31,6 +33,8 @@ struct WorldOptions {
   int64_t rank = 0;
   std::string address = "127.0.0.1";  // of the interface that this rank's traffic goes through
   int64_t kv_heads = 0;               // of the model: how many ranks share one
+  // Ranks of one host exchange through its memory; false: over Gloo as others do.
+  bool shared_memory = true;
   // Until a collective gives up by itself. The watchdog is what finds out earlier.
   std::chrono::milliseconds timeout = std::chrono::minutes(30);
 };
@@ -50,6 +54,8 @@ class World {
   bool last_stage() const { return place_.pp == options_.layout.pp - 1; }
   const StorePtr& store() const { return store_; }
   Activity& activity() { return activity_; }
+  // "shared memory", "gloo", or both where some groups span hosts; for a person.
+  std::string TransportText() const;
 
   Group& all() { return *all_; }
   Group& tensor() { return *tensor_; }
@@ -62,6 +68,10 @@ class World {
   Group& holders(int64_t copies, bool both_ends);
   // Of a piece of `trained`, whose model ties its head to the embedding or not.
   Group& HoldersOf(const model::Trained& trained, const model::Trained::Piece& piece, bool tied);
+  // The groups that HoldersOf may name: a place for each kind, the same on every member. nullptr
+  // where this rank is in no group of that kind, or in that of an earlier place.
+  static constexpr size_t kHolderKinds = 5;
+  std::array<Group*, kHolderKinds> HolderKinds();
   // What the model's modules call; nullptr where the layout does not divide them so.
   model::Exchange* tensor_exchange() { return tensor_exchange_.get(); }
   model::Exchange* context_exchange() { return context_exchange_.get(); }
@@ -73,14 +83,20 @@ class World {
  private:
   World(const WorldOptions& options, StorePtr store);
   void Connect();
+  std::unique_ptr<Transport> Connected(const std::string& name, const Ranks& ranks);
   Group* Make(const std::string& name, const Ranks& ranks,
               WaitKind kind = WaitKind::kCommunication);
+  // How many neighbouring tensor-parallel ranks hold the same rows of k and v.
+  int64_t kv_copies() const;
 
   const WorldOptions options_;
   const Place place_;
   StorePtr store_;
   Activity activity_;
-  std::unique_ptr<GlooBackends> backends_;
+  std::unique_ptr<SharedMemory> shared_;    // outlives the groups
+  std::unique_ptr<GlooBackends> backends_;  // once a group needs it
+  int32_t channels_ = 0;                    // of Make's calls, which are alike on every member
+  bool over_memory_ = false;
   std::map<std::pair<Ranks, WaitKind>, std::unique_ptr<Group>> groups_;
   Group* all_ = nullptr;
   Group* tensor_ = nullptr;

@@ -179,6 +179,7 @@ class CostModel::StageMemory {
       if (!OnStage(group.layer)) continue;
       const double share = Share(group.division);
       (group.vectors ? vectors_ : matrices_) += group.numbers * share;
+      if (group.layer == -1 || group.layer == spec_.num_layers()) ends_ += group.numbers * share;
       // A looked-up embedding is not widened; a tied one is, as the head.
       const bool looked_up = group.layer == -1 && !(head_side() && spec_.tied_embeddings);
       if (!group.vectors && !looked_up) {
@@ -208,8 +209,13 @@ class CostModel::StageMemory {
     const double kept = all ? bytes_ : BytesPerNumber(plan_.weights);
     const double total = matrices_ * kept + vectors_ * (all ? bytes_ : kFp32);
     Add("weights", total / ZeroShare(3));
-    const double layers = static_cast<double>(std::max<int64_t>(1, last_ - first_));
-    if (plan_.zero >= 3) Add("gathered layers", 2 * total / layers);
+    if (ZeroShare(3) > 1) {
+      // These stay, with their gradients; of a layer there are its weights, its gradients and the
+      // copy that is sent.
+      Add("embedding and head", ends_ * (kept + kFp32));
+      const double layers = static_cast<double>(std::max<int64_t>(1, last_ - first_));
+      Add("gathered layers", 3 * (total - ends_ * kept) / layers);
+    }
     if (!all && plan_.weights != plan_.compute) Add("widened weights", largest_matrix_ * bytes_);
     Add("other models", static_cast<double>(plan_.frozen_extra_bytes));
   }
@@ -219,6 +225,9 @@ class CostModel::StageMemory {
     const double trained = all ? matrices_ + vectors_ : adapters_;
     if (!all) Add("adapters", trained * kFp32);
     Add("gradients", trained * kFp32 / ZeroShare(3));
+    // The optimizer works on copies of a rank's share.
+    const bool copies = plan_.zero > 0 && plan_.zero < 3 && ZeroShare(1) > 1;
+    if (copies) Add("shares of trained numbers", 2 * trained * kFp32 / ZeroShare(1));
     const double masters = all && bytes_ < kFp32 ? kFp32 : 0;
     Add("optimizer states", trained * (StateBytes(plan_.optimizer) + masters) / ZeroShare(1));
   }
@@ -321,6 +330,7 @@ class CostModel::StageMemory {
   double bytes_ = 2;   // of a number in the computation
   // Numbers that one rank holds.
   double matrices_ = 0, vectors_ = 0, largest_matrix_ = 0, adapters_ = 0;
+  double ends_ = 0;        // of the embedding, the final norm and the head
   double inner_rows_ = 0;  // ranks of all adapters
   MemoryEstimate estimate_;
 };

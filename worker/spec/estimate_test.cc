@@ -176,11 +176,18 @@ TEST(EstimateTest, ZeroDividesStatesAndThenWeights) {
   EXPECT_NEAR(static_cast<double>(one.Of("optimizer states")) * 8,
               static_cast<double>(none.Of("optimizer states")), 10);
   EXPECT_EQ(one.Of("weights"), none.Of("weights"));
+  // Values and gradients of an eighth of them.
+  EXPECT_NEAR(static_cast<double>(one.Of("shares of trained numbers")) * 8,
+              2 * static_cast<double>(one.Of("gradients")), 10);
   plan.zero = 3;
   const MemoryEstimate three = CostModel(model).Memory(plan);
   EXPECT_NEAR(static_cast<double>(three.Of("weights")) * 8, static_cast<double>(none.Of("weights")),
               10);
   EXPECT_GT(three.Of("gathered layers"), 0);
+  EXPECT_EQ(three.Of("shares of trained numbers"), 0);
+  // Two tables and a norm that stay, in bf16 with fp32 gradients.
+  EXPECT_NEAR(static_cast<double>(three.Of("embedding and head")), (2.0 * 128256 + 1) * 4096 * 6,
+              10);
 }
 
 TEST(EstimateTest, TheFullestStageDecides) {

@@ -20,21 +20,22 @@ using parallel::OpKind;
 using parallel::PipelineOp;
 using parallel::PipelineShape;
 using parallel::Ranks;
+using parallel::World;
 using SteadyClock = std::chrono::steady_clock;
 
 double SecondsSince(SteadyClock::time_point start) {
   return std::chrono::duration<double>(SteadyClock::now() - start).count();
 }
 
-// A rank's line of what all ranks learn of each other once a step. Digests take two columns each:
-// 32 bits are exact in a double.
+// A rank's line of what all ranks learn of each other once a step. The digest of each kind of
+// holders has two columns of its own: 32 bits are exact in a double.
 enum Column : int64_t {
   kLoss,
   kSquares,
   kFinite,
   kBusySeconds,
   kDigests,
-  kColumns = kDigests + 8,
+  kColumns = kDigests + 2 * World::kHolderKinds,
 };
 
 // Whose digest of a group's numbers is not that of the most.
@@ -157,7 +158,7 @@ model::LossTargets ParallelEngine::TargetsOf(const Passes& passes, int64_t index
   // Of this rank's rows, in their order.
   const model::ContextCut& cut = *passes.cuts[index];
   std::vector<int64_t> token_of(static_cast<size_t>(cut.rows), -1);
-  for (const auto* pieces : {&cut.early, &cut.late}) {
+  for (const auto* pieces : {&cut.own().early, &cut.own().late}) {
     for (const model::ContextCut::Piece& piece : *pieces) {
       for (int64_t i = 0; i < piece.count; ++i) token_of[piece.row + i] = piece.token + i;
     }
@@ -173,11 +174,11 @@ model::LossTargets ParallelEngine::TargetsOf(const Passes& passes, int64_t index
 }
 
 // Without a target a pass changes nothing, and the ranks that share its tokens all leave it out;
-// but where other data ranks' tokens pass this rank's experts, all make as many passes.
+// but where other data ranks' tokens or gathers need this one, all make as many passes.
 std::vector<const data::MicroBatch*> ParallelEngine::Active(const data::StepBatch& batch) const {
   std::vector<const data::MicroBatch*> micros;
   for (const data::MicroBatch& micro : batch.micro_batches) {
-    if (micro.supervised_tokens > 0 || part_.division.experts != nullptr) micros.push_back(&micro);
+    if (micro.supervised_tokens > 0 || InStep()) micros.push_back(&micro);
   }
   return micros;
 }
@@ -273,14 +274,13 @@ absl::StatusOr<ParallelEngine::Summary> ParallelEngine::Exchange(const StepResul
   columns[kSquares] = reducer_.OwnSquares();
   columns[kFinite] = reducer_.own_finite() ? 1 : 0;
   columns[kBusySeconds] = own.busy_seconds;
-  int64_t column = kDigests;
-  for (const auto& [group, digest] : reducer_.Digests()) {
-    if (group->size() == 1 || column + 2 > kColumns) continue;
-    columns[column++] = static_cast<double>(digest >> 32);
-    columns[column++] = static_cast<double>(digest & 0xffffffffULL);
+  const auto digests = reducer_.Digests();
+  for (size_t kind = 0; kind < digests.size(); ++kind) {
+    columns[kDigests + 2 * kind] = static_cast<double>(digests[kind].value >> 32);
+    columns[kDigests + 2 * kind + 1] = static_cast<double>(digests[kind].value & 0xffffffffULL);
   }
   const at::Tensor rows = world_.all().Gather(row, "step summary");
-  GRAFT_RETURN_IF_ERROR(CheckDigests(rows));
+  GRAFT_RETURN_IF_ERROR(CheckDigests(digests, rows));
   Summary summary;
   const auto all = rows.accessor<double, 2>();
   for (int64_t r = 0; r < world_.size(); ++r) {
@@ -295,17 +295,18 @@ absl::StatusOr<ParallelEngine::Summary> ParallelEngine::Exchange(const StepResul
   return summary;
 }
 
-absl::Status ParallelEngine::CheckDigests(const at::Tensor& rows) const {
+absl::Status ParallelEngine::CheckDigests(const parallel::Reducer::HolderDigests& own,
+                                          const at::Tensor& rows) const {
   const auto all = rows.accessor<double, 2>();
-  int64_t column = kDigests;
-  for (const auto& [group, digest] : reducer_.Digests()) {
-    if (group->size() == 1 || column + 2 > kColumns) continue;
+  for (size_t kind = 0; kind < own.size(); ++kind) {
+    const parallel::Group* group = own[kind].group;
+    if (group == nullptr) continue;
+    const auto column = static_cast<int64_t>(kDigests + 2 * kind);
     std::vector<uint64_t> digests;
     for (const int64_t r : group->ranks()) {
       digests.push_back(static_cast<uint64_t>(all[r][column]) << 32 |
                         static_cast<uint64_t>(all[r][column + 1]));
     }
-    column += 2;
     const Ranks odd = Odd(group->ranks(), digests);
     if (odd.empty()) continue;
     return absl::DataLossError(
@@ -332,7 +333,6 @@ absl::StatusOr<StepResult> ParallelEngine::Step(const data::StepBatch& batch,
   passes.result = &result;
   parallel::Activity::Seconds waited;
   GRAFT_RETURN_IF_ERROR(model::TorchCall("a training step", [&] {
-    decoder_.store().ZeroGradients();
     reducer_.Begin();
     Cut(passes);
     if (!micros.empty()) {
@@ -382,8 +382,7 @@ absl::StatusOr<EvalResult> ParallelEngine::Evaluate(const data::BatchPlan& plan)
   StepResult own;
   const spec::Layout& layout = world_.layout();
   int64_t index = 0;
-  // Where experts are divided over data ranks, these make the same passes and one of them counts.
-  const bool together = part_.division.experts != nullptr;
+  const bool together = InStep();  // one of the data ranks counts
   at::Tensor sum;
   GRAFT_RETURN_IF_ERROR(model::TorchCall("an evaluation", [&] {
     const at::NoGradGuard no_grad;

@@ -73,9 +73,15 @@ class ParallelEngine final : public Engine {
   // The micro-batches that take a pass.
   std::vector<const data::MicroBatch*> Active(const data::StepBatch& batch) const;
   void Cut(Passes& passes) const;
+  // Whether data ranks make the same passes: experts or weights are divided over them.
+  bool InStep() const {
+    return part_.division.experts != nullptr || reducer_.weights_come_and_go();
+  }
   int64_t PartIndex(int64_t chunk) const;
   absl::StatusOr<Summary> Exchange(const StepResult& own);
-  absl::Status CheckDigests(const at::Tensor& rows) const;
+  // `own`: this rank's; `rows`: everybody's summaries.
+  absl::Status CheckDigests(const parallel::Reducer::HolderDigests& own,
+                            const at::Tensor& rows) const;
 
   const RunConfig& config_;
   const ModelPart& part_;

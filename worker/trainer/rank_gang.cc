@@ -67,6 +67,7 @@ absl::Status RankGang::Gather(const spec::DecoderSpec& spec) {
   options.rank = p.rank;
   options.address = p.address;
   options.kv_heads = spec.attention.kv_heads;
+  options.shared_memory = p.shared_memory;
   GRAFT_ASSIGN_OR_RETURN(world_, parallel::World::Create(options, store));
   watchdog_ = std::make_unique<parallel::Watchdog>(
       p.rank, p.world, store, world_->activity(),

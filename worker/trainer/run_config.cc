@@ -125,6 +125,7 @@ void VisitFields(V& v, ParallelismConfig& c) {
   v("attempt", c.attempt);
   v("chunks", c.chunks);
   v("zero", c.zero);
+  v("shared_memory", c.shared_memory);
 }
 
 template <typename V>
@@ -276,9 +277,14 @@ absl::Status ValidateRunConfig(const RunConfig& c) {
     return absl::InvalidArgumentError(absl::StrCat(
         "parallelism.chunks is ", p.chunks, "; allowed are 1 to 64, and 1 without a pipeline"));
   }
-  if (p.zero != 0 && p.zero != 1) {
+  if (p.zero != 0 && p.zero != 1 && p.zero != 3) {
     return absl::InvalidArgumentError(
-        absl::StrCat("parallelism.zero is ", p.zero, "; this trainer has 0 and 1"));
+        absl::StrCat("parallelism.zero is ", p.zero, "; this trainer has 0, 1 and 3"));
+  }
+  if (p.zero == 3 && (p.pp > 1 || c.tuning.kind != TuningKind::kAllWeights)) {
+    return absl::InvalidArgumentError(
+        "parallelism.zero 3 divides weights that are trained, without a pipeline; use 1 with pp "
+        "above 1 or with adapters");
   }
   return absl::OkStatus();
 }

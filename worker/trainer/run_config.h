@@ -155,8 +155,10 @@ struct ParallelismConfig {
   std::string address = "127.0.0.1";  // of the interface that this rank's traffic goes through
   std::string attempt;                // its name; two attempts at one rendezvous do not meet
   int64_t chunks = 1;                 // parts of the model a pipeline stage holds, interleaved
-  // 0: every rank of a dp x cp group keeps all; 1: optimizer states are divided over them.
+  // 0: every rank of a dp x cp group keeps all; 1: optimizer states are divided over them; 3: the
+  // layers' weights and gradients too.
   int64_t zero = 0;
+  bool shared_memory = true;  // between ranks of one host; false: Gloo for all
 };
 
 struct OutputConfig {

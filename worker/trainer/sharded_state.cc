@@ -89,10 +89,27 @@ absl::Status FillWhole(const std::string& path, model::Decoder& whole) {
   return absl::OkStatus();
 }
 
+// The same of `flat`, which lies like the values of this rank's shares.
+void AddShares(const std::string& prefix, const at::Tensor& flat, const RankRefs& ranks,
+               TensorParts& parts) {
+  for (const parallel::Reducer::OwnedPart& owned : ranks.reducer->parts()) {
+    TensorPart part;
+    part.name = prefix + owned.of->name;
+    part.whole = owned.of->whole;
+    part.value = flat.narrow(0, owned.own->offset, owned.count);
+    part.runs = RunsOf(*owned.of, owned.begin, owned.count, 0);
+    parts.push_back(std::move(part));
+  }
+}
+
 }  // namespace
 
 TensorParts TrainedParts(model::Decoder& decoder, const RankRefs& ranks) {
   TensorParts parts;
+  if (ranks.reducer != nullptr && ranks.reducer->weights_come_and_go()) {
+    AddShares("", ranks.reducer->owned().values(), ranks, parts);
+    return parts;
+  }
   AddParts("", decoder.store().values(), decoder, ranks, parts);
   return parts;
 }
@@ -109,14 +126,7 @@ TensorParts OptimizerParts(Optimizer& optimizer, model::Decoder& decoder, const 
     } else if (!sharded) {
       AddParts(prefix, state, decoder, ranks, parts);
     } else {
-      for (const parallel::Reducer::OwnedPart& owned : ranks.reducer->parts()) {
-        TensorPart part;
-        part.name = prefix + owned.of->name;
-        part.whole = owned.of->whole;
-        part.value = state.narrow(0, owned.own->offset, owned.count);
-        part.runs = RunsOf(*owned.of, owned.begin, owned.count, 0);
-        parts.push_back(std::move(part));
-      }
+      AddShares(prefix, state, ranks, parts);
     }
   }
   return parts;

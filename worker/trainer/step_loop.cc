@@ -117,8 +117,9 @@ class RunLoop {
     if (world() != nullptr) {
       reducer_ = std::make_unique<parallel::Reducer>(
           *world(), decoder_->store(),
-          parallel::Reducer::Options{.shard = config_.parallelism.zero > 0,
-                                     .tied = decoder_->spec().tied_embeddings});
+          parallel::Reducer::Options{.zero = config_.parallelism.zero,
+                                     .tied = decoder_->spec().tied_embeddings,
+                                     .layers = decoder_->spec().num_layers()});
     }
     GRAFT_ASSIGN_OR_RETURN(
         optimizer_, MakeOptimizer(config_.optimizer,
@@ -132,8 +133,10 @@ class RunLoop {
     } else {
       engine_ = std::make_unique<LocalEngine>(config_, *decoder_, *optimizer_, scaler_);
     }
+    const bool elsewhere = reducer_ != nullptr && reducer_->weights_come_and_go();
     validation_ = std::make_unique<Validation>(Validation::Parts{
-        config_, *model_, *data_, *decoder_, *engine_, *schedule_, gang_, events_, state_});
+        config_, *model_, *data_, *decoder_, elsewhere ? reducer_->owned() : decoder_->store(),
+        *engine_, *schedule_, gang_, events_, state_});
     state_.identity = IdentityOf(config_, compute_, data_->training_rows);
     if (!config_.checkpoint.folder.empty()) {
       GRAFT_RETURN_IF_ERROR(MakeDirectories(config_.checkpoint.folder));
@@ -180,7 +183,7 @@ class RunLoop {
       }
       GRAFT_RETURN_IF_ERROR(ReadFlatStates(folder, optimizer_->states()));
     }
-    if (reducer_ != nullptr) reducer_->TakeValues();
+    if (reducer_ != nullptr) reducer_->Restored();
     state_ = state;
     state_.version = kCheckpointVersion;
     optimizer_->set_steps(state.optimizer_steps);
@@ -197,7 +200,7 @@ class RunLoop {
         absl::StrCat("cpu, ", at::get_num_threads(), " threads, ", EnumName(compute_.precision));
     if (world() != nullptr) {
       absl::StrAppend(&run.device, ", rank ", world()->rank(), " of ", world()->size(), " (",
-                      spec::LayoutText(world()->layout()), ")");
+                      spec::LayoutText(world()->layout()), ", ", world()->TransportText(), ")");
     }
     run.architecture = model_->description.facts.architecture;
     run.parameters = model_->description.facts.parameters;
@@ -379,7 +382,7 @@ class RunLoop {
   // Writes what the run leaves behind; on the first rank alone where there are several.
   absl::Status Output() {
     std::unique_ptr<model::Decoder> whole;
-    if (world() != nullptr && !decoder_->division().whole()) {
+    if (world() != nullptr && (!decoder_->division().whole() || reducer_->weights_come_and_go())) {
       const bool merged = config_.tuning.kind == TuningKind::kLoraMerged;
       GRAFT_ASSIGN_OR_RETURN(
           whole, GatherDecoder(*model_, build_options_, *decoder_, Refs(), gang_.ForCheckpoints(),

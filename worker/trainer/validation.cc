@@ -65,7 +65,7 @@ void Validation::Take(const EvalResult& result) {
   if (p_.gang.first()) p_.events.Write(event);
   if (config.patience == 0) return;
   stop_early_ = state.bad_evaluations >= config.patience;
-  if (best && config.restore_best) best_values_ = p_.decoder.store().values().clone();
+  if (best && config.restore_best) best_values_ = p_.trained.values().clone();
 }
 
 void Validation::WarnOfOverfitting() {
@@ -82,11 +82,12 @@ void Validation::WarnOfOverfitting() {
 absl::Status Validation::Samples() {
   const EvaluationConfig& config = p_.config.evaluation;
   if (config.sample_prompts.empty() || !p_.gang.first()) return absl::OkStatus();
-  if (!p_.decoder.division().whole()) {
+  if (!p_.decoder.division().whole() || p_.config.parallelism.zero >= 3) {
     if (!warned_samples_) {
-      p_.events.Warn("SAMPLES_LEFT_OUT",
-                     "evaluation.sample_prompts are not answered where tp or pp divide the model",
-                     p_.state.step);
+      p_.events.Warn(
+          "SAMPLES_LEFT_OUT",
+          "evaluation.sample_prompts are not answered where tp, pp or zero 3 divide the model",
+          p_.state.step);
     }
     warned_samples_ = true;
     return absl::OkStatus();
@@ -102,7 +103,7 @@ absl::Status Validation::Samples() {
 
 bool Validation::RestoreBest() {
   if (!best_values_.defined()) return false;
-  p_.decoder.store().values().copy_(best_values_);
+  p_.trained.values().copy_(best_values_);
   return true;
 }
 

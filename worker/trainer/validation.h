@@ -24,6 +24,7 @@ class Validation {
     const ModelSource& model;
     const TrainingData& data;
     model::Decoder& decoder;
+    model::ParameterStore& trained;  // of it: where the numbers that count stand
     Engine& engine;
     Schedule& schedule;
     RankGang& gang;

@@ -1,9 +1,11 @@
-"""Two Gloo ranks with a thread each against one rank with a thread, on bench-135m with LoRA r=16.
+"""Two ranks with a thread each against one rank with a thread, on bench-135m with LoRA r=16.
 
-  measure.py BUILD_DIR [dp] [tp] [pp] [memory]
+  measure.py BUILD_DIR [ceiling] [dp] [tp] [pp] [gloo] [exchange] [memory]
 
 Prints one JSON line a figure and a table. Speed: tokens/s of the timed steps behind one warm-up
-step. Memory: the peak of resident bytes of the fullest rank against what worker/spec estimates for
+step. `ceiling`: two runs of one rank at once, which share nothing but the machine: what two cores
+can give at the most. `gloo`: the same layouts without shared memory. `exchange`: collectives of
+tensor parallelism's size over either transport, and the bare copies that they are made of. Memory: the peak of resident bytes of the fullest rank against what worker/spec estimates for
 it, whose share for the process itself (kCpuResidentExtraBytes) is counted in.
 """
 import json
@@ -14,7 +16,7 @@ import sys
 import tempfile
 
 BUILD = sys.argv[1]
-PARTS = sys.argv[2:] or ["dp", "tp", "pp", "memory"]
+PARTS = sys.argv[2:] or ["ceiling", "dp", "tp", "pp", "exchange", "memory"]
 SEQUENCE, MICRO = 256, 2
 figures = []
 
@@ -25,8 +27,8 @@ def free_port():
         return s.getsockname()[1]
 
 
-def run(folder, micros, steps, kind="lora", **layout):
-    """Trains; returns the step events of every rank."""
+def start(folder, micros, steps, kind="lora", **layout):
+    """Starts the processes of a run."""
     world = 1
     for axis in ("tp", "pp", "dp"):
         world *= layout.get(axis, 1)
@@ -44,21 +46,30 @@ def run(folder, micros, steps, kind="lora", **layout):
             "parallelism": dict(layout, world=world, rank=rank, rendezvous=address),
             "threads": 1, "seed": 1,
         }
-        path = f"{folder}/run-{rank}.json"
+        path = f"{folder}/run-{address}-{rank}.json"
         with open(path, "w") as f:
             json.dump(config, f)
         env = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
         ranks.append(subprocess.Popen([f"{BUILD}/bin/graft-trainer", "--run", path],
                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env,
                                       stdin=subprocess.DEVNULL, text=True))
+    return ranks
+
+
+def finish(ranks):
+    """The step events of every rank."""
     outputs = [process.communicate()[0] for process in ranks]
     steps = []
     for output in outputs:
         events = [json.loads(line) for line in output.splitlines()]
         if not events or events[-1]["event"] != "done":
-            raise SystemExit(f"{layout}: {events[-1:]}")
+            raise SystemExit(f"{ranks[0].args}: {events[-1:]}")
         steps.append([e for e in events if e["event"] == "step"])
     return steps
+
+
+def run(folder, micros, steps, kind="lora", **layout):
+    return finish(start(folder, micros, steps, kind, **layout))
 
 
 def speed(ranks):
@@ -73,6 +84,37 @@ def report(metric, value, base, bar):
                   bar=bar, ok=ratio >= bar)
     figures.append(figure)
     print(json.dumps(figure), flush=True)
+
+
+def where(ranks):
+    """Of rank 0's mean timed step: what it computed, what it waited for."""
+    timed = ranks[0][1:]
+    mean = {k: sum(e.get(k, 0) for e in timed) / len(timed)
+            for k in ("seconds", "forward_seconds", "backward_seconds", "communication_seconds",
+                      "idle_seconds", "optimizer_seconds")}
+    print("  " + ", ".join(f"{k.replace('_seconds', '')} {v:.3f}" for k, v in mean.items())
+          + " s a step", flush=True)
+
+
+def layouts(folder, **also):
+    """Two ranks by each axis against one."""
+    name = " over gloo" if also else ""
+    bars = {"dp": 1.7, "tp": 1.3, "pp": 1.5}
+    alone = {}
+    for axis in [a for a in bars if a in PARTS]:
+        micros, steps = (8, 2) if axis == "pp" else (1, 4)
+        if micros not in alone:
+            alone[micros] = speed(run(folder, micros, steps))
+        ranks = run(folder, micros, steps, **{axis: 2}, **also)
+        report(f"{axis}=2{name}" + (", 8 micro-batches" if axis == "pp" else ""), speed(ranks),
+               alone[micros], bars[axis])
+        where(ranks)
+
+
+def ceiling(folder):
+    alone = speed(run(folder, 1, 4))
+    pair = [start(folder, 1, 4), start(folder, 1, 4)]
+    report("two runs of one rank at once", sum(speed(finish(ranks)) for ranks in pair), alone, 0)
 
 
 def memory(folder, kind, micros, **layout):
@@ -95,19 +137,19 @@ def memory(folder, kind, micros, **layout):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         subprocess.check_call([f"{BUILD}/bin/parallel_bench_model", folder])
-        if "dp" in PARTS or "tp" in PARTS:
-            one = speed(run(folder, 1, 4))
-            if "dp" in PARTS:
-                report("dp=2", speed(run(folder, 1, 4, dp=2)), one, 1.7)
-            if "tp" in PARTS:
-                report("tp=2", speed(run(folder, 1, 4, tp=2)), one, 1.3)
-        if "pp" in PARTS:
-            one = speed(run(folder, 8, 2))
-            report("pp=2, 8 micro-batches", speed(run(folder, 8, 2, pp=2)), one, 1.5)
+        if "ceiling" in PARTS:
+            ceiling(folder)
+        layouts(folder)
+        if "gloo" in PARTS:
+            layouts(folder, shared_memory=False)
+        if "exchange" in PARTS:
+            subprocess.check_call([f"{BUILD}/bin/parallel_exchange_bench"])
         if "memory" in PARTS:
             memory(folder, "lora", 2, tp=2)
             memory(folder, "lora", 2, pp=2)
             memory(folder, "all_weights", 1, tp=2)
+            memory(folder, "all_weights", 1, dp=2, zero=1)
+            memory(folder, "all_weights", 1, dp=2, zero=3)
     print(f"\n{'metric':32} {'value':>9} {'unit':9} {'against':>9} {'ratio':>6} {'bar':>5}  ok")
     for f in figures:
         print(f"{f['metric']:32} {f['value']:9} {f['unit']:9} {f['peer_value']:9} {f['ratio']:6} "
