@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -187,6 +188,7 @@ class RunLoop {
 
   void Announce() {
     RunEvent run;
+    if (const char* trace = std::getenv("TRACEPARENT")) run.traceparent = trace;
     run.device = absl::StrCat("cpu, ", at::get_num_threads(), " threads");
     if (world() != nullptr) {
       absl::StrAppend(&run.device, ", rank ", world()->rank(), " of ", world()->size(), " (",
