@@ -24,9 +24,10 @@ class Call {
   // Reports CANCELLED for a call that nobody finished.
   ~Call() { Report(absl::StatusCode::kCancelled); }
 
-  std::string method;      // "graft.v1.JobService/GetJob"
-  std::string request_id;  // unique; in the trailing metadata, the log and every error
-  std::string trace_id;    // 32 hexadecimal digits of a W3C traceparent; empty without one
+  std::string method;       // "graft.v1.JobService/GetJob"
+  std::string request_id;   // unique; in the trailing metadata, the log and every error
+  std::string traceparent;  // W3C, as the caller sent it; empty without a well-formed one
+  std::string trace_id;     // its 32 hexadecimal digits
   absl::Time start;
   absl::Time deadline = absl::InfiniteFuture();  // the client's, or the server's default
   std::shared_ptr<const Identity> identity = std::make_shared<Identity>();  // shared with a cache

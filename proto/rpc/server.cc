@@ -175,7 +175,9 @@ absl::Status Method::Begin(grpc::CallbackServerContext& context,
                {"message", status.message()}});
   };
   context.AddTrailingMetadata("x-request-id", call.request_id);
-  call.trace_id = TraceIdOf(FindMetadata(context, "traceparent"));
+  const absl::string_view traceparent = FindMetadata(context, "traceparent");
+  call.trace_id = TraceIdOf(traceparent);
+  if (!call.trace_id.empty()) call.traceparent = std::string(traceparent);
   if (context.deadline() != std::chrono::system_clock::time_point::max()) {
     call.deadline = absl::FromChrono(context.deadline());
   } else if (!client_streaming && !server_streaming) {
@@ -382,7 +384,10 @@ constexpr absl::Duration kHealthInterval = absl::Seconds(1);
 absl::Status Call::Finish(const absl::Status& status) {
   if (on_finish && !reported_.exchange(true)) on_finish(*this, status);
   if (status.ok()) return status;
-  return ErrorBuilder(status).RequestId(request_id).Build();
+  ErrorBuilder error(status);
+  error.RequestId(request_id);
+  if (!trace_id.empty()) error.Metadata("trace_id", trace_id);
+  return error.Build();
 }
 
 struct Server::State {

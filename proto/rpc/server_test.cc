@@ -303,6 +303,9 @@ TEST_F(ServerTest, TheTraceOfTheCallerReachesTheHandler) {
                          {.traceparent = "00-" + trace + "-bbbbbbbbbbbbbbbb-01"}),
               IsOk());
   EXPECT_EQ(echoer_.last_trace, trace);
+  const auto failed = CallMethod(&EchoService::Stub::Ping, "fail", "",
+                                 {.traceparent = "00-" + trace + "-bbbbbbbbbbbbbbbb-01"});
+  EXPECT_EQ(ReadErrorDetails(failed.status()).metadata["trace_id"], trace);
 }
 
 TEST_F(ServerTest, ShutdownEndsWhatHangs) {

@@ -387,6 +387,7 @@ void AgentService::FillAttempt(const DesiredPart& part, const Core& core,
   const auto body = ReadResource<v1::Job>(context_.store, JobRecordKey(ids[0], ids[1]), part.job);
   if (!body.ok()) return;
   out.set_run_json(RunJson(body->resolved_spec()));
+  out.set_traceparent(body->traceparent());
   const v1::JobSpec& spec = body->resolved_spec();
   const std::vector<std::string> base = absl::StrSplit(spec.model().base(), '/');
   const auto model = ReadResource<v1::Model>(context_.store, ModelRecordKey(base[1], base[3]), "");

@@ -187,6 +187,7 @@ absl::StatusOr<JobService::Prepared> JobService::Prepare(const rpc::Call& call,
   body.set_name(JobNameOf(prepared.key));
   body.set_uid(context_.random.Id(24));
   body.set_creator(call.identity->subject);
+  body.set_traceparent(call.traceparent);
   body.set_description(request.job().description());
   *body.mutable_labels() = request.job().labels();
   body.set_project(request.job().project());

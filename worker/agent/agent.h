@@ -2,7 +2,7 @@
 //
 //   register -> synchronize, again and again -> (lease lost) end every rank -> register
 //
-// The rules that it keeps are those of scheduler/README.md. All state is owned by one loop; the
+// The rules that it keeps are those of agent/README.md. All state is owned by one loop; the
 // scheduler's answers come back to it by posting.
 #pragma once
 

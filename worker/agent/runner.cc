@@ -145,6 +145,9 @@ RankCommand TrainerCommand(const RunnerEnvironment& environment, const v1::Desir
                       .nice = environment.nice};
   command.environment.emplace_back("CUDA_VISIBLE_DEVICES",
                                    environment.cuda ? absl::StrCat(local.device_index()) : "");
+  if (!desired.traceparent().empty()) {
+    command.environment.emplace_back("TRACEPARENT", desired.traceparent());
+  }
   for (const auto& [key, value] : desired.environment()) {
     command.environment.emplace_back(key, value);
   }

@@ -21,6 +21,7 @@ void VisitFields(V& v, RunEvent& e) {
   v("first_step", e.first_step);
   v("estimated_peak_bytes", e.estimated_peak_bytes);
   v("start_seconds", e.start_seconds);
+  v("traceparent", e.traceparent);
   v("config", e.config);
 }
 

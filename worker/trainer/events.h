@@ -55,6 +55,7 @@ struct RunEvent {
   int64_t first_step = 0;  // 0, or the step that was resumed from
   int64_t estimated_peak_bytes = 0;
   double start_seconds = 0;  // from process start
+  std::string traceparent;   // its environment's TRACEPARENT
   Json config;               // run.json as resolved
 };
 

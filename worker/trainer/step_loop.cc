@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -196,6 +197,7 @@ class RunLoop {
 
   void Announce() {
     RunEvent run;
+    if (const char* trace = std::getenv("TRACEPARENT")) run.traceparent = trace;
     run.device =
         absl::StrCat("cpu, ", at::get_num_threads(), " threads, ", EnumName(compute_.precision));
     if (world() != nullptr) {
