@@ -1,12 +1,11 @@
 // Some ranks that talk to each other: every collective of the platform is one of these methods, and
 // each names itself (`what`) to the rank's Activity, so that whoever waits can say for what.
 //
-// All members make the same calls in the same order, and wait for what they started in the order in
-// which they started it; sends and receives are matched by their tags. Collectives are direct:
-// every member sends to every other what is his. Sums have one order of ranks, so that every member
-// gets the same bits. Everything throws c10::Error when a member is lost, which TorchCall
-// (worker/model/torch_boundary.h) turns into a status. One thread drives a group; the Activity must
-// outlive it.
+// All members make the same calls in the same order, waiting for sums among them; sends and
+// receives are matched by their tags. Collectives are direct: every member sends to every other
+// what is his. Sums have one order of ranks, so that every member gets the same bits. Everything
+// throws c10::Error when a member is lost, which TorchCall (worker/model/torch_boundary.h) turns
+// into a status. One thread drives a group; the Activity must outlive it.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -107,6 +107,20 @@ TEST_P(GroupTest, SumsThatAreUnderWayTogetherComeApart) {
   });
 }
 
+TEST_P(GroupTest, AGatherPassesAScatterThatIsUnderWay) {
+  Run({.dp = 3}, [](World& world) {
+    Group& group = world.all();
+    const at::Tensor own = Numbers(group.index(), 6);
+    at::Tensor sum = at::empty({2, 3});
+    Pending scatter = group.StartScatter(own, sum, "scatter");
+    EXPECT_TRUE(group.Gather(own.narrow(0, 0, 1).contiguous(), "gather")
+                    .equal(at::cat({Numbers(0, 1), Numbers(1, 1), Numbers(2, 1)})));
+    scatter.Wait();
+    const at::Tensor total = Numbers(0, 6) + Numbers(1, 6) + Numbers(2, 6);
+    EXPECT_TRUE(sum.equal(total.narrow(0, 2 * group.index(), 2)));
+  });
+}
+
 TEST_P(GroupTest, MessagesFindTheirReceiversByTheirTags) {
   Run({.pp = 2}, [](World& world) {
     Group& group = world.pipeline();

@@ -222,11 +222,11 @@ void SharedMemory::Drain(int64_t from) {
   sender->bell.Ring();
 }
 
-bool SharedMemory::Find(int64_t from, int32_t channel, int32_t tag, Message* message) {
+bool SharedMemory::Find(int64_t from, const Kind& kind, Message* message) {
   Drain(from);
   std::deque<Descriptor>& in = in_[static_cast<size_t>(from)];
   const auto found = std::find_if(in.begin(), in.end(), [&](const Descriptor& d) {
-    return d.channel == channel && d.tag == tag;
+    return d.channel == kind.channel && d.tag == kind.tag && d.number == kind.number;
   });
   if (found == in.end()) return false;
   BlockHeader* block = segments_[static_cast<size_t>(from)]->Block(found->offset);
@@ -235,10 +235,9 @@ bool SharedMemory::Find(int64_t from, int32_t channel, int32_t tag, Message* mes
   return true;
 }
 
-SharedMemory::Message SharedMemory::Take(int64_t from, int32_t channel, int32_t tag) {
+SharedMemory::Message SharedMemory::Take(int64_t from, const Kind& kind) {
   Message message;
-  Await([&] { return Find(from, channel, tag, &message); },
-        absl::StrCat("message from rank ", from));
+  Await([&] { return Find(from, kind, &message); }, absl::StrCat("message from rank ", from));
   return message;
 }
 
@@ -300,48 +299,61 @@ int64_t SharedMemory::Allocate(int64_t bytes) {
   return offset;
 }
 
-void SharedMemory::Post(const at::Tensor& x, const Ranks& to, int32_t channel, int32_t tag) {
+void SharedMemory::Post(const at::Tensor& x, const std::vector<std::pair<int64_t, Kind>>& to) {
   const auto bytes = static_cast<int64_t>(x.nbytes());
   const int64_t offset = Allocate(static_cast<int64_t>(sizeof(BlockHeader)) + Aligned(bytes));
   BlockHeader* block = own_->Block(offset);
   block->readers.store(static_cast<uint32_t>(to.size()), std::memory_order_relaxed);
   if (bytes > 0) std::memcpy(block->data(), x.const_data_ptr(), static_cast<size_t>(bytes));
-  for (const int64_t rank : to) {
+  for (const auto& [destination, kind] : to) {
+    const int64_t rank = destination;
     Segment::Ring& ring = own_->RingTo(rank);
     const uint64_t head = ring.head.load(std::memory_order_relaxed);
     Await([&] { return head - ring.tail.load(std::memory_order_acquire) < kSlots; },
           absl::StrCat("room in the ring to rank ", rank));
-    ring.slots[head % kSlots] = {offset, bytes, channel, tag};
+    ring.slots[head % kSlots] = {offset, bytes, kind.number, kind.channel, kind.tag};
     ring.head.store(head + 1, std::memory_order_release);
     segments_[static_cast<size_t>(rank)]->bell.Ring();
   }
 }
 
-// A group's messages. A transfer is what is left to do when a message is there: to read it.
+// A group's messages. A transfer is what is left to do when a message is there: to read it. Which
+// message it is for is settled when it is started, so transfers may be waited for in any order.
 class SharedTransport final : public Transport {
  public:
   SharedTransport(SharedMemory& memory, Ranks ranks, int64_t index, int32_t channel)
       : memory_(memory), ranks_(std::move(ranks)), index_(index), channel_(channel) {}
 
   void Send(const at::Tensor& x, const std::vector<int64_t>& to, int tag, Transfers&) override {
-    Ranks ranks;
-    for (const int64_t member : to) ranks.push_back(ranks_[static_cast<size_t>(member)]);
-    memory_.Post(x, ranks, channel_, tag);
+    std::vector<std::pair<int64_t, SharedMemory::Kind>> addressed;
+    for (const int64_t member : to) {
+      addressed.emplace_back(RankOf(member),
+                             SharedMemory::Kind{channel_, tag, sent_[{member, tag}]++});
+    }
+    memory_.Post(x, addressed);
   }
   void Receive(at::Tensor into, int64_t from, int tag, Transfers& started) override {
-    started.push_back(std::make_unique<Copy>(*this, std::move(into), from, tag));
+    started.push_back(std::make_unique<Copy>(memory_, Next(from, tag), std::move(into)));
   }
   void ReceiveSum(at::Tensor out, at::Tensor own, int tag, Transfers& started) override {
-    started.push_back(std::make_unique<Sum>(*this, std::move(out), std::move(own), tag));
+    std::vector<Expected> others;
+    for (int64_t member = 0; member < static_cast<int64_t>(ranks_.size()); ++member) {
+      if (member != index_) others.push_back(Next(member, tag));
+    }
+    started.push_back(
+        std::make_unique<Sum>(memory_, std::move(others), index_, std::move(out), std::move(own)));
   }
 
  private:
+  struct Expected {
+    int64_t from;  // a rank
+    SharedMemory::Kind kind;
+  };
+
   // A message of `like`'s size, seen where it lies until it is released.
   struct View {
-    View(SharedTransport& transport, int64_t from, int tag, const at::Tensor& like)
-        : memory(transport.memory_),
-          message(
-              memory.Take(transport.ranks_[static_cast<size_t>(from)], transport.channel_, tag)) {
+    View(SharedMemory& shared, const Expected& expected, const at::Tensor& like)
+        : memory(shared), message(shared.Take(expected.from, expected.kind)) {
       TORCH_CHECK(message.bytes == static_cast<int64_t>(like.nbytes()), "a message of ",
                   message.bytes, " bytes where ", like.nbytes(), " were expected");
     }
@@ -354,52 +366,60 @@ class SharedTransport final : public Transport {
 
   class Copy final : public Transfer {
    public:
-    Copy(SharedTransport& transport, at::Tensor into, int64_t from, int tag)
-        : transport_(transport), into_(std::move(into)), from_(from), tag_(tag) {}
+    Copy(SharedMemory& memory, const Expected& expected, at::Tensor into)
+        : memory_(memory), expected_(expected), into_(std::move(into)) {}
     void Wait() override {
-      const View view(transport_, from_, tag_, into_);
+      const View view(memory_, expected_, into_);
       if (into_.nbytes() > 0) {
         std::memcpy(into_.mutable_data_ptr(), view.message.data, into_.nbytes());
       }
     }
 
    private:
-    SharedTransport& transport_;
+    SharedMemory& memory_;
+    const Expected expected_;
     at::Tensor into_;
-    const int64_t from_;
-    const int tag_;
   };
 
   class Sum final : public Transfer {
    public:
-    Sum(SharedTransport& transport, at::Tensor out, at::Tensor own, int tag)
-        : transport_(transport), out_(std::move(out)), own_(std::move(own)), tag_(tag) {}
+    Sum(SharedMemory& memory, std::vector<Expected> others, int64_t index, at::Tensor out,
+        at::Tensor own)
+        : memory_(memory),
+          others_(std::move(others)),
+          index_(index),
+          out_(std::move(out)),
+          own_(std::move(own)) {}
     void Wait() override {
       std::vector<std::unique_ptr<View>> views;
       std::vector<at::Tensor> pieces;
-      for (size_t member = 0; member < transport_.ranks_.size(); ++member) {
-        if (static_cast<int64_t>(member) == transport_.index_) {
-          pieces.push_back(own_);
-          continue;
-        }
-        views.push_back(
-            std::make_unique<View>(transport_, static_cast<int64_t>(member), tag_, own_));
+      for (const Expected& expected : others_) {
+        views.push_back(std::make_unique<View>(memory_, expected, own_));
         pieces.push_back(at::from_blob(const_cast<void*>(views.back()->message.data), own_.sizes(),
                                        own_.options()));
       }
-      SumInOrder(pieces, transport_.index_, out_);
+      pieces.insert(pieces.begin() + index_, own_);
+      SumInOrder(pieces, index_, out_);
     }
 
    private:
-    SharedTransport& transport_;
+    SharedMemory& memory_;
+    const std::vector<Expected> others_;
+    const int64_t index_;
     at::Tensor out_, own_;
-    const int tag_;
   };
+
+  int64_t RankOf(int64_t member) const { return ranks_[static_cast<size_t>(member)]; }
+  Expected Next(int64_t from, int tag) {
+    return {RankOf(from), {channel_, tag, received_[{from, tag}]++}};
+  }
 
   SharedMemory& memory_;
   const Ranks ranks_;
   const int64_t index_;
   const int32_t channel_;
+  // How many messages of a tag went to, and are expected from, a member.
+  std::map<std::pair<int64_t, int>, int64_t> sent_, received_;
 };
 
 std::unique_ptr<Transport> SharedMemory::MakeTransport(const Ranks& ranks, int64_t index,

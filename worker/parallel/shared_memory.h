@@ -58,8 +58,15 @@ class SharedMemory {
   struct Descriptor {
     int64_t offset = 0;  // of the block, in its sender's segment
     int64_t bytes = 0;
+    int64_t number = 0;  // of its kind from this sender to this receiver
     int32_t channel = 0;
     int32_t tag = 0;
+  };
+  // Which message of which kind.
+  struct Kind {
+    int32_t channel = 0;
+    int32_t tag = 0;
+    int64_t number = 0;
   };
   struct Message {
     const void* data = nullptr;
@@ -73,14 +80,14 @@ class SharedMemory {
   void Open(const std::string& offer, int64_t rank);
   void Agree(const StorePtr& store);
 
-  void Post(const at::Tensor& x, const Ranks& to, int32_t channel, int32_t tag);
-  Message Take(int64_t from, int32_t channel, int32_t tag);
+  void Post(const at::Tensor& x, const std::vector<std::pair<int64_t, Kind>>& to);
+  Message Take(int64_t from, const Kind& kind);
   void Release(const Message& message);
 
   int64_t Allocate(int64_t bytes);
   void Reclaim();
   void Drain(int64_t from);
-  bool Find(int64_t from, int32_t channel, int32_t tag, Message* message);
+  bool Find(int64_t from, const Kind& kind, Message* message);
   // Until `ready()`; `what` is what it would take.
   template <typename F>
   void Await(const F& ready, const std::string& what);

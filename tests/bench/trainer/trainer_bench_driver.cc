@@ -86,6 +86,7 @@ struct Trainer {
   std::unique_ptr<ModelSource> model;
   std::unique_ptr<model::Decoder> decoder;
   std::unique_ptr<Optimizer> optimizer;
+  LossScaler scaler{false};
   std::unique_ptr<Engine> engine;
 };
 
@@ -104,7 +105,7 @@ std::unique_ptr<Trainer> MakeTrainer(const std::string& path, TuningKind kind) {
   auto optimizer = MakeOptimizer(t->config.optimizer, t->decoder->store());
   GRAFT_CHECK_OK(optimizer.status());
   t->optimizer = *std::move(optimizer);
-  t->engine = std::make_unique<LocalEngine>(t->config, *t->decoder, *t->optimizer);
+  t->engine = std::make_unique<LocalEngine>(t->config, *t->decoder, *t->optimizer, t->scaler);
   return t;
 }
 

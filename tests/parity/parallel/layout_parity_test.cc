@@ -224,7 +224,7 @@ class RankRun {
       engine_ = std::make_unique<ParallelEngine>(config_, part_, world, *decoder_, *reducer_,
                                                  *optimizer_);
     } else {
-      engine_ = std::make_unique<LocalEngine>(config_, *decoder_, *optimizer_);
+      engine_ = std::make_unique<LocalEngine>(config_, *decoder_, *optimizer_, scaler_);
     }
   }
 
@@ -262,6 +262,7 @@ class RankRun {
   std::unique_ptr<model::Decoder> decoder_;
   std::unique_ptr<parallel::Reducer> reducer_;
   std::unique_ptr<Optimizer> optimizer_;
+  LossScaler scaler_{false};
   std::unique_ptr<Engine> engine_;
 };
 
