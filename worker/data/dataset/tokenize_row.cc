@@ -1,12 +1,12 @@
 // One row to token ids and the mask of what is learnt.
+#include "worker/data/dataset/tokenize_row.h"
+
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "worker/data/dataset/tokenized.h"
-#include "worker/data/tokenizer/tokenizer.h"
 
 namespace graft::data {
 namespace {
@@ -27,8 +27,8 @@ Json Merged(const Json* base, const Json& more) {
 
 class RowTokenizer {
  public:
-  RowTokenizer(const Tokenizer& tokenizer, const TokenizeOptions& options)
-      : tokenizer_(tokenizer), options_(options) {}
+  RowTokenizer(const Tokenizer& tokenizer, const TokenizeOptions& options, Encoding& buffers)
+      : tokenizer_(tokenizer), options_(options), encoding_(buffers) {}
 
   absl::StatusOr<std::vector<TokenizedRow>> Run(RowFormat format, const Row& row) {
     std::vector<TokenizedRow> out;
@@ -183,15 +183,23 @@ class RowTokenizer {
 
   const Tokenizer& tokenizer_;
   const TokenizeOptions& options_;
-  Encoding encoding_;
+  Encoding& encoding_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::vector<TokenizedRow>> TokenizeRow(RowFormat format, const Row& row,
                                                       const Tokenizer& tokenizer,
+                                                      const TokenizeOptions& options,
+                                                      Encoding& buffers) {
+  return RowTokenizer(tokenizer, options, buffers).Run(format, row);
+}
+
+absl::StatusOr<std::vector<TokenizedRow>> TokenizeRow(RowFormat format, const Row& row,
+                                                      const Tokenizer& tokenizer,
                                                       const TokenizeOptions& options) {
-  return RowTokenizer(tokenizer, options).Run(format, row);
+  Encoding buffers;
+  return TokenizeRow(format, row, tokenizer, options, buffers);
 }
 
 std::string HighlightSupervised(const TokenizedRow& row, absl::string_view on,

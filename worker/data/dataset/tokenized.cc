@@ -5,11 +5,13 @@
 #include <thread>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/digest.h"
 #include "base/status_macros.h"
+#include "worker/data/dataset/tokenize_row.h"
 #include "worker/data/dataset/tokenized_impl.h"
 #include "worker/data/tokenizer/tokenizer.h"
 
@@ -209,25 +211,30 @@ namespace {
 
 using Part = std::vector<absl::StatusOr<std::vector<TokenizedRow>>>;
 
-// Encodes the rows of parts [first, last) on `threads` threads.
+// Encodes the rows of parts [first, last) on as many threads as the options say. The calling one
+// does `meanwhile` before it joins the others.
 std::vector<Part> EncodeParts(const Dataset& dataset, const Tokenizer& tokenizer,
-                              const TokenizeOptions& options, int64_t first, int64_t last) {
+                              const TokenizeOptions& options, int64_t first, int64_t last,
+                              absl::FunctionRef<void()> meanwhile) {
   std::vector<Part> parts(last - first);
   std::atomic<int64_t> next{first};
   const auto work = [&] {
+    Encoding buffers;
     for (int64_t part = next++; part < last; part = next++) {
       const int64_t end = std::min((part + 1) * kRowsPerPart, dataset.size());
       for (int64_t i = part * kRowsPerPart; i < end; ++i) {
         absl::StatusOr<Row> row = dataset.ReadRow(i);
         parts[part - first].push_back(
-            row.ok() ? TokenizeRow(dataset.format(), *row, tokenizer, options)
+            row.ok() ? TokenizeRow(dataset.format(), *row, tokenizer, options, buffers)
                      : absl::StatusOr<std::vector<TokenizedRow>>(row.status()));
       }
     }
   };
   std::vector<std::thread> pool;
-  for (int i = 1; i < std::min<int64_t>(options.threads, last - first); ++i)
+  for (int i = 1; i < std::min<int64_t>(options.threads, last - first); ++i) {
     pool.emplace_back(work);
+  }
+  meanwhile();
   work();
   for (std::thread& thread : pool) thread.join();
   return parts;
@@ -249,13 +256,18 @@ absl::StatusOr<TokenizedDataset> TokenizeDataset(const Dataset& dataset, const T
   TokenizedDatasetBuilder builder(dataset, options);
   const int64_t parts = (dataset.size() + kRowsPerPart - 1) / kRowsPerPart;
   const int64_t wave = kPartsPerThread * std::max(options.threads, 1);
-  for (int64_t first = 0; first < parts; first += wave) {
-    const int64_t last = std::min(parts, first + wave);
-    int64_t row = first * kRowsPerPart;
-    for (Part& part : EncodeParts(dataset, tokenizer, options, first, last)) {
+  std::vector<Part> made;  // of the wave before, put together while the next one is encoded
+  int64_t row = 0;
+  const auto put_together = [&] {
+    for (Part& part : made) {
       for (auto& sequences : part) builder.Add(row++, std::move(sequences));
     }
+  };
+  for (int64_t first = 0; first < parts; first += wave) {
+    made = EncodeParts(dataset, tokenizer, options, first, std::min(parts, first + wave),
+                       put_together);
   }
+  put_together();
   return builder.Finish();
 }
 
