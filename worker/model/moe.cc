@@ -33,7 +33,8 @@ struct BalanceFunction : torch::autograd::Function<BalanceFunction> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto& b = *reinterpret_cast<const RouterBalance*>(ctx->saved_data["balance"].toInt());
     const double rows = static_cast<double>(b.rows);
-    const double scale = b.gradient_scale * b.coefficient * static_cast<double>(b.choices.size(0)) / (rows * rows);
+    const double scale =
+        b.gradient_scale * b.coefficient * static_cast<double>(b.choices.size(0)) / (rows * rows);
     return {grads[0] + (b.choices * scale).to(grads[0].scalar_type()), at::Tensor(), at::Tensor(),
             at::Tensor()};
   }

@@ -50,9 +50,9 @@ struct MoeBlock {
 struct RouterBalance {
   double coefficient = 0;
   double gradient_scale = 1;  // as LossTargets has it
-  at::Tensor choices;        // fp32 [E], how often each expert was chosen
-  at::Tensor probabilities;  // fp32 [E], summed over tokens and layers
-  int64_t rows = 0;          // tokens x layers
+  at::Tensor choices;         // fp32 [E], how often each expert was chosen
+  at::Tensor probabilities;   // fp32 [E], summed over tokens and layers
+  int64_t rows = 0;           // tokens x layers
 
   double Loss() const;
 };

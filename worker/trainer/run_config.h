@@ -29,8 +29,8 @@ enum class LoraBias { kNone, kAll, kLoraOnly };
 // What backward finds again instead of keeping. The fused modules always make norms and products
 // anew, so `none` and `selective` are the same here; `full` keeps the input of each layer alone.
 enum class ActivationCheckpointing { kNone, kSelective, kFull };
-// Of activations and products; what is trained stays in fp32. `auto`: bf16 where the device computes
-// with it (fp16 on older GPUs), else fp32.
+// Of activations and products; what is trained stays in fp32. `auto`: bf16 where the device
+// computes with it (fp16 on older GPUs), else fp32.
 enum class Precision { kAuto, kFp32, kBf16, kFp16 };
 // Which tokens of a conversation carry loss.
 enum class LossOn { kAnswers, kAll, kLastAnswer };
