@@ -1,5 +1,6 @@
 #include "fileservice/cas/faulty_env.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -95,6 +96,31 @@ rocksdb::Status FaultyEnv::DeleteFile(const std::string& path) {
     synced_.erase(path);
   }
   return memory_->DeleteFile(path);
+}
+
+void FaultyEnv::Schedule(void (*function)(void*), void* argument, Priority priority, void* tag,
+                         void (*unscheduled)(void*)) {
+  if (priority != Priority::LOW) {
+    return EnvWrapper::Schedule(function, argument, priority, tag, unscheduled);
+  }
+  MutexLock lock(mu_);
+  merges_.push_back({tag, argument, unscheduled});
+}
+
+int FaultyEnv::UnSchedule(void* tag, Priority priority) {
+  if (priority != Priority::LOW) return EnvWrapper::UnSchedule(tag, priority);
+  std::vector<Merge> ended;
+  {
+    MutexLock lock(mu_);
+    const auto of_others = std::stable_partition(merges_.begin(), merges_.end(),
+                                                 [tag](const Merge& m) { return m.tag != tag; });
+    ended.assign(of_others, merges_.end());
+    merges_.erase(of_others, merges_.end());
+  }
+  for (const Merge& merge : ended) {
+    if (merge.unscheduled != nullptr) merge.unscheduled(merge.argument);
+  }
+  return static_cast<int>(ended.size());
 }
 
 void FaultyEnv::Crash() {
