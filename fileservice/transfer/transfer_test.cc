@@ -1,24 +1,21 @@
 // The daemon and the library together, as a person uses them: a process, port 0, real files.
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <map>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/digest.h"
 #include "base/file.h"
 #include "base/random.h"
 #include "base/status_matchers.h"
 #include "fileservice/transfer/client.h"
 #include "gmock/gmock.h"
-
-extern char** environ;
+#include "tests/support/process.h"
 
 namespace graft::fileservice {
 namespace {
@@ -41,32 +38,17 @@ class TransferTest : public ::testing::Test {
     const std::string binary = JoinPath(std::getenv("GRAFT_BINARY_DIR"), "bin/graft-fileservice");
     const std::string port_file = root_ + "/port";
     unlink(port_file.c_str());
-    std::vector<std::string> args = {binary,      "--data",      root_ + "/store",
-                                     "--listen",  "127.0.0.1:0", "--insecure",
-                                     "--no-auth", "--port-file", port_file};
-    std::vector<char*> argv;
-    for (std::string& arg : args) argv.push_back(arg.data());
-    argv.push_back(nullptr);
-    ASSERT_EQ(posix_spawn(&pid_, binary.c_str(), nullptr, nullptr, argv.data(), environ), 0);
-    absl::StatusOr<std::string> port = absl::NotFoundError("");
-    for (int i = 0; i < 1000 && !port.ok(); ++i) {
-      absl::SleepFor(absl::Milliseconds(20));
-      port = ReadFile(port_file);
-    }
-    ASSERT_THAT(port, IsOk());
+    server_.emplace(std::vector<std::string>{binary, "--data", root_ + "/store", "--listen",
+                                             "127.0.0.1:0", "--insecure", "--no-auth",
+                                             "--port-file", port_file});
+    ASSERT_TRUE(server_->WaitForFile(port_file));
+    GRAFT_ASSERT_OK_AND_ASSIGN(const std::string port, ReadFile(port_file));
     Client::Options options;
-    options.address = absl::StrCat("127.0.0.1:", std::atoi(port->c_str()));
+    options.address = absl::StrCat("127.0.0.1:", std::atoi(port.c_str()));
     options.insecure = true;
     GRAFT_ASSERT_OK_AND_ASSIGN(client_, Client::Connect(options));
   }
-  int StopServer(int signal) {
-    if (pid_ == 0) return 0;
-    kill(pid_, signal);
-    int status = 0;
-    waitpid(pid_, &status, 0);
-    pid_ = 0;
-    return status;
-  }
+  int StopServer(int signal) { return server_.has_value() ? server_->Stop(signal) : 0; }
 
   void Write(const std::string& path, const std::string& content) {
     ASSERT_THAT(MakeDirectories(path.substr(0, path.rfind('/'))), IsOk());
@@ -102,7 +84,7 @@ class TransferTest : public ::testing::Test {
   const std::string fileset_ = "workspaces/ws/filesets/data";
   SeededRandom random_{17};
   std::string root_;
-  pid_t pid_ = 0;
+  std::optional<testing::Process> server_;
   std::unique_ptr<Client> client_;
 };
 
