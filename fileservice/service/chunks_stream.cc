@@ -7,10 +7,10 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
-#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "fileservice/cas/encoding.h"
 #include "fileservice/service/access.h"
+#include "fileservice/service/data_stream.h"
 #include "fileservice/service/payload.h"
 #include "fileservice/transfer/wire.h"
 #include "rpc/status.h"
@@ -26,22 +26,17 @@ struct WantedChunk {
   ChunkRow row;
 };
 
-class ChunksStream final : public RawWriteReactor,
-                           public Watched,
-                           public std::enable_shared_from_this<ChunksStream> {
+class ChunksStream final : public DataStream<RawWriteReactor> {
  public:
   ChunksStream(DataPlane& plane, std::shared_ptr<rpc::Call> call, v1::DownloadChunksRequest request)
-      : plane_(plane), call_(std::move(call)), request_(std::move(request)) {}
+      : DataStream(plane, std::move(call)), request_(std::move(request)) {}
 
   void Start() {
-    self_ = shared_from_this();
-    plane_.watch.Watch(self_);
+    Begin();
     const absl::Status status = Plan();
     if (!status.ok()) return End(status);
     Advance();
   }
-
-  void OnStall() override { End(StalledError(plane_.watch.timeout())); }
 
  private:
   // Finds where the chunks lie. Only those of the version are looked up: a caller learns nothing of
@@ -102,7 +97,7 @@ class ChunksStream final : public RawWriteReactor,
     const size_t capacity = std::max<size_t>(bytes, 1);
     auto self = shared_from_this();
     if (plane_.budget.Acquire(static_cast<int64_t>(capacity),
-                              [self, capacity] { self->Send(capacity); })) {
+                              [this, self, capacity] { Send(capacity); })) {
       Send(capacity);
     }
   }
@@ -149,35 +144,20 @@ class ChunksStream final : public RawWriteReactor,
 
   void OnCancel() override { End(absl::CancelledError("the client has gone away")); }
 
-  void End(const absl::Status& status) {
-    MutexLock lock(mu_);
-    if (std::exchange(finished_, true)) return;
-    Finish(rpc::ToGrpcStatus(call_->Finish(status)));
-  }
-
-  void OnDone() override { const std::shared_ptr<ChunksStream> self = std::move(self_); }
-
-  DataPlane& plane_;
-  const std::shared_ptr<rpc::Call> call_;  // shared with the server
   const v1::DownloadChunksRequest request_;
-  std::shared_ptr<ChunksStream> self_;  // gRPC's reference, until OnDone
   // Of whoever sends: one at a time.
   std::vector<WantedChunk> wanted_;
   size_t next_ = 0;
   size_t end_ = 0;  // of the message that is being made
 
-  Mutex mu_;
   grpc::ByteBuffer outgoing_ GRAFT_GUARDED_BY(mu_);
-  bool finished_ GRAFT_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace
 
 RawWriteReactor* StartDownloadChunks(DataPlane& plane, std::shared_ptr<rpc::Call> call,
                                      const v1::DownloadChunksRequest& request) {
-  auto stream = std::make_shared<ChunksStream>(plane, std::move(call), request);
-  stream->Start();
-  return stream.get();
+  return StartStream<ChunksStream>(plane, std::move(call), request);
 }
 
 }  // namespace graft::fileservice

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "fileservice/cas/encoding.h"
 #include "fileservice/service/access.h"
+#include "fileservice/service/data_stream.h"
 #include "fileservice/service/file_reader.h"
 #include "fileservice/service/payload.h"
 #include "fileservice/transfer/wire.h"
@@ -27,16 +27,13 @@ constexpr size_t kFirstDataBytes = 64 << 10;
 constexpr absl::Duration kTakenAtOnce = absl::Milliseconds(250);
 constexpr absl::Duration kTakenSlowly = absl::Seconds(2);
 
-class DownloadStream final : public RawWriteReactor,
-                             public Watched,
-                             public std::enable_shared_from_this<DownloadStream> {
+class DownloadStream final : public DataStream<RawWriteReactor> {
  public:
   DownloadStream(DataPlane& plane, std::shared_ptr<rpc::Call> call, v1::DownloadRequest request)
-      : plane_(plane), call_(std::move(call)), request_(std::move(request)) {}
+      : DataStream(plane, std::move(call)), request_(std::move(request)) {}
 
   void Start() {
-    self_ = shared_from_this();
-    plane_.watch.Watch(self_);
+    Begin();
     absl::StatusOr<ResolvedVersion> version =
         ReadableVersion(plane_.catalog, *call_, request_.version());
     if (!version.ok()) return End(version.status());
@@ -47,8 +44,6 @@ class DownloadStream final : public RawWriteReactor,
     version_ = *std::move(version);
     Produce();
   }
-
-  void OnStall() override { End(StalledError(plane_.watch.timeout())); }
 
  private:
   // One message is read while the one before it is sent. `producing_` says that somebody reads;
@@ -62,7 +57,7 @@ class DownloadStream final : public RawWriteReactor,
     const size_t capacity = data_bytes_.load();
     auto self = shared_from_this();
     if (plane_.budget.Acquire(static_cast<int64_t>(capacity),
-                              [self, capacity] { self->Read(capacity); })) {
+                              [this, self, capacity] { Read(capacity); })) {
       Read(capacity);
     }
   }
@@ -164,22 +159,7 @@ class DownloadStream final : public RawWriteReactor,
 
   void OnCancel() override { End(absl::CancelledError("the client has gone away")); }
 
-  void End(const absl::Status& status) {
-    MutexLock lock(mu_);
-    FinishOnce(status);
-  }
-
-  void FinishOnce(const absl::Status& status) GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (std::exchange(finished_, true)) return;
-    Finish(rpc::ToGrpcStatus(call_->Finish(status)));
-  }
-
-  void OnDone() override { const std::shared_ptr<DownloadStream> self = std::move(self_); }
-
-  DataPlane& plane_;
-  const std::shared_ptr<rpc::Call> call_;  // shared with the server
   const v1::DownloadRequest request_;
-  std::shared_ptr<DownloadStream> self_;  // gRPC's reference, until OnDone
   ResolvedVersion version_;
 
   // Of whoever reads: one at a time.
@@ -190,23 +170,19 @@ class DownloadStream final : public RawWriteReactor,
   size_t filled_ = 0;
 
   std::atomic<size_t> data_bytes_{kFirstDataBytes};  // of the next message
-  Mutex mu_;
   grpc::ByteBuffer outgoing_ GRAFT_GUARDED_BY(mu_);
   std::optional<grpc::ByteBuffer> next_ GRAFT_GUARDED_BY(mu_);
   absl::Time write_began_ GRAFT_GUARDED_BY(mu_);
   bool producing_ GRAFT_GUARDED_BY(mu_) = false;
   bool writing_ GRAFT_GUARDED_BY(mu_) = false;
   bool all_read_ GRAFT_GUARDED_BY(mu_) = false;
-  bool finished_ GRAFT_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace
 
 RawWriteReactor* StartDownload(DataPlane& plane, std::shared_ptr<rpc::Call> call,
                                const v1::DownloadRequest& request) {
-  auto stream = std::make_shared<DownloadStream>(plane, std::move(call), request);
-  stream->Start();
-  return stream.get();
+  return StartStream<DownloadStream>(plane, std::move(call), request);
 }
 
 }  // namespace graft::fileservice

@@ -5,30 +5,25 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "fileservice/cas/encoding.h"
 #include "fileservice/service/access.h"
 #include "fileservice/service/convert.h"
+#include "fileservice/service/data_stream.h"
 #include "rpc/status.h"
 
 namespace graft::fileservice {
 namespace {
 
-class StageStream final : public grpc::ServerReadReactor<v1::StageFilesRequest>,
-                          public Watched,
-                          public std::enable_shared_from_this<StageStream> {
+class StageStream final : public DataStream<grpc::ServerReadReactor<v1::StageFilesRequest>> {
  public:
   StageStream(DataPlane& plane, std::shared_ptr<rpc::Call> call, v1::StageFilesResponse* response)
-      : plane_(plane), call_(std::move(call)), response_(response) {}
+      : DataStream(plane, std::move(call)), response_(response) {}
 
   void Start() {
-    self_ = shared_from_this();
-    plane_.watch.Watch(self_);
+    Begin();
     StartRead(&request_);
   }
-
-  void OnStall() override { End(StalledError(plane_.watch.timeout())); }
 
  private:
   void OnReadDone(bool ok) override {
@@ -37,7 +32,7 @@ class StageStream final : public grpc::ServerReadReactor<v1::StageFilesRequest>,
         return End(absl::InvalidArgumentError(
             absl::StrCat("the stream ended before all chunks of \"", path_, "\" were named")));
       }
-      return End(absl::OkStatus());
+      return Answer();
     }
     Touch(plane_.clock);
     const absl::Status status = Take();
@@ -45,6 +40,14 @@ class StageStream final : public grpc::ServerReadReactor<v1::StageFilesRequest>,
     Touch(plane_.clock);
     MutexLock lock(mu_);
     if (!finished_) StartRead(&request_);
+  }
+
+  void Answer() {
+    MutexLock lock(mu_);
+    if (finished_) return;
+    response_->set_file_count(files_);
+    response_->set_size_bytes(bytes_);
+    FinishOnce(absl::OkStatus());
   }
 
   absl::Status Take() {
@@ -142,22 +145,7 @@ class StageStream final : public grpc::ServerReadReactor<v1::StageFilesRequest>,
     return absl::OkStatus();
   }
 
-  void End(const absl::Status& status) {
-    MutexLock lock(mu_);
-    if (std::exchange(finished_, true)) return;
-    if (status.ok()) {
-      response_->set_file_count(files_);
-      response_->set_size_bytes(bytes_);
-    }
-    Finish(rpc::ToGrpcStatus(call_->Finish(status)));
-  }
-
-  void OnDone() override { const std::shared_ptr<StageStream> self = std::move(self_); }
-
-  DataPlane& plane_;
-  const std::shared_ptr<rpc::Call> call_;  // shared with the server
   v1::StageFilesResponse* const response_;
-  std::shared_ptr<StageStream> self_;  // gRPC's reference, until OnDone
   v1::StageFilesRequest request_;
   SessionRecord session_;
   // The file whose parts are coming; an empty path between files.
@@ -166,9 +154,6 @@ class StageStream final : public grpc::ServerReadReactor<v1::StageFilesRequest>,
   Sha256 ids_;  // over the ids of file_.chunks
   int64_t files_ = 0;
   int64_t bytes_ = 0;
-
-  Mutex mu_;
-  bool finished_ GRAFT_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace
@@ -176,9 +161,7 @@ class StageStream final : public grpc::ServerReadReactor<v1::StageFilesRequest>,
 grpc::ServerReadReactor<v1::StageFilesRequest>* StartStage(DataPlane& plane,
                                                            std::shared_ptr<rpc::Call> call,
                                                            v1::StageFilesResponse* response) {
-  auto stream = std::make_shared<StageStream>(plane, std::move(call), response);
-  stream->Start();
-  return stream.get();
+  return StartStream<StageStream>(plane, std::move(call), response);
 }
 
 }  // namespace graft::fileservice

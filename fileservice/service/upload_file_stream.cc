@@ -4,67 +4,33 @@
 #include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "fileservice/cas/encoding.h"
 #include "fileservice/service/access.h"
+#include "fileservice/service/data_stream.h"
 #include "fileservice/service/file_intake.h"
-#include "fileservice/transfer/slices.h"
 #include "fileservice/transfer/wire.h"
 #include "rpc/status.h"
 
 namespace graft::fileservice {
 namespace {
 
-class UploadFileStream final : public RawReadReactor,
-                               public Watched,
-                               public std::enable_shared_from_this<UploadFileStream> {
+class UploadFileStream final : public IncomingStream<RawReadReactor> {
  public:
   UploadFileStream(DataPlane& plane, std::shared_ptr<rpc::Call> call,
                    v1::UploadFileResponse* response)
-      : plane_(plane), call_(std::move(call)), response_(response) {}
-
-  void Start() {
-    self_ = shared_from_this();
-    plane_.watch.Watch(self_);
-    StartRead(&incoming_);
-  }
-
-  void OnStall() override { End(StalledError(plane_.watch.timeout())); }
+      : IncomingStream(plane, std::move(call)), response_(response) {}
 
  private:
-  void OnReadDone(bool ok) override {
-    Touch(plane_.clock);
-    if (!ok) return EndReading(Cease());
-    const auto bytes = static_cast<int64_t>(incoming_.Length());
-    auto self = shared_from_this();
-    if (plane_.budget.Acquire(bytes, [self, bytes] { self->Process(bytes); })) Process(bytes);
-  }
-
-  void Process(int64_t bytes) {
-    const absl::Status status = TakeMessage();
-    plane_.budget.Release(bytes);
-    Touch(plane_.clock);
-    if (!status.ok() || complete_) return EndReading(status);
-    incoming_.Clear();
-    MutexLock lock(mu_);
-    if (!finished_) StartRead(&incoming_);
-  }
-
-  absl::Status TakeMessage() {
-    std::vector<grpc::Slice> slices;
-    if (!incoming_.Dump(&slices).ok()) {
-      return absl::InternalError("a message of UploadFile cannot be read");
-    }
-    GRAFT_ASSIGN_OR_RETURN(const wire::SplitMessage split, wire::Split(Views(slices)));
+  absl::StatusOr<Next> Take(absl::Span<const absl::string_view> parts) override {
+    GRAFT_ASSIGN_OR_RETURN(const wire::SplitMessage split, wire::Split(parts));
     v1::UploadFileRequest head;
     if (!head.ParseFromArray(split.rest.data(), static_cast<int>(split.rest.size()))) {
       return absl::InvalidArgumentError("the message is no protobuf");
     }
-    if (intake_ == nullptr) GRAFT_RETURN_IF_ERROR(Begin(head));
+    if (intake_ == nullptr) GRAFT_RETURN_IF_ERROR(Open(head));
     if (head.offset() != intake_->offset()) {
       return OffsetMismatch(path_, head.offset(), intake_->offset());
     }
@@ -77,16 +43,15 @@ class UploadFileStream final : public RawReadReactor,
     for (const absl::string_view bytes : split.data) {
       GRAFT_RETURN_IF_ERROR(intake_->Take(bytes));
     }
-    if (!head.finish() && !intake_->full()) return absl::OkStatus();
+    if (!head.finish() && !intake_->full()) return Next::kRead;
     GRAFT_ASSIGN_OR_RETURN(const Entry entry, intake_->Finish(expected_, executable_));
-    complete_ = true;
     response_->set_durable_size(entry.size);
     response_->set_complete(true);
     response_->set_sha256(std::string(BytesOf(entry.sha256)));
-    return absl::OkStatus();
+    return Next::kStop;
   }
 
-  absl::Status Begin(const v1::UploadFileRequest& head) {
+  absl::Status Open(const v1::UploadFileRequest& head) {
     GRAFT_ASSIGN_OR_RETURN(const SessionRecord session,
                            UsableSession(plane_.catalog, *call_, head.session()));
     path_ = head.path();
@@ -106,34 +71,19 @@ class UploadFileStream final : public RawReadReactor,
     return absl::OkStatus();
   }
 
+  void ReadingEnded() override { Stop(Cease()); }
+
   // Lets go of the file first, so that the client may send it again as soon as it has its answer.
-  void EndReading(const absl::Status& status) {
+  void Stop(const absl::Status& status) override {
     intake_.reset();
     End(status);
   }
 
-  void End(const absl::Status& status) {
-    MutexLock lock(mu_);
-    if (std::exchange(finished_, true)) return;
-    Finish(rpc::ToGrpcStatus(call_->Finish(status)));
-  }
-
-  void OnDone() override { const std::shared_ptr<UploadFileStream> self = std::move(self_); }
-
-  DataPlane& plane_;
-  const std::shared_ptr<rpc::Call> call_;  // shared with the server
   v1::UploadFileResponse* const response_;
-  std::shared_ptr<UploadFileStream> self_;  // gRPC's reference, until OnDone
-  // Of the reading side.
-  grpc::ByteBuffer incoming_;
   std::unique_ptr<FileIntake> intake_;  // null before the first message
   std::string path_;
   std::optional<Sha256Digest> expected_;
   bool executable_ = false;
-  bool complete_ = false;
-
-  Mutex mu_;
-  bool finished_ GRAFT_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace
@@ -149,9 +99,7 @@ absl::Status OffsetMismatch(absl::string_view path, int64_t got, int64_t expecte
 
 RawReadReactor* StartUploadFile(DataPlane& plane, std::shared_ptr<rpc::Call> call,
                                 v1::UploadFileResponse* response) {
-  auto stream = std::make_shared<UploadFileStream>(plane, std::move(call), response);
-  stream->Start();
-  return stream.get();
+  return StartStream<UploadFileStream>(plane, std::move(call), response);
 }
 
 }  // namespace graft::fileservice

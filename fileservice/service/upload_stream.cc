@@ -7,72 +7,25 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "fileservice/cas/encoding.h"
 #include "fileservice/service/access.h"
+#include "fileservice/service/data_stream.h"
 #include "fileservice/service/file_hash.h"
 #include "fileservice/service/upload_message.h"
-#include "fileservice/transfer/slices.h"
 #include "graft/v1/data.pb.h"
 #include "rpc/status.h"
 
 namespace graft::fileservice {
 namespace {
 
-class UploadStream final : public RawBidiReactor,
-                           public Watched,
-                           public std::enable_shared_from_this<UploadStream> {
+class UploadStream final : public IncomingStream<RawBidiReactor> {
  public:
-  UploadStream(DataPlane& plane, std::shared_ptr<rpc::Call> call)
-      : plane_(plane), call_(std::move(call)) {}
-
-  void Start() {
-    self_ = shared_from_this();
-    plane_.watch.Watch(self_);
-    StartRead(&incoming_);
-  }
-
-  void OnStall() override { Fail(StalledError(plane_.watch.timeout())); }
+  using IncomingStream::IncomingStream;
 
  private:
-  void OnReadDone(bool ok) override {
-    if (!ok) {
-      file_hash_.End(session_, plane_.verified);
-      ChunkStore::Ticket last = 0;
-      {
-        MutexLock lock(mu_);
-        read_closed_ = true;
-        last = last_ticket_;
-        MaybeFinish();
-      }
-      plane_.store.Hurry(last);
-      return;
-    }
-    Touch(plane_.clock);
-    const auto bytes = static_cast<int64_t>(incoming_.Length());
-    auto self = shared_from_this();
-    if (plane_.budget.Acquire(bytes, [self, bytes] { self->Process(bytes); })) Process(bytes);
-  }
-
-  void Process(int64_t bytes) {
-    const absl::Status status = TakeMessage();
-    plane_.budget.Release(bytes);
-    if (!status.ok()) {
-      Fail(status);
-      return;
-    }
-    incoming_.Clear();
-    MutexLock lock(mu_);
-    if (!finished_) StartRead(&incoming_);
-  }
-
-  absl::Status TakeMessage() {
-    std::vector<grpc::Slice> slices;
-    if (!incoming_.Dump(&slices).ok()) {
-      return absl::InternalError("an upload message cannot be read");
-    }
-    GRAFT_ASSIGN_OR_RETURN(const UploadMessage message, ParseUpload(Views(slices)));
+  absl::StatusOr<Next> Take(absl::Span<const absl::string_view> parts) override {
+    GRAFT_ASSIGN_OR_RETURN(const UploadMessage message, ParseUpload(parts));
     if (session_.empty()) {
       GRAFT_ASSIGN_OR_RETURN(const SessionRecord session,
                              UsableSession(plane_.catalog, *call_, message.session));
@@ -93,11 +46,22 @@ class UploadStream final : public RawBidiReactor,
       last_ticket_ = ticket;
       ++undecided_;
     }
-    auto self = shared_from_this();
-    plane_.store.OnDurable(ticket, [self, sequence = message.sequence](absl::Status status) {
-      self->OnDurable(sequence, status);
-    });
-    return absl::OkStatus();
+    plane_.store.OnDurable(
+        ticket, [this, self = shared_from_this(), sequence = message.sequence](
+                    absl::Status status) { OnDurable(sequence, status); });
+    return Next::kRead;
+  }
+
+  void ReadingEnded() override {
+    file_hash_.End(session_, plane_.verified);
+    ChunkStore::Ticket last = 0;
+    {
+      MutexLock lock(mu_);
+      read_closed_ = true;
+      last = last_ticket_;
+      MaybeFinish();
+    }
+    plane_.store.Hurry(last);
   }
 
   absl::StatusOr<ChunkStore::Ticket> PutAll(const UploadMessage& message) {
@@ -137,10 +101,7 @@ class UploadStream final : public RawBidiReactor,
   }
 
   void OnDurable(uint64_t sequence, const absl::Status& status) {
-    if (!status.ok()) {
-      Fail(status);
-      return;
-    }
+    if (!status.ok()) return End(status);
     Touch(plane_.clock);
     MutexLock lock(mu_);
     --undecided_;
@@ -176,16 +137,6 @@ class UploadStream final : public RawBidiReactor,
     FinishOnce(failed_ ? absl::CancelledError("the client has gone away") : absl::OkStatus());
   }
 
-  void Fail(const absl::Status& status) {
-    MutexLock lock(mu_);
-    FinishOnce(status);
-  }
-
-  void FinishOnce(const absl::Status& status) GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (std::exchange(finished_, true)) return;
-    Finish(rpc::ToGrpcStatus(call_->Finish(status)));
-  }
-
   void OnDone() override {
     if (!session_.empty()) {
       int64_t bytes = 0;
@@ -196,19 +147,14 @@ class UploadStream final : public RawBidiReactor,
       // A figure for people; the upload does not fail for it.
       plane_.catalog.CountBytes(session_, bytes, 0).IgnoreError();
     }
-    const std::shared_ptr<UploadStream> self = std::move(self_);
+    IncomingStream::OnDone();
   }
 
-  DataPlane& plane_;
-  const std::shared_ptr<rpc::Call> call_;  // shared with the server
-  std::shared_ptr<UploadStream> self_;     // gRPC's reference, until OnDone
   // Of the reading side.
-  grpc::ByteBuffer incoming_;
   std::string session_;  // the id; empty before the first message
   uint64_t next_sequence_ = 1;
   FileHash file_hash_;
 
-  Mutex mu_;
   grpc::ByteBuffer outgoing_ GRAFT_GUARDED_BY(mu_);
   ChunkStore::Ticket last_ticket_ GRAFT_GUARDED_BY(mu_) = 0;
   int64_t undecided_ GRAFT_GUARDED_BY(mu_) = 0;  // messages not yet durable
@@ -219,7 +165,6 @@ class UploadStream final : public RawBidiReactor,
   bool read_closed_ GRAFT_GUARDED_BY(mu_) = false;
   bool writing_ GRAFT_GUARDED_BY(mu_) = false;
   bool failed_ GRAFT_GUARDED_BY(mu_) = false;
-  bool finished_ GRAFT_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace
@@ -233,9 +178,7 @@ absl::Status StalledError(absl::Duration timeout) {
 }
 
 RawBidiReactor* StartUpload(DataPlane& plane, std::shared_ptr<rpc::Call> call) {
-  auto stream = std::make_shared<UploadStream>(plane, std::move(call));
-  stream->Start();
-  return stream.get();
+  return StartStream<UploadStream>(plane, std::move(call));
 }
 
 }  // namespace graft::fileservice
