@@ -52,20 +52,20 @@ field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])
 note() { echo "$1 $2" >>"$work/figures"; }
 
 if command -v nginx >/dev/null && command -v curl >/dev/null; then
-  mkdir "$work/root"
+  mkdir "$work/served"
   . "$(dirname "$0")/nginx.sh"
-  start_nginx "$work" "$work/root"
+  start_nginx "$work" "$work/served"
 else
   echo "skipped: nginx and curl are not both installed (apt-get install nginx-light curl)"
 fi
 
 nginx_round() {
-  rm -f "$work/root/v1.bin" "$work/out"
+  rm -f "$work/served/v1.bin" "$work/out"
   note nginx_put_v1 "$(seconds sh -c "curl -sf -T $work/v1.bin http://127.0.0.1:$nginx_port/v1.bin &&
-    $bench fsync $work/root/v1.bin")"
-  "$bench" cold "$work/root/v1.bin"
+    $bench fsync $work/served/v1.bin")"
+  "$bench" cold "$work/served/v1.bin"
   note nginx_get_v2 "$(seconds curl -sf -o "$work/out" "http://127.0.0.1:$nginx_port/v1.bin")"
-  rm -f "$work/root/v1.bin" "$work/out"
+  rm -f "$work/served/v1.bin" "$work/out"
   sync -f "$work"
 }
 
