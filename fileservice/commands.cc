@@ -56,16 +56,12 @@ struct Arguments {
 
 absl::StatusOr<Arguments> Parse(const std::string& name, const std::vector<std::string>& args) {
   Arguments result;
-  std::string data;
+  std::vector<std::string> others;
   for (size_t i = 0; i < args.size(); ++i) {
     const std::string& arg = args[i];
     const bool has_value = i + 1 < args.size();
     if (arg == "--json") {
       result.json = true;
-    } else if (arg == "--data" && has_value) {
-      data = args[++i];
-    } else if (arg == "--config" && has_value) {
-      GRAFT_ASSIGN_OR_RETURN(result.settings, ReadSettings(args[++i]));
     } else if (arg == "--rebuild-index" && name == "fsck") {
       result.rebuild_index = true;
     } else if (arg == "--dry-run" && name == "gc") {
@@ -81,15 +77,16 @@ absl::StatusOr<Arguments> Parse(const std::string& name, const std::vector<std::
                absl::SimpleAtod(args[i + 1], &result.max_share) && result.max_share > 0) {
       ++i;
     } else {
-      return absl::InvalidArgumentError(absl::StrCat("unknown, unfinished or malformed: ", arg));
+      others.push_back(arg);
     }
   }
-  if (!data.empty()) result.settings.data_dir = data;
-  if (result.settings.data_dir.empty()) {
-    return absl::InvalidArgumentError("say where the store lies: --data DIR or --config FILE");
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<std::string> words,
+                         ReadSettings(others, result.settings));
+  if (!words.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("unknown word ", words[0]));
   }
-  if (!FileExists(result.settings.data_dir)) {
-    return absl::NotFoundError(absl::StrCat("there is no folder ", result.settings.data_dir));
+  if (!FileExists(result.settings.data())) {
+    return absl::NotFoundError(absl::StrCat("there is no folder ", result.settings.data()));
   }
   return result;
 }
@@ -103,7 +100,7 @@ std::string Bytes(int64_t bytes) {
 }
 
 absl::StatusOr<std::unique_ptr<Database>> OpenView(const Settings& settings) {
-  return Database::Open(settings.index_dir(), {.read_only = true});
+  return Database::Open(IndexFolder(settings), {.read_only = true});
 }
 
 // A store that no daemon runs on.
@@ -116,11 +113,11 @@ struct OpenStore {
 
   absl::Status Open(const Settings& settings) {
     GRAFT_ASSIGN_OR_RETURN(
-        db, Database::Open(settings.index_dir(), {.watermark_dir = settings.watermark()}));
+        db, Database::Open(IndexFolder(settings), {.watermark_dir = WatermarkFolder(settings)}));
     ChunkStore::Options options;
-    options.directory = settings.pack_dir();
-    options.pack_bytes = settings.pack_bytes;
-    options.reserve_bytes = settings.reserve_bytes;
+    options.directory = PackFolder(settings);
+    options.pack_bytes = settings.pack_bytes();
+    options.reserve_bytes = settings.reserve_bytes();
     GRAFT_ASSIGN_OR_RETURN(store, ChunkStore::Open(*db, RealFiles(), clock, options));
     catalog = std::make_unique<Catalog>(*db, *store, clock, random, Catalog::Options());
     return catalog->Open();
@@ -130,11 +127,11 @@ struct OpenStore {
 // Another store's packs and index, read beside whoever uses them.
 class FolderSource final : public ChunkSource {
  public:
-  static absl::StatusOr<std::unique_ptr<FolderSource>> Open(const std::string& data_dir) {
+  static absl::StatusOr<std::unique_ptr<FolderSource>> Open(const std::string& folder) {
     Settings settings;
-    settings.data_dir = data_dir;
+    settings.set_data(folder);
     GRAFT_ASSIGN_OR_RETURN(std::unique_ptr<Database> db, OpenView(settings));
-    return absl::WrapUnique(new FolderSource(std::move(db), settings.pack_dir()));
+    return absl::WrapUnique(new FolderSource(std::move(db), PackFolder(settings)));
   }
   absl::StatusOr<std::string> Fetch(const ChunkId& id, uint32_t raw_bytes) override {
     return reader_.Read(id);
@@ -168,22 +165,22 @@ absl::Status Exchange(const std::string& made, const std::string& place, const s
 
 absl::StatusOr<int> Rebuild(const Arguments& arguments) {
   const Settings& settings = arguments.settings;
-  GRAFT_RETURN_IF_ERROR(Database::CheckUnused(settings.index_dir()));
+  GRAFT_RETURN_IF_ERROR(Database::CheckUnused(IndexFolder(settings)));
   RealClock clock;
-  const std::string made = absl::StrCat(settings.index_dir(), ".new");
-  const std::string made_watermark = absl::StrCat(settings.watermark(), ".new");
+  const std::string made = absl::StrCat(IndexFolder(settings), ".new");
+  const std::string made_watermark = absl::StrCat(WatermarkFolder(settings), ".new");
   GRAFT_RETURN_IF_ERROR(RemoveTree(made));
   GRAFT_RETURN_IF_ERROR(RemoveTree(made_watermark));
   RebuildReport report;
   {
     GRAFT_ASSIGN_OR_RETURN(const auto db, Database::Open(made, {.watermark_dir = made_watermark}));
-    GRAFT_ASSIGN_OR_RETURN(report, RebuildIndex(*db, RealFiles(), settings.pack_dir(), clock));
+    GRAFT_ASSIGN_OR_RETURN(report, RebuildIndex(*db, RealFiles(), PackFolder(settings), clock));
   }
   const std::string kept = absl::StrCat(".lost-", absl::ToUnixSeconds(clock.WallNow()));
   GRAFT_RETURN_IF_ERROR(
-      Exchange(made_watermark, settings.watermark(), settings.watermark() + kept));
-  GRAFT_RETURN_IF_ERROR(Exchange(made, settings.index_dir(), settings.index_dir() + kept));
-  GRAFT_RETURN_IF_ERROR(SyncDirectory(settings.data_dir));
+      Exchange(made_watermark, WatermarkFolder(settings), WatermarkFolder(settings) + kept));
+  GRAFT_RETURN_IF_ERROR(Exchange(made, IndexFolder(settings), IndexFolder(settings) + kept));
+  GRAFT_RETURN_IF_ERROR(SyncDirectory(settings.data()));
   if (arguments.json) {
     PrintJson({{"packs", report.packs},
                {"chunks", report.chunks},
@@ -196,7 +193,7 @@ absl::StatusOr<int> Rebuild(const Arguments& arguments) {
     std::cout << "made the index from " << report.packs << " packs: " << report.chunks
               << " chunks (" << Bytes(report.chunk_bytes) << "), " << report.filesets
               << " filesets, " << report.versions << " versions, " << report.refs << " refs\n"
-              << "the old one is kept as " << settings.index_dir() << kept << "\n"
+              << "the old one is kept as " << IndexFolder(settings) << kept << "\n"
               << "gone are pins (the scheduler puts its own again), upload sessions and request "
                  "ids; versions deleted shortly before may be back\n";
     for (const std::string& loss : report.losses) std::cout << "lost: " << loss << "\n";
@@ -208,7 +205,7 @@ absl::StatusOr<int> Fsck(const Arguments& arguments) {
   if (arguments.rebuild_index) return Rebuild(arguments);
   GRAFT_ASSIGN_OR_RETURN(const auto db, OpenView(arguments.settings));
   GRAFT_ASSIGN_OR_RETURN(const FsckReport report,
-                         CheckStore(*db, RealFiles(), arguments.settings.pack_dir()));
+                         CheckStore(*db, RealFiles(), PackFolder(arguments.settings)));
   if (arguments.json) {
     PrintJson({{"packs", report.packs},
                {"chunks", report.chunks},
@@ -254,9 +251,9 @@ void PrintCollection(const Collector::Report& report, bool dry_run, bool json) {
 absl::StatusOr<int> Gc(const Arguments& arguments) {
   const Settings& settings = arguments.settings;
   Collector::Options options;
-  options.grace = absl::Seconds(settings.gc_grace_s);
-  options.trash_time = absl::Seconds(settings.gc_trash_s);
-  options.max_share = static_cast<double>(settings.gc_max_percent) / 100;
+  options.grace = absl::Seconds(settings.gc_grace_s());
+  options.trash_time = absl::Seconds(settings.gc_trash_s());
+  options.max_share = static_cast<double>(settings.gc_max_percent()) / 100;
   if (arguments.max_share > 0) options.max_share = arguments.max_share;
   if (arguments.dry_run) {
     GRAFT_ASSIGN_OR_RETURN(const auto db, OpenView(settings));
@@ -321,7 +318,7 @@ absl::StatusOr<int> Scrub(const Arguments& arguments) {
   if (!arguments.repair) {
     GRAFT_ASSIGN_OR_RETURN(const auto db, OpenView(arguments.settings));
     RealClock clock;
-    const ChunkReader reader(*db, RealFiles(), arguments.settings.pack_dir(), kMaxOpenPacks);
+    const ChunkReader reader(*db, RealFiles(), PackFolder(arguments.settings), kMaxOpenPacks);
     GRAFT_ASSIGN_OR_RETURN(const Scrubber::Report report,
                            Scrubber(*db, reader, clock, options).Run());
     return PrintScrub(*db, report, arguments.json);

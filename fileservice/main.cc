@@ -31,14 +31,13 @@ namespace {
 constexpr absl::Duration kDrainTime = absl::Seconds(30);
 
 constexpr absl::string_view kUsage =
-    R"(usage: graft-fileservice [--config FILE] [--data DIR] [--listen HOST:PORT]
-                         [--http HOST:PORT] [--insecure] [--no-auth] [--port-file FILE]
-                         [--accept-loss]
+    R"(usage: graft-fileservice --data DIR [--config FILE] [OPTIONS]
        graft-fileservice COMMAND ...
 
-Serves filesets. Settings come from FILE (JSON); options stand above it.
+Serves filesets. FILE has settings, protobuf text or JSON: the options' names with '_'; options stand
+above it. The ones most used:
   --data DIR          where packs and index lie
-  --listen HOST:PORT  port 0 takes a free one, which --port-file tells
+  --listen HOST:PORT  port 0 takes a free one, which --port-file tells (127.0.0.1:7071)
   --http HOST:PORT    files over HTTP/1.1 too; its port is the second line of --port-file
   --insecure          plaintext; loopback addresses only
   --no-auth           no tokens, everyone may do everything; with --insecure only
@@ -47,47 +46,12 @@ Serves filesets. Settings come from FILE (JSON); options stand above it.
 Commands:
 )";
 
-struct Arguments {
+absl::StatusOr<Settings> ParseArguments(const std::vector<std::string>& args) {
   Settings settings;
-  std::string port_file;
-  bool accept_loss = false;
-};
-
-absl::StatusOr<Arguments> ParseArguments(const std::vector<std::string>& args) {
-  Arguments result;
-  for (size_t i = 0; i + 1 < args.size(); ++i) {
-    if (args[i] != "--config") continue;
-    GRAFT_ASSIGN_OR_RETURN(result.settings, ReadSettings(args[i + 1]));
-  }
-  for (size_t i = 0; i < args.size(); ++i) {
-    const std::string& arg = args[i];
-    const bool has_value = i + 1 < args.size();
-    if (arg == "--insecure") {
-      result.settings.insecure = true;
-    } else if (arg == "--no-auth") {
-      result.settings.no_auth = true;
-    } else if (arg == "--accept-loss") {
-      result.accept_loss = true;
-    } else if (arg == "--config" && has_value) {
-      ++i;
-    } else if (arg == "--data" && has_value) {
-      result.settings.data_dir = args[++i];
-    } else if (arg == "--listen" && has_value) {
-      result.settings.address = args[++i];
-    } else if (arg == "--http" && has_value) {
-      result.settings.http_address = args[++i];
-    } else if (arg == "--port-file" && has_value) {
-      result.port_file = args[++i];
-    } else {
-      return absl::InvalidArgumentError(
-          absl::StrCat("unknown or unfinished option ", arg, "\n", kUsage));
-    }
-  }
-  if (result.settings.data_dir.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("data_dir is missing: say --data DIR\n", kUsage));
-  }
-  return result;
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<std::string> words, ReadSettings(args, settings));
+  if (words.empty()) return settings;
+  return absl::InvalidArgumentError(
+      absl::StrCat("there is no command ", words[0], "; see --help"));
 }
 
 // The HTTP door where there is one.
@@ -99,73 +63,73 @@ struct OptionalDoor {
 
 absl::StatusOr<OptionalDoor> OpenDoor(const Settings& settings) {
   OptionalDoor result;
-  if (settings.http_address.empty()) return result;
+  if (settings.http().empty()) return result;
   HttpListener::Options options;
-  options.address = settings.http_address;
-  options.allow_remote = settings.http_allow_remote;
-  options.max_connections = static_cast<int>(settings.http_max_connections);
-  options.stall_timeout = absl::Seconds(settings.stall_timeout_s);
+  options.address = settings.http();
+  options.allow_remote = settings.http_allow_remote();
+  options.max_connections = static_cast<int>(settings.http_max_connections());
+  options.stall_timeout = absl::Seconds(settings.stall_timeout_s());
   GRAFT_ASSIGN_OR_RETURN(result.door, HttpListener::Bind(options));
   GRAFT_ASSIGN_OR_RETURN(std::string key,
-                         UrlSigner::LoadKey(JoinPath(settings.data_dir, "url_key")));
-  const std::string host = settings.http_address.substr(0, settings.http_address.rfind(':'));
+                         UrlSigner::LoadKey(JoinPath(settings.data(), "url_key")));
+  const std::string host = settings.http().substr(0, settings.http().rfind(':'));
   result.urls = std::make_unique<UrlSigner>(
-      std::move(key), settings.http_base_url.empty()
+      std::move(key), settings.http_base_url().empty()
                           ? absl::StrCat("http://", host, ":", result.door->port())
-                          : settings.http_base_url);
+                          : settings.http_base_url());
   return result;
 }
 
 Upkeep::Options UpkeepOptions(const Settings& settings) {
   Upkeep::Options options;
-  options.interval = absl::Seconds(settings.gc_interval_s);
-  options.collecting.grace = absl::Seconds(settings.gc_grace_s);
-  options.collecting.trash_time = absl::Seconds(settings.gc_trash_s);
-  options.collecting.max_share = static_cast<double>(settings.gc_max_percent) / 100;
-  options.versions_per_keyframe = settings.versions_per_keyframe;
-  options.scrub_bytes_per_second = settings.scrub_bytes_per_s;
-  options.scrub_cycle = absl::Seconds(settings.scrub_cycle_s);
+  options.interval = absl::Seconds(settings.gc_interval_s());
+  options.collecting.grace = absl::Seconds(settings.gc_grace_s());
+  options.collecting.trash_time = absl::Seconds(settings.gc_trash_s());
+  options.collecting.max_share = static_cast<double>(settings.gc_max_percent()) / 100;
+  options.versions_per_keyframe = settings.versions_per_keyframe();
+  options.scrub_bytes_per_second = settings.scrub_bytes_per_s();
+  options.scrub_cycle = absl::Seconds(settings.scrub_cycle_s());
   return options;
 }
 
-absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
-  const Settings& settings = arguments.settings;
+absl::Status Serve(const Settings& settings, const sigset_t& signals) {
   RealClock clock;
   SecureRandom random;
-  GRAFT_RETURN_IF_ERROR(MakeDirectories(settings.data_dir, 0750));
+  GRAFT_RETURN_IF_ERROR(MakeDirectories(settings.data(), 0750));
   GRAFT_ASSIGN_OR_RETURN(
-      const auto db, Database::Open(settings.index_dir(), {.watermark_dir = settings.watermark(),
-                                                           .accept_loss = arguments.accept_loss}));
+      const auto db, Database::Open(IndexFolder(settings), {.watermark_dir = WatermarkFolder(settings),
+                                                           .accept_loss = settings.accept_loss()}));
   ChunkStore::Options store_options;
-  store_options.directory = settings.pack_dir();
-  store_options.pack_bytes = settings.pack_bytes;
-  store_options.reserve_bytes = settings.reserve_bytes;
+  store_options.directory = PackFolder(settings);
+  store_options.pack_bytes = settings.pack_bytes();
+  store_options.reserve_bytes = settings.reserve_bytes();
   GRAFT_ASSIGN_OR_RETURN(const auto store,
                          ChunkStore::Open(*db, RealFiles(), clock, store_options));
   Catalog::Options catalog_options;
-  catalog_options.default_quota_bytes = settings.default_quota_bytes;
-  catalog_options.quota_bytes = settings.quota_bytes;
-  catalog_options.session_ttl = absl::Seconds(settings.session_ttl_s);
+  catalog_options.default_quota_bytes = settings.default_quota_bytes();
+  catalog_options.quota_bytes = {settings.quota_bytes().begin(), settings.quota_bytes().end()};
+  catalog_options.session_ttl = absl::Seconds(settings.session_ttl_s());
   Catalog catalog(*db, *store, clock, random, catalog_options);
   GRAFT_RETURN_IF_ERROR(catalog.Open());
 
-  ByteBudget budget(settings.max_inflight_bytes);
-  StallWatch watch(clock, absl::Seconds(settings.stall_timeout_s));
-  ChunkCache cache(static_cast<size_t>(settings.chunk_cache_bytes));
+  ByteBudget budget(settings.max_inflight_bytes());
+  StallWatch watch(clock, absl::Seconds(settings.stall_timeout_s()));
+  ChunkCache cache(static_cast<size_t>(settings.chunk_cache_bytes()));
   IntakeTable intakes;
   VerifiedFiles verified;
   DataPlane plane{catalog, *store, budget, watch, clock, cache, intakes, verified};
-  FileSetService filesets(catalog, {settings.in_place_roots});
+  FileSetService filesets(
+      catalog, {{settings.in_place_roots().begin(), settings.in_place_roots().end()}});
   GRAFT_ASSIGN_OR_RETURN(const auto credentials, ServerCredentials::Load(settings, clock));
   GRAFT_ASSIGN_OR_RETURN(OptionalDoor door, OpenDoor(settings));
   std::unique_ptr<Exchange> exchange;
-  if (settings.fan_out) exchange = std::make_unique<Exchange>(plane, random.Bytes(32));
+  if (settings.fan_out()) exchange = std::make_unique<Exchange>(plane, random.Bytes(32));
   DataService data(plane, door.urls.get(), exchange.get());
 
   rpc::ServerOptions options;
-  options.address = settings.address;
+  options.address = settings.listen();
   options.bulk_data = true;
-  options.metrics_address = settings.metrics_address;
+  options.metrics_address = settings.metrics();
   options.health = [&db] { return db->health(); };
   GRAFT_RETURN_IF_ERROR(credentials->Apply(options));
   GRAFT_ASSIGN_OR_RETURN(const auto server, rpc::Server::Start(options, [&] {
@@ -184,12 +148,12 @@ absl::Status Serve(const Arguments& arguments, const sigset_t& signals) {
         });
     LOG_INFO("serving files over HTTP", {{"port", door.door->port()}});
   }
-  if (!arguments.port_file.empty()) {
+  if (!settings.port_file().empty()) {
     const std::string http = door.door == nullptr ? "" : absl::StrCat(door.door->port(), "\n");
     GRAFT_RETURN_IF_ERROR(
-        WriteFileAtomically(arguments.port_file, absl::StrCat(server->port(), "\n", http)));
+        WriteFileAtomically(settings.port_file(), absl::StrCat(server->port(), "\n", http)));
   }
-  LOG_INFO("serving filesets", {{"port", server->port()}, {"data", settings.data_dir}});
+  LOG_INFO("serving filesets", {{"port", server->port()}, {"data", settings.data()}});
   int signal = 0;
   sigwait(&signals, &signal);
   LOG_INFO("draining", {{"signal", signal}, {"at_most", absl::FormatDuration(kDrainTime)}});
@@ -220,12 +184,12 @@ int main(int argc, char** argv) {
   if (!args.empty() && graft::fileservice::IsCommand(args[0])) {
     return graft::fileservice::RunCommand(args[0], {args.begin() + 1, args.end()});
   }
-  const auto arguments = ParseArguments(args);
-  if (!arguments.ok()) {
-    std::cerr << "graft-fileservice: " << arguments.status().message() << "\n";
+  const auto settings = ParseArguments(args);
+  if (!settings.ok()) {
+    std::cerr << "graft-fileservice: " << settings.status().message() << "\n";
     return 2;
   }
-  const absl::Status status = graft::fileservice::Serve(*arguments, signals);
+  const absl::Status status = graft::fileservice::Serve(*settings, signals);
   if (status.ok()) return 0;
   std::cerr << "graft-fileservice: " << status.message() << "\n";
   return 1;

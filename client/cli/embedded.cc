@@ -210,12 +210,12 @@ class Supervisor {
     const std::string ready = Path("fileservice.port");
     unlink(ready.c_str());
     Json config = Json::MakeObject();
-    config.Set("data_dir", Path("fileservice"))
-        .Set("address", FileserviceAddress())
-        .Set("tls_certificate_file", Path("tls/server.pem"))
-        .Set("tls_key_file", Path("tls/server.key"))
-        .Set("scheduler_address", SchedulerAddress())
-        .Set("scheduler_ca_file", Path("tls/ca.pem"));
+    config.Set("data", Path("fileservice"))
+        .Set("listen", FileserviceAddress())
+        .Set("tls_certificate", Path("tls/server.pem"))
+        .Set("tls_key", Path("tls/server.key"))
+        .Set("scheduler", SchedulerAddress())
+        .Set("scheduler_ca", Path("tls/ca.pem"));
     GRAFT_RETURN_IF_ERROR(WriteFileAtomically(Path("fileservice.json"), config.Dump(2) + "\n"));
     GRAFT_RETURN_IF_ERROR(Start({.name = "fileservice",
                                  .command = {BesideThisProgram("graft-fileservice"), "--config",

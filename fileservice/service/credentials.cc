@@ -37,7 +37,7 @@ class Everyone final : public rpc::Authenticator {
 };
 
 std::string KeysPath(const Settings& settings) {
-  return JoinPath(settings.data_dir, "public_keys.json");
+  return JoinPath(settings.data(), "public_keys.json");
 }
 
 absl::StatusOr<std::string> ReadPem(const std::string& path) {
@@ -48,7 +48,7 @@ absl::StatusOr<std::string> ReadPem(const std::string& path) {
 }  // namespace
 
 ServerCredentials::ServerCredentials(const Settings& settings, Clock& clock) : settings_(settings) {
-  if (settings.no_auth) {
+  if (settings.no_auth()) {
     everyone_ = std::make_unique<Everyone>();
     return;
   }
@@ -57,25 +57,25 @@ ServerCredentials::ServerCredentials(const Settings& settings, Clock& clock) : s
   options.audiences = {"graft", "fileservice"};
   rpc::Identity scheduler;
   scheduler.kind = rpc::IdentityKind::kScheduler;
-  scheduler.subject = settings.scheduler_name;
+  scheduler.subject = settings.scheduler_name();
   scheduler.roles[std::string(rpc::kCluster)] = rpc::Role::kAdmin;
-  options.peers[settings.scheduler_name] = scheduler;
+  options.peers[settings.scheduler_name()] = scheduler;
   verifier_ = std::make_unique<rpc::TokenVerifier>(clock, std::move(options));
 }
 
 absl::StatusOr<std::unique_ptr<ServerCredentials>> ServerCredentials::Load(const Settings& settings,
                                                                            Clock& clock) {
-  if (settings.no_auth && !settings.insecure) {
+  if (settings.no_auth() && !settings.insecure()) {
     return absl::FailedPreconditionError(
         "no_auth is for loopback without TLS alone: add --insecure, or drop --no-auth");
   }
-  if (!settings.insecure && settings.tls_certificate_file.empty()) {
+  if (!settings.insecure() && settings.tls_certificate().empty()) {
     return absl::FailedPreconditionError(
-        "set tls_certificate_file and tls_key_file, or --insecure on a loopback address");
+        "set tls_certificate and tls_key, or --insecure on a loopback address");
   }
-  if (!settings.no_auth && settings.scheduler_address.empty()) {
+  if (!settings.no_auth() && settings.scheduler().empty()) {
     return absl::FailedPreconditionError(
-        "set scheduler_address: the keys that tokens are checked with come from there");
+        "set scheduler: the keys that tokens are checked with come from there");
   }
   auto result = std::unique_ptr<ServerCredentials>(new ServerCredentials(settings, clock));
   if (result->verifier_ != nullptr) {
@@ -96,10 +96,10 @@ ServerCredentials::~ServerCredentials() {
 }
 
 absl::Status ServerCredentials::Apply(rpc::ServerOptions& options) const {
-  options.insecure = settings_.insecure;
-  GRAFT_ASSIGN_OR_RETURN(options.tls.certificate_chain, ReadPem(settings_.tls_certificate_file));
-  GRAFT_ASSIGN_OR_RETURN(options.tls.private_key, ReadPem(settings_.tls_key_file));
-  GRAFT_ASSIGN_OR_RETURN(options.client_ca, ReadPem(settings_.client_ca_file));
+  options.insecure = settings_.insecure();
+  GRAFT_ASSIGN_OR_RETURN(options.tls.certificate_chain, ReadPem(settings_.tls_certificate()));
+  GRAFT_ASSIGN_OR_RETURN(options.tls.private_key, ReadPem(settings_.tls_key()));
+  GRAFT_ASSIGN_OR_RETURN(options.client_ca, ReadPem(settings_.client_ca()));
   options.authenticator = &authenticator();
   return absl::OkStatus();
 }
@@ -129,9 +129,9 @@ absl::Status ServerCredentials::ReadKeys() {
 
 absl::Status ServerCredentials::FetchKeys() {
   rpc::DialOptions dial;
-  dial.address = settings_.scheduler_address;
-  GRAFT_ASSIGN_OR_RETURN(dial.server_ca, ReadPem(settings_.scheduler_ca_file));
-  dial.insecure = settings_.insecure && dial.server_ca.empty();
+  dial.address = settings_.scheduler();
+  GRAFT_ASSIGN_OR_RETURN(dial.server_ca, ReadPem(settings_.scheduler_ca()));
+  dial.insecure = settings_.insecure() && dial.server_ca.empty();
   GRAFT_ASSIGN_OR_RETURN(const auto connection, rpc::Connection::Dial(dial));
   const auto stub = v1::AuthService::NewStub(connection->channel());
   GRAFT_ASSIGN_OR_RETURN(

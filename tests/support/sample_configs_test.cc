@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/status_matchers.h"
+#include "fileservice/fileservice_config.pb.h"
 #include "gtest/gtest.h"
 #include "rpc/config.h"
 #include "scheduler/scheduler_config.pb.h"
@@ -21,6 +22,15 @@ TEST(SampleConfigsTest, TheSchedulersIsReadStrictly) {
   ASSERT_THAT(rpc::ReadConfig(Sample("scheduler.json"), config), IsOk());
   EXPECT_FALSE(config.data().empty());
   EXPECT_FALSE(config.tls_certificate().empty());
+  EXPECT_FALSE(config.insecure());
+}
+
+TEST(SampleConfigsTest, TheFileservicesIsReadStrictly) {
+  fileservice::config::FileserviceConfig config;
+  ASSERT_THAT(rpc::ReadConfig(Sample("fileservice.json"), config), IsOk());
+  EXPECT_FALSE(config.data().empty());
+  EXPECT_FALSE(config.tls_certificate().empty());
+  EXPECT_FALSE(config.scheduler().empty());
   EXPECT_FALSE(config.insecure());
 }
 
