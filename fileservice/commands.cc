@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
-#include "absl/memory/memory.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -18,6 +17,7 @@
 #include "base/random.h"
 #include "base/status_macros.h"
 #include "fileservice/cas/chunk_store.h"
+#include "fileservice/cas/folder_source.h"
 #include "fileservice/cas/scrub.h"
 #include "fileservice/catalog/catalog.h"
 #include "fileservice/catalog/collector.h"
@@ -122,26 +122,6 @@ struct OpenStore {
     catalog = std::make_unique<Catalog>(*db, *store, clock, random, Catalog::Options());
     return catalog->Open();
   }
-};
-
-// Another store's packs and index, read beside whoever uses them.
-class FolderSource final : public ChunkSource {
- public:
-  static absl::StatusOr<std::unique_ptr<FolderSource>> Open(const std::string& folder) {
-    Settings settings;
-    settings.set_data(folder);
-    GRAFT_ASSIGN_OR_RETURN(std::unique_ptr<Database> db, OpenView(settings));
-    return absl::WrapUnique(new FolderSource(std::move(db), PackFolder(settings)));
-  }
-  absl::StatusOr<std::string> Fetch(const ChunkId& id, uint32_t raw_bytes) override {
-    return reader_.Read(id);
-  }
-
- private:
-  FolderSource(std::unique_ptr<Database> db, const std::string& packs)
-      : db_(std::move(db)), reader_(*db_, RealFiles(), packs, kMaxOpenPacks) {}
-  const std::unique_ptr<Database> db_;
-  const ChunkReader reader_;
 };
 
 void PrintJson(const Json::Object& object) { std::cout << Json(object).Dump() << "\n"; }
@@ -328,9 +308,9 @@ absl::StatusOr<int> Scrub(const Arguments& arguments) {
   std::vector<std::unique_ptr<FolderSource>> folders;
   std::vector<ChunkSource*> sources;
   for (const std::string& folder : arguments.from) {
-    GRAFT_ASSIGN_OR_RETURN(std::unique_ptr<FolderSource> source, FolderSource::Open(folder));
-    sources.push_back(source.get());
-    folders.push_back(std::move(source));
+    folders.push_back(std::make_unique<FolderSource>(folder));
+    GRAFT_RETURN_IF_ERROR(folders.back()->Open());
+    sources.push_back(folders.back().get());
   }
   GRAFT_ASSIGN_OR_RETURN(const Scrubber::Report report,
                          Scrubber(*open.store, sources, open.clock, options).Run());

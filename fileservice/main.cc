@@ -21,6 +21,7 @@
 #include "fileservice/service/fileset_service.h"
 #include "fileservice/service/http_files.h"
 #include "fileservice/service/settings.h"
+#include "fileservice/service/storage_service.h"
 #include "fileservice/service/upkeep.h"
 #include "fileservice/transfer/allocator.h"
 #include "rpc/server.h"
@@ -50,8 +51,7 @@ absl::StatusOr<Settings> ParseArguments(const std::vector<std::string>& args) {
   Settings settings;
   GRAFT_ASSIGN_OR_RETURN(const std::vector<std::string> words, ReadSettings(args, settings));
   if (words.empty()) return settings;
-  return absl::InvalidArgumentError(
-      absl::StrCat("there is no command ", words[0], "; see --help"));
+  return absl::InvalidArgumentError(absl::StrCat("there is no command ", words[0], "; see --help"));
 }
 
 // The HTTP door where there is one.
@@ -69,14 +69,20 @@ absl::StatusOr<OptionalDoor> OpenDoor(const Settings& settings) {
   options.allow_remote = settings.http_allow_remote();
   options.max_connections = static_cast<int>(settings.http_max_connections());
   options.stall_timeout = absl::Seconds(settings.stall_timeout_s());
+  const bool plain = settings.insecure() || settings.http_allow_remote();
+  if (!plain) {
+    GRAFT_ASSIGN_OR_RETURN(const rpc::TlsIdentity tls, ReadTlsIdentity(settings));
+    options.tls_certificate = tls.certificate_chain;
+    options.tls_key = tls.private_key;
+  }
   GRAFT_ASSIGN_OR_RETURN(result.door, HttpListener::Bind(options));
-  GRAFT_ASSIGN_OR_RETURN(std::string key,
-                         UrlSigner::LoadKey(JoinPath(settings.data(), "url_key")));
+  GRAFT_ASSIGN_OR_RETURN(std::string key, UrlSigner::LoadKey(JoinPath(settings.data(), "url_key")));
   const std::string host = settings.http().substr(0, settings.http().rfind(':'));
   result.urls = std::make_unique<UrlSigner>(
-      std::move(key), settings.http_base_url().empty()
-                          ? absl::StrCat("http://", host, ":", result.door->port())
-                          : settings.http_base_url());
+      std::move(key),
+      settings.http_base_url().empty()
+          ? absl::StrCat(plain ? "http://" : "https://", host, ":", result.door->port())
+          : settings.http_base_url());
   return result;
 }
 
@@ -89,6 +95,7 @@ Upkeep::Options UpkeepOptions(const Settings& settings) {
   options.versions_per_keyframe = settings.versions_per_keyframe();
   options.scrub_bytes_per_second = settings.scrub_bytes_per_s();
   options.scrub_cycle = absl::Seconds(settings.scrub_cycle_s());
+  options.repair_from = {settings.repair_from().begin(), settings.repair_from().end()};
   return options;
 }
 
@@ -96,9 +103,9 @@ absl::Status Serve(const Settings& settings, const sigset_t& signals) {
   RealClock clock;
   SecureRandom random;
   GRAFT_RETURN_IF_ERROR(MakeDirectories(settings.data(), 0750));
-  GRAFT_ASSIGN_OR_RETURN(
-      const auto db, Database::Open(IndexFolder(settings), {.watermark_dir = WatermarkFolder(settings),
-                                                           .accept_loss = settings.accept_loss()}));
+  GRAFT_ASSIGN_OR_RETURN(const auto db, Database::Open(IndexFolder(settings),
+                                                       {.watermark_dir = WatermarkFolder(settings),
+                                                        .accept_loss = settings.accept_loss()}));
   ChunkStore::Options store_options;
   store_options.directory = PackFolder(settings);
   store_options.pack_bytes = settings.pack_bytes();
@@ -118,13 +125,14 @@ absl::Status Serve(const Settings& settings, const sigset_t& signals) {
   IntakeTable intakes;
   VerifiedFiles verified;
   DataPlane plane{catalog, *store, budget, watch, clock, cache, intakes, verified};
-  FileSetService filesets(
-      catalog, {{settings.in_place_roots().begin(), settings.in_place_roots().end()}});
+  FileSetService filesets(catalog,
+                          {{settings.in_place_roots().begin(), settings.in_place_roots().end()}});
   GRAFT_ASSIGN_OR_RETURN(const auto credentials, ServerCredentials::Load(settings, clock));
   GRAFT_ASSIGN_OR_RETURN(OptionalDoor door, OpenDoor(settings));
   std::unique_ptr<Exchange> exchange;
   if (settings.fan_out()) exchange = std::make_unique<Exchange>(plane, random.Bytes(32));
   DataService data(plane, door.urls.get(), exchange.get());
+  StorageService storage(catalog, *store, RealFiles(), clock);
 
   rpc::ServerOptions options;
   options.address = settings.listen();
@@ -136,10 +144,11 @@ absl::Status Serve(const Settings& settings, const sigset_t& signals) {
                            std::vector<rpc::Service> services;
                            services.push_back(filesets.Bind());
                            services.push_back(data.Bind());
+                           services.push_back(storage.Bind());
                            return services;
                          }()));
   StoreMetrics metrics(server->registry());
-  const Upkeep upkeep(catalog, *store, clock, metrics, {}, UpkeepOptions(settings));
+  const Upkeep upkeep(catalog, *store, clock, metrics, UpkeepOptions(settings));
   if (door.door != nullptr) {
     door.files = std::make_unique<HttpFiles>(plane, credentials->authenticator(), *door.urls);
     door.door->Serve(

@@ -204,6 +204,13 @@ absl::StatusOr<std::vector<uint32_t>> ChunkStore::FindMissing(absl::string_view 
   return missing;
 }
 
+absl::StatusOr<std::string> ChunkStore::ReadHeld(const ChunkId& id,
+                                                 absl::string_view session) const {
+  GRAFT_ASSIGN_OR_RETURN(const bool held, db_.Contains(Column::kLease, LeaseKey(id, session)));
+  if (held) return Read(id);
+  return absl::NotFoundError(absl::StrCat("the session does not hold chunk ", ToHex(id)));
+}
+
 absl::Status ChunkStore::WithSweepLock(
     const std::function<absl::Status(const std::function<bool(const ChunkId&)>& is_pending)>&
         sweep) {

@@ -104,6 +104,8 @@ class ChunkStore {
   absl::StatusOr<std::string> Read(const ChunkId& id) const { return reader_.Read(id); }
   absl::Status ReadRow(const ChunkRow& row, char* out) const { return reader_.ReadRow(row, out); }
   absl::Status Verify(const ChunkId& id) const { return reader_.Verify(id); }
+  // The same as Read of what the session holds alone, so that nobody probes others' chunks.
+  absl::StatusOr<std::string> ReadHeld(const ChunkId& id, absl::string_view session) const;
   absl::StatusOr<std::shared_ptr<const ReadableFile>> OpenPack(uint32_t pack) const {
     return reader_.OpenPack(pack);
   }

@@ -163,6 +163,9 @@ class Catalog {
                                                  absl::string_view request_id);
 
   absl::StatusOr<UsageRecord> Usage(absl::string_view workspace) const;
+  // Bytes that the workspace may hold; 0: no limit. What SetQuota said stands above the options.
+  absl::StatusOr<int64_t> Quota(absl::string_view workspace) const;
+  absl::Status SetQuota(absl::string_view workspace, int64_t bytes);
   // Runs `step` while nothing can be published or deleted. `epoch` is that of the latest publish:
   // chunk lists up to it are in a snapshot taken meanwhile.
   absl::Status WithPublishLock(const std::function<absl::Status(int64_t epoch)>& step);

@@ -425,11 +425,23 @@ absl::StatusOr<UsageRecord> Catalog::Usage(absl::string_view workspace) const {
   return UsageRecord::Decode(*value);
 }
 
+absl::StatusOr<int64_t> Catalog::Quota(absl::string_view workspace) const {
+  const absl::StatusOr<std::string> value = db_.Get(Column::kMeta, QuotaKey(workspace));
+  if (value.ok()) return DecodeQuota(*value);
+  if (!absl::IsNotFound(value.status())) return value.status();
+  const auto own = options_.quota_bytes.find(std::string(workspace));
+  return own == options_.quota_bytes.end() ? options_.default_quota_bytes : own->second;
+}
+
+absl::Status Catalog::SetQuota(absl::string_view workspace, int64_t bytes) {
+  Database::Batch batch(db_);
+  batch.Put(Column::kMeta, QuotaKey(workspace), EncodeQuota(bytes));
+  return db_.Commit(batch);
+}
+
 absl::Status Catalog::CheckQuota(absl::string_view workspace, const UsageRecord& usage,
                                  int64_t more) const {
-  const auto own = options_.quota_bytes.find(std::string(workspace));
-  const int64_t limit =
-      own == options_.quota_bytes.end() ? options_.default_quota_bytes : own->second;
+  GRAFT_ASSIGN_OR_RETURN(const int64_t limit, Quota(workspace));
   const int64_t used = usage.logical_bytes + usage.reserved_bytes;
   if (limit == 0 || more <= limit - used) return absl::OkStatus();
   return ErrorBuilder(absl::StatusCode::kResourceExhausted,

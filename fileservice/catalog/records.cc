@@ -222,6 +222,20 @@ absl::StatusOr<UsageRecord> UsageRecord::Decode(absl::string_view value) {
   return record;
 }
 
+std::string QuotaKey(absl::string_view workspace) { return absl::StrCat("quota ", workspace); }
+
+std::string EncodeQuota(int64_t bytes) {
+  return Encoder().Byte(kVersion1).Varint(Unsigned(bytes)).Take();
+}
+
+absl::StatusOr<int64_t> DecodeQuota(absl::string_view value) {
+  Decoder in(value);
+  GRAFT_RETURN_IF_ERROR(CheckVersion(in, "a workspace's quota"));
+  const int64_t bytes = Signed(in.Varint());
+  GRAFT_RETURN_IF_ERROR(in.Finish("a workspace's quota"));
+  return bytes;
+}
+
 std::string FilesetKey(absl::string_view workspace, absl::string_view fileset) {
   return Encoder().KeyString(workspace).KeyString(fileset).Take();
 }

@@ -135,6 +135,10 @@ struct UsageRecord {
 // The epoch of the latest publish, beside the rows that carry one.
 inline constexpr absl::string_view kEpochKey = "publish_epoch";  // of Column::kMeta
 std::string EncodeEpoch(int64_t epoch);
+// Bytes that a workspace may hold, of Column::kMeta too; 0: no limit.
+std::string QuotaKey(absl::string_view workspace);
+std::string EncodeQuota(int64_t bytes);
+absl::StatusOr<int64_t> DecodeQuota(absl::string_view value);
 
 // Keys. Numbers are big-endian, so that versions come in order.
 std::string FilesetKey(absl::string_view workspace, absl::string_view fileset);

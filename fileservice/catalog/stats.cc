@@ -30,24 +30,35 @@ double Ratio(int64_t a, int64_t b) {
 }
 
 absl::Status CountChunks(const Database& db, const Database::Snapshot& at, StoreStats& stats) {
-  absl::flat_hash_map<ChunkId, uint32_t> sizes;
+  struct Reached {
+    uint32_t bytes;
+    WorkspaceStats* first = nullptr;  // who reaches it, and whether others do
+    bool shared = false;
+  };
+  absl::flat_hash_map<ChunkId, Reached> chunks;
   GRAFT_RETURN_IF_ERROR(
       EachRow<ChunkRow>(db, Column::kChunk, at, [&](absl::string_view key, const ChunkRow& row) {
         ++stats.chunks;
         stats.raw_bytes += row.raw_bytes;
         stats.stored_bytes += row.stored_bytes;
         stats.stored_bytes_by_encoding[row.encoding] += row.stored_bytes;
-        sizes[DigestFromBytes(key)] = row.stored_bytes;
+        chunks[DigestFromBytes(key)] = {row.stored_bytes};
       }));
-  return db.ScanRows(Column::kReach, at,
-                     [&](absl::string_view key, absl::string_view) -> absl::Status {
-                       Decoder in(key);
-                       const absl::string_view workspace = in.KeyString();
-                       const auto size = sizes.find(in.Digest());
-                       if (size == sizes.end()) return absl::OkStatus();
-                       stats.workspaces[std::string(workspace)].physical_bytes += size->second;
-                       return absl::OkStatus();
-                     });
+  GRAFT_RETURN_IF_ERROR(
+      db.ScanRows(Column::kReach, at, [&](absl::string_view key, absl::string_view) {
+        Decoder in(key);
+        WorkspaceStats& workspace = stats.workspaces[std::string(in.KeyString())];
+        const auto chunk = chunks.find(in.Digest());
+        if (chunk == chunks.end()) return absl::OkStatus();
+        workspace.physical_bytes += chunk->second.bytes;
+        chunk->second.shared = chunk->second.first != nullptr;
+        chunk->second.first = &workspace;
+        return absl::OkStatus();
+      }));
+  for (const auto& [id, chunk] : chunks) {
+    if (chunk.first != nullptr && !chunk.shared) chunk.first->own_bytes += chunk.bytes;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CountPacks(const Database& db, const Database::Snapshot& at, StoreStats& stats) {
@@ -70,13 +81,20 @@ absl::Status CountCatalog(const Database& db, const Database::Snapshot& at, Stor
         workspace.logical_bytes = u.logical_bytes;
         workspace.reserved_bytes = u.reserved_bytes;
       }));
-  GRAFT_RETURN_IF_ERROR(
-      EachRow<FilesetRecord>(db, Column::kFileset, at,
-                             [&](absl::string_view, const FilesetRecord&) { ++stats.filesets; }));
+  absl::flat_hash_map<std::string, WorkspaceStats*> owners;  // of filesets, by uid
+  GRAFT_RETURN_IF_ERROR(EachRow<FilesetRecord>(
+      db, Column::kFileset, at, [&](absl::string_view, const FilesetRecord& fileset) {
+        ++stats.filesets;
+        WorkspaceStats& workspace = stats.workspaces[fileset.workspace];
+        ++workspace.filesets;
+        owners[fileset.uid] = &workspace;
+      }));
   GRAFT_RETURN_IF_ERROR(EachRow<VersionRecord>(
-      db, Column::kVersion, at, [&](absl::string_view, const VersionRecord& version) {
+      db, Column::kVersion, at, [&](absl::string_view key, const VersionRecord& version) {
         ++stats.versions;
         stats.files += version.file_count;
+        const auto owner = owners.find(std::string(Decoder(key).KeyString()));
+        if (owner != owners.end()) ++owner->second->versions;
       }));
   return EachRow<SessionRecord>(db, Column::kSession, at,
                                 [&](absl::string_view, const SessionRecord& session) {

@@ -17,6 +17,9 @@ struct WorkspaceStats {
   int64_t logical_bytes = 0;   // of all versions, each file where it appears
   int64_t reserved_bytes = 0;  // by open sessions
   int64_t physical_bytes = 0;  // of the chunks it reaches, each once; others may reach them too
+  int64_t own_bytes = 0;       // of the chunks that it alone reaches
+  int64_t filesets = 0;
+  int64_t versions = 0;
 };
 
 struct StoreStats {

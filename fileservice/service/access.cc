@@ -24,6 +24,11 @@ std::string SessionName(const SessionRecord& session) {
                       session.id);
 }
 
+bool MayRead(const rpc::Call& call, const std::string& workspace) {
+  return call.identity->RoleIn(workspace) >= rpc::Role::kViewer ||
+         call.identity->kind == rpc::IdentityKind::kScheduler;
+}
+
 absl::StatusOr<ResolvedVersion> ReadableVersion(const Catalog& catalog, const rpc::Call& call,
                                                 absl::string_view name) {
   GRAFT_ASSIGN_OR_RETURN(const ChildName child, ParseChildName(name, "versions"));

@@ -14,6 +14,8 @@ namespace graft::fileservice {
 
 std::string SessionName(const SessionRecord& session);
 
+// Whether the caller may see what is in the workspace.
+bool MayRead(const rpc::Call& call, const std::string& workspace);
 // The version that `name` means, if the caller may read it. NOT_FOUND hides what it may not know.
 absl::StatusOr<ResolvedVersion> ReadableVersion(const Catalog& catalog, const rpc::Call& call,
                                                 absl::string_view name);

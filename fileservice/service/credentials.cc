@@ -47,6 +47,13 @@ absl::StatusOr<std::string> ReadPem(const std::string& path) {
 
 }  // namespace
 
+absl::StatusOr<rpc::TlsIdentity> ReadTlsIdentity(const Settings& settings) {
+  rpc::TlsIdentity identity;
+  GRAFT_ASSIGN_OR_RETURN(identity.certificate_chain, ReadPem(settings.tls_certificate()));
+  GRAFT_ASSIGN_OR_RETURN(identity.private_key, ReadPem(settings.tls_key()));
+  return identity;
+}
+
 ServerCredentials::ServerCredentials(const Settings& settings, Clock& clock) : settings_(settings) {
   if (settings.no_auth()) {
     everyone_ = std::make_unique<Everyone>();
@@ -97,8 +104,7 @@ ServerCredentials::~ServerCredentials() {
 
 absl::Status ServerCredentials::Apply(rpc::ServerOptions& options) const {
   options.insecure = settings_.insecure();
-  GRAFT_ASSIGN_OR_RETURN(options.tls.certificate_chain, ReadPem(settings_.tls_certificate()));
-  GRAFT_ASSIGN_OR_RETURN(options.tls.private_key, ReadPem(settings_.tls_key()));
+  GRAFT_ASSIGN_OR_RETURN(options.tls, ReadTlsIdentity(settings_));
   GRAFT_ASSIGN_OR_RETURN(options.client_ca, ReadPem(settings_.client_ca()));
   options.authenticator = &authenticator();
   return absl::OkStatus();

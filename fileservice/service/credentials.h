@@ -19,6 +19,9 @@
 
 namespace graft::fileservice {
 
+// The certificate and the key that the settings name; empty where they name none.
+absl::StatusOr<rpc::TlsIdentity> ReadTlsIdentity(const Settings& settings);
+
 class ServerCredentials {
  public:
   // FAILED_PRECONDITION for settings that would leave the door open.

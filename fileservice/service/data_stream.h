@@ -28,12 +28,11 @@ class DataStream : public Reactor,
                    public Watched,
                    public std::enable_shared_from_this<DataStream<Reactor>> {
  public:
+  DataStream(DataPlane& plane, std::shared_ptr<rpc::Call> call)
+      : plane_(plane), call_(std::move(call)) {}
   void OnStall() override { End(StalledError(plane_.watch.timeout())); }
 
  protected:
-  DataStream(DataPlane& plane, std::shared_ptr<rpc::Call> call)
-      : plane_(plane), call_(std::move(call)) {}
-
   void Begin() {
     self_ = this->shared_from_this();
     plane_.watch.Watch(self_);
@@ -61,14 +60,13 @@ class DataStream : public Reactor,
 template <typename Reactor>
 class IncomingStream : public DataStream<Reactor> {
  public:
+  using DataStream<Reactor>::DataStream;
   void Start() {
     this->Begin();
     this->StartRead(&incoming_);
   }
 
  protected:
-  using DataStream<Reactor>::DataStream;
-
   enum class Next { kRead, kStop };
   // `parts` are the message's bytes. kStop: nothing more is wanted.
   virtual absl::StatusOr<Next> Take(absl::Span<const absl::string_view> parts) = 0;

@@ -15,6 +15,11 @@ void FileHash::Take(absl::Span<const absl::string_view> chunks, absl::string_vie
   ids_.Update(ids);
 }
 
+void FileHash::TakeHeld(absl::string_view bytes, absl::string_view id) {
+  file_.Update(bytes);
+  ids_.Update(id);
+}
+
 void FileHash::End(const std::string& session, VerifiedFiles& verified) {
   if (sound_ && !session.empty()) verified.Put(session, ids_.Finish(), file_.Finish());
   sound_ = false;

@@ -1,6 +1,6 @@
 // Hashes what comes through an upload stream as if it were one file: clients send a large file over
-// a stream of its own. Where nothing of it was left out, staging need not read it again. For one
-// stream.
+// a stream of its own, and name what they need not send. Where nothing of it was left out, staging
+// need not read it again. For one stream.
 #pragma once
 
 #include <string>
@@ -19,6 +19,11 @@ class FileHash {
   // known any more of a stream with a chunk that is not what it is called.
   void Take(absl::Span<const absl::string_view> chunks, absl::string_view ids,
             Sha256Digest* digests);
+  // The next chunk, which was not sent and was read here.
+  void TakeHeld(absl::string_view bytes, absl::string_view id);
+  // Something of the file could not be read here.
+  void GiveUp() { sound_ = false; }
+  bool sound() const { return sound_; }
   // The stream has ended in order.
   void End(const std::string& session, VerifiedFiles& verified);
 

@@ -31,6 +31,11 @@ class FileReader {
   // where the last call ended costs no search. DATA_LOSS (DATA_LOST) for damaged bytes.
   absl::StatusOr<size_t> ReadSome(int64_t offset, size_t max, char* out);
   absl::Status ReadAt(int64_t offset, size_t size, char* out);
+  // Of a file registered in place, for sendfile(2); -1 for others, whose bytes are checked on their
+  // way.
+  int in_place_fd() const { return in_place_.get(); }
+  // FAILED_PRECONDITION (FILE_CHANGED_IN_PLACE) when such a file is not what it was.
+  absl::Status CheckInPlace() const;
 
  private:
   FileReader(const Catalog& catalog, const ChunkStore& store, ChunkCache* cache, std::string name,
@@ -40,7 +45,6 @@ class FileReader {
   absl::Status ReadChunk(const ChunkRef& chunk, char* out) const;
   absl::Status ReadPart(const ChunkRef& chunk, size_t skip, size_t size, char* out) const;
   absl::Status OpenInPlace(const std::string& path);
-  absl::Status CheckInPlace() const;
 
   const Catalog& catalog_;
   const ChunkStore& store_;

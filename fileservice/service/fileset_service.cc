@@ -134,9 +134,7 @@ absl::StatusOr<v1::ListFileSetsResponse> FileSetService::ListFileSets(
                                         " ", request.filter());
   GRAFT_ASSIGN_OR_RETURN(const std::string key, PageKey(list, request.page_token()));
   const auto keep = [&](const FilesetRecord& record) {
-    return (call.identity->RoleIn(record.workspace) >= rpc::Role::kViewer ||
-            call.identity->kind == rpc::IdentityKind::kScheduler) &&
-           matches(record);
+    return MayRead(call, record.workspace) && matches(record);
   };
   GRAFT_ASSIGN_OR_RETURN(const std::vector<FilesetRecord> records,
                          order.key == nullptr
@@ -384,8 +382,7 @@ absl::StatusOr<v1::ListPinsResponse> FileSetService::ListPins(const rpc::Call& c
   if (parts == 2) {
     GRAFT_ASSIGN_OR_RETURN(const std::string workspace, ParseWorkspaceName(request.parent()));
     const auto readable = [&](const FilesetRecord& record) {
-      return call.identity->RoleIn(record.workspace) >= rpc::Role::kViewer ||
-             call.identity->kind == rpc::IdentityKind::kScheduler;
+      return MayRead(call, record.workspace);
     };
     GRAFT_ASSIGN_OR_RETURN(filesets, catalog_.ListFilesets(workspace, readable, {}, SIZE_MAX));
   } else if (parts == 4) {

@@ -25,6 +25,8 @@ namespace {
 
 // What a connection holds of the budget while it moves bytes.
 constexpr size_t kBufferBytes = 1 << 20;
+// Of a file in place between two looks at whether it was changed.
+constexpr int64_t kSendfileBytes = 8 << 20;
 
 struct Code {
   absl::StatusCode status;
@@ -208,11 +210,26 @@ absl::Status HttpFiles::SendFile(const HttpRequest& request, absl::string_view v
                                   range.offset + range.length - 1, "/", size, "\r\n", type))
               : Head(200, "OK", size, type)));
   if (head_only || range.length == 0) return absl::OkStatus();
+  return SendRange(**reader, range, connection);
+}
+
+// What has begun cannot become an error any more: the connection breaks instead.
+absl::Status HttpFiles::SendRange(FileReader& reader, const ByteRange& range,
+                                  HttpConnection& connection) {
+  int64_t at = range.offset;
+  const int64_t end = range.offset + range.length;
+  while (at < end && reader.in_place_fd() >= 0) {
+    GRAFT_RETURN_IF_ERROR(reader.CheckInPlace());
+    const int64_t step = std::min(kSendfileBytes, end - at);
+    GRAFT_ASSIGN_OR_RETURN(const bool sent, connection.WriteFile(reader.in_place_fd(), at, step));
+    if (!sent) break;
+    at += step;
+  }
+  if (at == end) return absl::OkStatus();
   const Share share(plane_.budget);
-  for (int64_t at = range.offset, end = range.offset + range.length; at < end;) {
+  while (at < end) {
     const auto wanted = static_cast<size_t>(std::min<int64_t>(kBufferBytes, end - at));
-    // What has begun cannot become an error any more: the connection breaks instead.
-    GRAFT_ASSIGN_OR_RETURN(const size_t got, (*reader)->ReadSome(at, wanted, share.data()));
+    GRAFT_ASSIGN_OR_RETURN(const size_t got, reader.ReadSome(at, wanted, share.data()));
     GRAFT_RETURN_IF_ERROR(connection.Write(absl::string_view(share.data(), got)));
     at += static_cast<int64_t>(got);
   }

@@ -10,8 +10,9 @@
 // not its end; `X-Content-Sha256` (hex) is checked at the end. The answer is JSON {durable_size,
 // complete, sha256}. 409 with {expected_offset} where the body belongs elsewhere.
 //
-// The bytes are read, checked against their CRC and written: sendfile is no faster (measured, see
-// wire_bench) and could not check them. Thread-safe; everything handed in must outlive it.
+// Stored bytes are read, checked against their CRC and written: what sendfile sends nobody can
+// check. Files registered in place are sent with it. Thread-safe; everything handed in must outlive
+// it.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "fileservice/service/data_plane.h"
+#include "fileservice/service/file_reader.h"
 #include "fileservice/service/signed_url.h"
 #include "fileservice/transfer/http_listener.h"
 #include "rpc/auth.h"
@@ -37,6 +39,7 @@ class HttpFiles {
  private:
   absl::Status SendFile(const HttpRequest& request, absl::string_view version,
                         const std::string& path, HttpConnection& connection);
+  absl::Status SendRange(FileReader& reader, const ByteRange& range, HttpConnection& connection);
   absl::Status TakeFile(const HttpRequest& request, absl::string_view session,
                         const std::string& path, HttpConnection& connection);
   absl::StatusOr<ResolvedVersion> Authorize(const HttpRequest& request, absl::string_view version,

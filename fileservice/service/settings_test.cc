@@ -26,8 +26,10 @@ class SettingsTest : public ::testing::Test {
 
 TEST_F(SettingsTest, OptionsStandAboveTheFileAndTheFileAboveTheDefaults) {
   const std::string file = Written(R"({"data": "/d", "pack_bytes": 7, "quota_bytes": {"w": 9}})");
-  EXPECT_THAT(ReadSettings({"--config", file, "--pack-bytes", "8", "word"}, settings_),
-              IsOkAndHolds(ElementsAre("word")));
+  GRAFT_ASSERT_OK_AND_ASSIGN(
+      const std::vector<std::string> words,
+      ReadSettings({"--config", file, "--pack-bytes", "8", "word"}, settings_));
+  EXPECT_THAT(words, ElementsAre("word"));
   EXPECT_EQ(settings_.data(), "/d");
   EXPECT_EQ(settings_.pack_bytes(), 8);
   EXPECT_EQ(settings_.quota_bytes().at("w"), 9);

@@ -20,6 +20,7 @@
 #include "fileservice/service/file_intake.h"
 #include "fileservice/service/fileset_service.h"
 #include "fileservice/service/http_files.h"
+#include "fileservice/service/storage_service.h"
 #include "rpc/server.h"
 
 namespace graft::fileservice {
@@ -45,7 +46,10 @@ class TokensAreRoles final : public rpc::Authenticator {
 
 // Everything of one process, on free ports of loopback.
 struct Daemon {
-  explicit Daemon(const std::string& folder, Clock& clock) : watch(clock, absl::Seconds(30)) {
+  // `server_options`: plaintext on loopback unless they say otherwise.
+  explicit Daemon(const std::string& folder, Clock& clock,
+                  rpc::ServerOptions server_options = {.insecure = true})
+      : watch(clock, absl::Seconds(30)) {
     db = *Database::Open(folder + "/index", {.watermark_dir = folder + "/watermark"});
     ChunkStore::Options options;
     options.directory = folder + "/packs";
@@ -60,14 +64,14 @@ struct Daemon {
                                        absl::StrCat("http://127.0.0.1:", door->port()));
     exchange = std::make_unique<Exchange>(*plane, std::string(32, 'x'));
     data = std::make_unique<DataService>(*plane, urls.get(), exchange.get());
+    storage = std::make_unique<StorageService>(*catalog, *store, RealFiles(), clock);
     filesets = std::make_unique<FileSetService>(*catalog, FileSetService::Options{{folder}});
-    rpc::ServerOptions server_options;
-    server_options.insecure = true;
     server_options.bulk_data = true;
     server_options.authenticator = &authenticator;
     std::vector<rpc::Service> services;
     services.push_back(data->Bind());
     services.push_back(filesets->Bind());
+    services.push_back(storage->Bind());
     server = *rpc::Server::Start(server_options, std::move(services));
     files = std::make_unique<HttpFiles>(*plane, authenticator, *urls);
     door->Serve([this](const HttpRequest& request, HttpConnection& connection) {
@@ -90,6 +94,7 @@ struct Daemon {
   std::unique_ptr<Exchange> exchange;
   std::unique_ptr<DataService> data;
   std::unique_ptr<FileSetService> filesets;
+  std::unique_ptr<StorageService> storage;
   std::unique_ptr<HttpFiles> files;
   std::unique_ptr<HttpListener> door;
   std::unique_ptr<rpc::Server> server;

@@ -1,5 +1,6 @@
 #include "fileservice/service/upkeep.h"
 
+#include <deque>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -8,6 +9,7 @@
 #include "base/digest.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "fileservice/cas/folder_source.h"
 #include "fileservice/catalog/stats.h"
 
 namespace graft::fileservice {
@@ -18,12 +20,11 @@ constexpr size_t kFilesNamed = 20;
 }  // namespace
 
 Upkeep::Upkeep(Catalog& catalog, ChunkStore& store, Clock& clock, StoreMetrics& metrics,
-               std::vector<ChunkSource*> sources, Options options)
+               Options options)
     : catalog_(catalog),
       store_(store),
       clock_(clock),
       metrics_(metrics),
-      sources_(std::move(sources)),
       options_(std::move(options)) {
   thread_ = std::thread([this] { Run(); });
 }
@@ -113,8 +114,11 @@ absl::Status Upkeep::Scrub() {
   options.bytes_per_second = options_.scrub_bytes_per_second;
   options.not_again_within = options_.scrub_cycle;
   options.pause = [this, end](absl::Duration time) { return Pause(time) && clock_.Now() < end; };
+  std::deque<FolderSource> folders(options_.repair_from.begin(), options_.repair_from.end());
+  std::vector<ChunkSource*> sources;
+  for (FolderSource& folder : folders) sources.push_back(&folder);
   GRAFT_ASSIGN_OR_RETURN(const Scrubber::Report report,
-                         Scrubber(store_, sources_, clock_, options).Run());
+                         Scrubber(store_, sources, clock_, options).Run());
   metrics_.Count(report);
   if (report.damages.empty()) return absl::OkStatus();
   absl::flat_hash_set<ChunkId> lost;

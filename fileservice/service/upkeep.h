@@ -7,12 +7,12 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "base/mutex.h"
-#include "fileservice/cas/chunk_source.h"
 #include "fileservice/cas/scrub.h"
 #include "fileservice/catalog/catalog.h"
 #include "fileservice/catalog/collector.h"
@@ -29,11 +29,12 @@ class Upkeep {
     int64_t versions_per_keyframe = 0;   // 0: old checkpoints stay as they are
     int64_t scrub_bytes_per_second = 0;  // 0: no scrub
     absl::Duration scrub_cycle;          // each pack once in this time
+    // Data folders of other stores, asked in their order for what the scrub finds damaged.
+    std::vector<std::string> repair_from;
   };
 
-  // Everything must outlive it. `sources` mend what the scrub finds.
-  Upkeep(Catalog& catalog, ChunkStore& store, Clock& clock, StoreMetrics& metrics,
-         std::vector<ChunkSource*> sources, Options options);
+  // Everything must outlive it.
+  Upkeep(Catalog& catalog, ChunkStore& store, Clock& clock, StoreMetrics& metrics, Options options);
   ~Upkeep();
 
  private:
@@ -53,7 +54,6 @@ class Upkeep {
   ChunkStore& store_;
   Clock& clock_;
   StoreMetrics& metrics_;
-  const std::vector<ChunkSource*> sources_;
   const Options options_;
   Mutex mu_;
   CondVar wake_;

@@ -28,6 +28,9 @@ absl::StatusOr<UploadMessage> ParseUpload(absl::Span<const absl::string_view> pa
       case v1::UploadRequest::kChunkIdsFieldNumber:
         message.ids = std::string(field.bytes);
         break;
+      case v1::UploadRequest::kHeldFieldNumber:
+        malformed.Update(wire::ParseVarints(field, message.held));
+        break;
       default:
         break;
     }
@@ -40,6 +43,14 @@ absl::StatusOr<UploadMessage> ParseUpload(absl::Span<const absl::string_view> pa
   }
   uint64_t total = 0;
   for (const uint32_t size : message.sizes) total += size;
+  for (size_t i = 0; i < message.held.size(); ++i) {
+    const uint32_t index = message.held[i];
+    if (index >= message.sizes.size() || (i > 0 && index <= message.held[i - 1])) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("held must be ascending indexes of the ", message.sizes.size(), " chunks"));
+    }
+    total -= message.sizes[index];
+  }
   if (total != message.payload.data_bytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("an upload says ", total, " bytes and has ", message.payload.data_bytes));

@@ -18,7 +18,8 @@ struct UploadMessage {
   uint64_t encoding = 0;
   std::vector<uint32_t> sizes;
   std::string ids;             // 32 bytes for each of `sizes`
-  wire::SplitMessage payload;  // as many bytes as `sizes` add up to
+  std::vector<uint32_t> held;  // ascending indexes of chunks whose bytes were not sent
+  wire::SplitMessage payload;  // as many bytes as the sizes of the others add up to
 };
 
 // `parts` must outlive the result. INVALID_ARGUMENT for what is no message, or contradicts itself.

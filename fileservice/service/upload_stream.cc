@@ -43,12 +43,11 @@ class UploadStream final : public IncomingStream<RawBidiReactor> {
     GRAFT_ASSIGN_OR_RETURN(const ChunkStore::Ticket ticket, PutAll(message));
     {
       MutexLock lock(mu_);
-      last_ticket_ = ticket;
+      last_ticket_ = std::max(last_ticket_, ticket);
       ++undecided_;
     }
-    plane_.store.OnDurable(
-        ticket, [this, self = shared_from_this(), sequence = message.sequence](
-                    absl::Status status) { OnDurable(sequence, status); });
+    plane_.store.OnDurable(ticket, [this, self = shared_from_this(), sequence = message.sequence](
+                                       absl::Status status) { OnDurable(sequence, status); });
     return Next::kRead;
   }
 
@@ -64,20 +63,61 @@ class UploadStream final : public IncomingStream<RawBidiReactor> {
     plane_.store.Hurry(last);
   }
 
+  // In the order of the file: runs of chunks that came, between those that the session holds.
   absl::StatusOr<ChunkStore::Ticket> PutAll(const UploadMessage& message) {
-    ChunkStore::Ticket ticket = 0;
     wire::DataCursor data(message.payload);
+    ChunkStore::Ticket last = 0;
+    size_t at = 0;
+    for (const uint32_t held : message.held) {
+      GRAFT_RETURN_IF_ERROR(PutRun(message, at, held, data, last));
+      TakeHeld(IdOf(message, held), last);
+      at = held + 1;
+    }
+    GRAFT_RETURN_IF_ERROR(PutRun(message, at, message.sizes.size(), data, last));
+    return last;
+  }
+
+  static absl::string_view IdOf(const UploadMessage& message, size_t i) {
+    return absl::string_view(message.ids).substr(i * sizeof(ChunkId), sizeof(ChunkId));
+  }
+
+  // Where it cannot be read here the file is read, and refused, when it is staged.
+  void TakeHeld(absl::string_view id, ChunkStore::Ticket last) {
+    if (!file_hash_.sound()) return;
+    const ChunkId chunk = DigestFromBytes(id);
+    absl::StatusOr<std::string> bytes = plane_.store.ReadHeld(chunk, session_);
+    // A part of the file that occurs again may have come a moment ago.
+    if (absl::IsNotFound(bytes.status()) && plane_.store.WaitDurable(std::max(last, Last())).ok()) {
+      bytes = plane_.store.ReadHeld(chunk, session_);
+    }
+    if (!bytes.ok()) return file_hash_.GiveUp();
+    file_hash_.TakeHeld(*bytes, id);
+    Touch(plane_.clock);  // the store's disk may be slower than the network
+  }
+
+  ChunkStore::Ticket Last() {
+    MutexLock lock(mu_);
+    return last_ticket_;
+  }
+
+  // Puts the chunks [begin, end) of the message, whose bytes are next in `data`.
+  absl::Status PutRun(const UploadMessage& message, size_t begin, size_t end,
+                      wire::DataCursor& data, ChunkStore::Ticket& last) {
+    if (begin == end) return absl::OkStatus();
     // Of chunks that span parts of memory; a deque, so that none moves.
     std::deque<std::string> scratch;
     std::vector<absl::string_view> chunks;
-    for (const uint32_t size : message.sizes) {
-      chunks.push_back(data.Take(size, scratch.emplace_back()));
+    for (size_t i = begin; i < end; ++i) {
+      chunks.push_back(data.Take(message.sizes[i], scratch.emplace_back()));
     }
     std::vector<Sha256Digest> digests(chunks.size());
-    file_hash_.Take(chunks, message.ids, digests.data());
-    for (size_t i = 0; i < message.sizes.size(); ++i) {
+    const size_t ids_bytes = chunks.size() * sizeof(ChunkId);
+    file_hash_.Take(chunks,
+                    absl::string_view(message.ids).substr(begin * sizeof(ChunkId), ids_bytes),
+                    digests.data());
+    for (size_t i = 0; i < chunks.size(); ++i) {
       ChunkStore::PutRequest put;
-      put.id = DigestFromBytes(absl::string_view(message.ids).substr(i * sizeof(ChunkId)));
+      put.id = DigestFromBytes(IdOf(message, begin + i));
       put.raw = chunks[i];
       put.verified = digests[i] == put.id;  // else it is refused below
       put.session = session_;
@@ -91,13 +131,13 @@ class UploadStream final : public IncomingStream<RawBidiReactor> {
             .Build();
       }
       GRAFT_RETURN_IF_ERROR(result.status());
-      ticket = std::max(ticket, result->ticket);
+      last = std::max(last, result->ticket);
       // Counted as it came: whether another tenant had stored the chunk is nobody's business.
       MutexLock lock(mu_);
-      stored_ += message.sizes[i];
-      new_bytes_ += message.sizes[i];
+      stored_ += static_cast<int64_t>(chunks[i].size());
+      new_bytes_ += static_cast<int64_t>(chunks[i].size());
     }
-    return ticket;
+    return absl::OkStatus();
   }
 
   void OnDurable(uint64_t sequence, const absl::Status& status) {

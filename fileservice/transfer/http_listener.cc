@@ -6,10 +6,11 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -21,6 +22,7 @@
 #include "base/log.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "fileservice/transfer/http_tls.h"
 
 namespace graft::fileservice {
 namespace {
@@ -32,16 +34,29 @@ absl::Status Gone() { return absl::UnavailableError("the client has gone away or
 // Blocking, with the socket's time limits for each call.
 class SocketConnection final : public HttpConnection {
  public:
-  explicit SocketConnection(int fd) : fd_(fd) {}
+  // `tls`; null: plain text.
+  SocketConnection(int fd, TlsConnection* tls) : fd_(fd), tls_(tls) {}
 
   absl::Status Write(absl::string_view bytes) override {
     while (!bytes.empty()) {
-      const ssize_t sent = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-      if (sent < 0 && errno == EINTR) continue;
+      const ssize_t sent = tls_ != nullptr ? tls_->Send(bytes.data(), bytes.size())
+                                           : send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      if (tls_ == nullptr && sent < 0 && errno == EINTR) continue;
       if (sent <= 0) return Gone();
       bytes.remove_prefix(static_cast<size_t>(sent));
     }
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<bool> WriteFile(int fd, int64_t offset, int64_t size) override {
+    if (tls_ != nullptr) return false;
+    while (size > 0) {
+      const ssize_t sent = sendfile(fd_, fd, &offset, static_cast<size_t>(size));
+      if (sent < 0 && errno == EINTR) continue;
+      if (sent <= 0) return Gone();
+      size -= sent;
+    }
+    return true;
   }
 
   absl::StatusOr<size_t> ReadBody(char* out, size_t size) override {
@@ -75,14 +90,15 @@ class SocketConnection final : public HttpConnection {
  private:
   absl::StatusOr<size_t> Receive(char* out, size_t size) {
     while (true) {
-      const ssize_t got = recv(fd_, out, size, 0);
+      const ssize_t got = tls_ != nullptr ? tls_->Receive(out, size) : recv(fd_, out, size, 0);
       if (got > 0) return static_cast<size_t>(got);
-      if (got < 0 && errno == EINTR) continue;
+      if (tls_ == nullptr && got < 0 && errno == EINTR) continue;
       return Gone();
     }
   }
 
   const int fd_;
+  TlsConnection* const tls_;
   std::string buffered_;  // read behind the head
 };
 
@@ -133,6 +149,7 @@ struct HttpListener::State {
   Options options;
   UniqueFd listener;
   int port = 0;
+  std::unique_ptr<TlsServer> tls;  // null: plain text
   Handler handler;
   std::thread accepting;
 
@@ -143,6 +160,7 @@ struct HttpListener::State {
 
   void Accept();
   void Serve(int fd);
+  void Answer(SocketConnection& connection);
 };
 
 HttpListener::HttpListener(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -159,14 +177,18 @@ absl::StatusOr<std::unique_ptr<HttpListener>> HttpListener::Bind(const Options& 
     return absl::InvalidArgumentError(absl::StrCat("address: cannot find ", host));
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, &freeaddrinfo);
-  if (!options.allow_remote && !IsLoopback(found->ai_addr)) {
+  const bool plain = options.tls_certificate.empty() && options.tls_key.empty();
+  if (plain && !options.allow_remote && !IsLoopback(found->ai_addr)) {
     return absl::InvalidArgumentError(
         absl::StrCat("address ", options.address,
-                     " is no loopback address, and tokens would be readable on the way: put a TLS "
-                     "proxy in front, or allow remote ones inside of a trusted network"));
+                     " is no loopback address, and tokens would be readable on the way: give it a "
+                     "certificate, or allow remote ones inside of a trusted network"));
   }
   auto state = std::make_unique<State>();
   state->options = options;
+  if (!plain) {
+    GRAFT_ASSIGN_OR_RETURN(state->tls, TlsServer::Make(options.tls_certificate, options.tls_key));
+  }
   state->listener.reset(socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int on = 1;
   setsockopt(state->listener.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
@@ -214,7 +236,9 @@ void HttpListener::State::Accept() {
     }
     LimitTime(connection.get(), options.stall_timeout);
     if (open.size() >= static_cast<size_t>(options.max_connections)) {
-      SocketConnection(connection.get())
+      // With TLS a greeting would come first: that client sees a closed connection.
+      if (tls != nullptr) continue;
+      SocketConnection(connection.get(), nullptr)
           .Write(
               "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n"
               "Connection: close\r\n\r\n")
@@ -228,7 +252,23 @@ void HttpListener::State::Accept() {
 }
 
 void HttpListener::State::Serve(int fd) {
-  SocketConnection connection(fd);
+  {
+    std::optional<TlsConnection> secured;
+    if (tls != nullptr) secured.emplace(*tls, fd);
+    if (!secured.has_value() || secured->Accept()) {
+      SocketConnection connection(fd, secured.has_value() ? &*secured : nullptr);
+      Answer(connection);
+    }
+  }
+  Linger(fd);
+  MutexLock lock(mu);
+  open.erase(fd);
+  shutdown(fd, SHUT_RDWR);
+  close(fd);
+  ended.SignalAll();
+}
+
+void HttpListener::State::Answer(SocketConnection& connection) {
   while (true) {
     const absl::StatusOr<std::string> head = connection.ReadHead();
     if (absl::IsResourceExhausted(head.status())) {
@@ -252,12 +292,6 @@ void HttpListener::State::Serve(int fd) {
       break;
     }
   }
-  Linger(fd);
-  MutexLock lock(mu);
-  open.erase(fd);
-  shutdown(fd, SHUT_RDWR);
-  close(fd);
-  ended.SignalAll();
 }
 
 }  // namespace graft::fileservice

@@ -80,21 +80,26 @@ class RawUpload final : public UploadCall {
 
   absl::Status Send(absl::Span<const OutgoingChunk> chunks) override {
     std::vector<uint32_t> sizes;
+    std::vector<uint32_t> held;
     std::string ids;
     size_t total = 0;
     for (const OutgoingChunk& chunk : chunks) {
+      if (chunk.held) held.push_back(static_cast<uint32_t>(sizes.size()));
       sizes.push_back(static_cast<uint32_t>(chunk.bytes.size()));
       ids.append(Bytes(chunk.id).data(), sizeof(Sha256Digest));
-      total += chunk.bytes.size();
+      if (!chunk.held) total += chunk.bytes.size();
     }
     wire::Writer head;
     if (sequence_ == 0) head.Bytes(v1::UploadRequest::kSessionFieldNumber, session_);
     head.Varint(v1::UploadRequest::kSequenceFieldNumber, ++sequence_);
     head.PackedVarints(v1::UploadRequest::kChunkSizesFieldNumber, sizes);
     head.Bytes(v1::UploadRequest::kChunkIdsFieldNumber, ids);
-    head.BytesHead(wire::kDataField, total);
+    head.PackedVarints(v1::UploadRequest::kHeldFieldNumber, held);
+    if (total > 0) head.BytesHead(wire::kDataField, total);
     std::vector<grpc::Slice> slices = {grpc::Slice(head.Take())};
-    for (const OutgoingChunk& chunk : chunks) slices.push_back(Borrowed(chunk));
+    for (const OutgoingChunk& chunk : chunks) {
+      if (!chunk.held) slices.push_back(Borrowed(chunk));
+    }
     const grpc::ByteBuffer message(slices.data(), slices.size());
     if (!stream_->Write(message)) return Finish();
     context_->Touch(clock_);
@@ -315,7 +320,6 @@ class RealLink final : public Link {
         v1::FileManifest& manifest = *request.add_files();
         manifest.mutable_file()->set_path(file.path);
         manifest.mutable_file()->set_size(file.size);
-        manifest.mutable_file()->set_sha256(std::string(Bytes(file.sha256)));
         manifest.mutable_file()->set_executable(file.executable);
         manifest.set_profile(ToMessage(file.profile));
         manifest.set_first_chunk(static_cast<int64_t>(at));

@@ -26,12 +26,14 @@ struct OutgoingChunk {
   absl::string_view bytes;
   // Keeps `bytes` until they are sent: the transport reads them after Send has returned.
   std::shared_ptr<const void> owner;
+  // The session has it: named where it stands in the file, and not sent.
+  bool held = false;
 };
 
 struct LocalFile {
   std::string path;  // in the fileset
   int64_t size = 0;
-  Sha256Digest sha256{};
+  Sha256Digest sha256{};  // of a manifest; for files that go up the server computes it
   bool executable = false;
   ChunkProfile profile = ChunkProfile::kContent64K;
   std::vector<std::pair<Sha256Digest, uint32_t>> chunks;
@@ -41,7 +43,7 @@ struct LocalFile {
 class UploadCall {
  public:
   virtual ~UploadCall() = default;
-  // The chunks have at most kMessageBytes together.
+  // Those of the chunks that are not held have at most kMessageBytes together.
   virtual absl::Status Send(absl::Span<const OutgoingChunk> chunks) = 0;
   virtual absl::Status Finish() = 0;
 };

@@ -120,6 +120,29 @@ TEST_F(TransferTest, WhatIsThereIsNotSentAgain) {
   EXPECT_EQ(again.totals.moved_bytes, 0);
 }
 
+// Large enough for a stream of its own, in which what is there already is named in its place; a
+// part of it occurs twice.
+TEST_F(TransferTest, OfAChangedFileOnlyWhatChangedIsSent) {
+  const std::string path = root_ + "/in/large.bin";
+  const std::string twice = random_.Bytes(3 << 20);
+  std::string content = random_.Bytes(18 << 20) + twice + random_.Bytes(1 << 20) + twice;
+  Write(path, content);
+  GRAFT_ASSERT_OK_AND_ASSIGN(const Published first, client_->UploadFolder(root_ + "/in", fileset_));
+  EXPECT_LT(first.totals.moved_bytes, static_cast<int64_t>(content.size()) - (2 << 20));
+  content.insert(1 << 20, "seventeen bytes!!");
+  content.replace(15 << 20, 100'000, random_.Bytes(100'000));
+  Write(path, content);
+  GRAFT_ASSERT_OK_AND_ASSIGN(const Published second,
+                             client_->UploadFolder(root_ + "/in", fileset_));
+  EXPECT_LT(second.totals.moved_bytes, 2 << 20);
+  EXPECT_EQ(second.totals.moved_bytes + second.totals.saved_bytes,
+            static_cast<int64_t>(content.size()));
+  ASSERT_THAT(client_->DownloadVersion(second.version, root_ + "/out").status(), IsOk());
+  EXPECT_TRUE(*ReadFile(root_ + "/out/large.bin", 64 << 20) == content);
+  GRAFT_ASSERT_OK_AND_ASSIGN(const auto files, client_->ListFiles(second.version));
+  EXPECT_EQ(files.at(0).sha256, Sha256::HexOf(content));
+}
+
 TEST_F(TransferTest, WhatWasPublishedSurvivesAKill) {
   const std::string folder = MakeFolder();
   ASSERT_THAT(client_->UploadFolder(folder, fileset_), IsOk());

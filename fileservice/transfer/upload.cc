@@ -144,10 +144,14 @@ class WindowReader {
 // read, cut and hashed.
 class Sender {
  public:
-  Sender(Link& link, const std::string& session, ProgressMeter& meter)
-      : link_(link), session_(session), meter_(meter), call_(link.Upload(session)), thread_([this] {
-          Run();
-        }) {}
+  // `one_file`: what is sent are all chunks of one file in its order.
+  Sender(Link& link, const std::string& session, ProgressMeter& meter, bool one_file)
+      : link_(link),
+        session_(session),
+        meter_(meter),
+        one_file_(one_file),
+        call_(link.Upload(session)),
+        thread_([this] { Run(); }) {}
   ~Sender() { End(); }
 
   // Waits while enough windows wait. Fails with what the sending failed with.
@@ -192,29 +196,18 @@ class Sender {
         chunks = std::move(queue_.front());
         queue_.pop_front();
       }
-      const absl::Status sent = SendMissing(chunks);
+      const absl::Status sent = SendMissing(std::move(chunks));
       MutexLock lock(mu_);
       status_.Update(sent);
       changed_.SignalAll();
     }
   }
 
-  absl::Status SendMissing(const std::vector<OutgoingChunk>& chunks) {
-    std::vector<Sha256Digest> ids;
-    std::vector<size_t> asked;
-    int64_t saved = 0;
-    for (size_t i = 0; i < chunks.size(); ++i) {
-      if (sent_.insert(chunks[i].id).second) {
-        ids.push_back(chunks[i].id);
-        asked.push_back(i);
-      } else {
-        saved += static_cast<int64_t>(chunks[i].bytes.size());
-      }
-    }
-    GRAFT_ASSIGN_OR_RETURN(const std::vector<uint32_t> missing, link_.FindMissing(session_, ids));
+  absl::Status SendMissing(std::vector<OutgoingChunk> chunks) {
+    GRAFT_RETURN_IF_ERROR(MarkHeld(chunks));
     std::vector<OutgoingChunk> message;
     size_t bytes = 0;
-    int64_t moved = 0;
+    int64_t saved = 0;
     const auto flush = [&]() -> absl::Status {
       if (message.empty()) return absl::OkStatus();
       GRAFT_RETURN_IF_ERROR(call_->Send(message));
@@ -223,22 +216,40 @@ class Sender {
       bytes = 0;
       return absl::OkStatus();
     };
-    for (const uint32_t index : missing) {
-      if (index >= asked.size()) return absl::InternalError("the server names a chunk never asked");
-      const OutgoingChunk& chunk = chunks[asked[index]];
-      if (bytes + chunk.bytes.size() > kMessageBytes) GRAFT_RETURN_IF_ERROR(flush());
-      message.push_back(chunk);
-      bytes += chunk.bytes.size();
-      moved += static_cast<int64_t>(chunk.bytes.size());
+    for (OutgoingChunk& chunk : chunks) {
+      const size_t size = chunk.bytes.size();
+      if (chunk.held) saved += static_cast<int64_t>(size);
+      if (chunk.held && !one_file_) continue;
+      if (!chunk.held && bytes + size > kMessageBytes) GRAFT_RETURN_IF_ERROR(flush());
+      if (!chunk.held) bytes += size;
+      message.push_back(std::move(chunk));
     }
     GRAFT_RETURN_IF_ERROR(flush());
-    for (const size_t index : asked) saved += static_cast<int64_t>(chunks[index].bytes.size());
-    return meter_.Add(0, saved - moved);
+    return meter_.Add(0, saved);
+  }
+
+  // Asks which the session does not hold; of chunks that are alike the first is sent.
+  absl::Status MarkHeld(std::vector<OutgoingChunk>& chunks) {
+    std::vector<Sha256Digest> ids;
+    std::vector<size_t> asked;
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      chunks[i].held = true;
+      if (!sent_.insert(chunks[i].id).second) continue;
+      ids.push_back(chunks[i].id);
+      asked.push_back(i);
+    }
+    GRAFT_ASSIGN_OR_RETURN(const std::vector<uint32_t> missing, link_.FindMissing(session_, ids));
+    for (const uint32_t index : missing) {
+      if (index >= asked.size()) return absl::InternalError("the server names a chunk never asked");
+      chunks[asked[index]].held = false;
+    }
+    return absl::OkStatus();
   }
 
   Link& link_;
   const std::string& session_;
   ProgressMeter& meter_;
+  const bool one_file_;
   std::unique_ptr<UploadCall> call_;
   absl::flat_hash_set<Sha256Digest> sent_;  // of the thread
 
@@ -260,7 +271,9 @@ class Uploader {
     GRAFT_ASSIGN_OR_RETURN(WindowReader reader, WindowReader::Open(found));
     LocalFile file;
     std::unique_ptr<Sender> own;
-    if (found.size >= kOwnStreamBytes) own = std::make_unique<Sender>(link_, session_, meter_);
+    if (found.size >= kOwnStreamBytes) {
+      own = std::make_unique<Sender>(link_, session_, meter_, /*one_file=*/true);
+    }
     Sender& sender = own == nullptr ? SharedSender() : *own;
     file.path = found.path;
     file.size = reader.info().st_size;
@@ -268,7 +281,6 @@ class Uploader {
     file.profile = ProfileForName(found.path);
     GRAFT_ASSIGN_OR_RETURN(const std::string head, reader.Head(file.profile));
     const std::unique_ptr<Chunker> chunker = MakeChunker(&file.profile, head, file.size);
-    Sha256Stream hash;
     size_t cut = 0;
     while (true) {
       GRAFT_ASSIGN_OR_RETURN(const absl::string_view window, reader.Next(cut));
@@ -285,8 +297,7 @@ class Uploader {
       std::vector<absl::string_view> bytes;
       for (const OutgoingChunk& chunk : chunks) bytes.push_back(chunk.bytes);
       std::vector<Sha256Digest> ids(chunks.size());
-      const absl::string_view whole = window.substr(0, cut);
-      Sha256Many(bytes, ids.data(), &hash, absl::MakeConstSpan(&whole, 1));
+      Sha256Many(bytes, ids.data());
       for (size_t i = 0; i < chunks.size(); ++i) {
         chunks[i].id = ids[i];
         file.chunks.emplace_back(ids[i], static_cast<uint32_t>(bytes[i].size()));
@@ -295,7 +306,6 @@ class Uploader {
     }
     if (own != nullptr) GRAFT_RETURN_IF_ERROR(own->Finish());
     GRAFT_RETURN_IF_ERROR(reader.CheckUnchanged());
-    file.sha256 = hash.Finish();
     GRAFT_RETURN_IF_ERROR(meter_.FileDone());
     return file;
   }
@@ -304,11 +314,13 @@ class Uploader {
 
  private:
   // The server takes the hash of a file that has a stream of its own while it comes, and need not
-  // read it again to verify it.
+  // read it again.
   static constexpr int64_t kOwnStreamBytes = 16 << 20;
 
   Sender& SharedSender() {
-    if (shared_ == nullptr) shared_ = std::make_unique<Sender>(link_, session_, meter_);
+    if (shared_ == nullptr) {
+      shared_ = std::make_unique<Sender>(link_, session_, meter_, /*one_file=*/false);
+    }
     return *shared_;
   }
 

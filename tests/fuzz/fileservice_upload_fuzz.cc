@@ -20,14 +20,20 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto two = ParseUpload(parts);
   if (one.ok() != two.ok()) std::abort();
   if (!one.ok()) return 0;
-  if (one->ids != two->ids || one->sizes != two->sizes || one->session != two->session) {
+  if (one->ids != two->ids || one->sizes != two->sizes || one->held != two->held ||
+      one->session != two->session) {
     std::abort();
   }
   graft::fileservice::wire::DataCursor first(one->payload);
   graft::fileservice::wire::DataCursor second(two->payload);
   std::string scratch_one;
   std::string scratch_two;
-  for (const uint32_t bytes : one->sizes) {
+  for (size_t i = 0, held = 0; i < one->sizes.size(); ++i) {
+    if (held < one->held.size() && one->held[held] == i) {
+      ++held;
+      continue;
+    }
+    const uint32_t bytes = one->sizes[i];
     if (first.Take(bytes, scratch_one) != second.Take(bytes, scratch_two)) std::abort();
   }
   return 0;

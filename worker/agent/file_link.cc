@@ -56,34 +56,55 @@ absl::StatusOr<std::string> TransferFileLink::Fetch(const v1::Input& input,
                                                     const CancelFlag& cancel,
                                                     const OnProgress& progress) {
   GRAFT_ASSIGN_OR_RETURN(const std::string key, KeyOf(input));
-  std::string address;
-  {
-    MutexLock lock(mu_);
-    address = address_;
-  }
-  const auto fill = [&](const std::string& path) -> absl::Status {
-    GRAFT_ASSIGN_OR_RETURN(const auto client, Connect(options_, address, token));
-    return client
-        ->DownloadVersion(
-            input.version(), path, {.remove_others = true},
-            [&](const fileservice::Progress& now) {
-              progress({.bytes_done = now.done_bytes, .bytes_total = now.total_bytes});
-              return !cancel;
-            })
-        .status();
+  const auto tell = [&](const fileservice::Progress& now) {
+    progress({.bytes_done = now.done_bytes, .bytes_total = now.total_bytes});
+    return !cancel;
+  };
+  std::unique_ptr<fileservice::Client> client;
+  std::unique_ptr<fileservice::SwarmMember> member;
+  const auto fill = [&](const std::string& path) {
+    return Fill(input, token, path, tell, client, member);
   };
   GRAFT_ASSIGN_OR_RETURN(fileservice::FolderCache::Pin pin,
                          cache_->Get(key, {.bytes = input.size_bytes()}, fill,
                                      [&cancel]() -> bool { return cancel; }));
   std::string path = pin.path();
   MutexLock lock(mu_);
-  pins_[holder].push_back(std::move(pin));
+  held_[holder].push_back({std::move(pin), std::move(client), std::move(member)});
   return path;
 }
 
+absl::Status TransferFileLink::Fill(const v1::Input& input, const std::string& token,
+                                    const std::string& path,
+                                    const fileservice::ProgressCallback& tell,
+                                    std::unique_ptr<fileservice::Client>& client,
+                                    std::unique_ptr<fileservice::SwarmMember>& member) {
+  std::string address;
+  {
+    MutexLock lock(mu_);
+    address = address_;
+  }
+  GRAFT_ASSIGN_OR_RETURN(client, Connect(options_, address, token));
+  if (!options_.swarm_host.empty()) {
+    fileservice::SwarmOptions swarm;
+    swarm.listen = absl::StrCat(options_.swarm_host, ":0");
+    swarm.allow_remote = true;
+    absl::StatusOr<std::unique_ptr<fileservice::SwarmMember>> joined =
+        fileservice::SwarmMember::Fetch(*client, input.version(), path, swarm, tell);
+    if (joined.ok()) member = *std::move(joined);
+    // What cannot be shared comes alone.
+    if (!absl::IsFailedPrecondition(joined.status())) return joined.status();
+  }
+  return client->DownloadVersion(input.version(), path, {.remove_others = true}, tell).status();
+}
+
 void TransferFileLink::Release(const std::string& holder) {
+  std::vector<Held> released;  // let go of behind the lock: leaving the others takes a moment
   MutexLock lock(mu_);
-  pins_.erase(holder);
+  const auto found = held_.find(holder);
+  if (found == held_.end()) return;
+  released = std::move(found->second);
+  held_.erase(found);
 }
 
 absl::StatusOr<int64_t> TransferFileLink::Upload(const std::string& folder,

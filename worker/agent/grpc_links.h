@@ -9,6 +9,8 @@
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
 #include "fileservice/transfer/cache.h"
+#include "fileservice/transfer/client.h"
+#include "fileservice/transfer/swarm.h"
 #include "worker/agent/links.h"
 
 namespace graft::agent {
@@ -48,10 +50,13 @@ struct FileserviceOptions {
   std::string server_ca;  // PEM
   std::string cache_folder;
   int64_t cache_bytes = 100LL << 30;
+  // Where the other workers reach this one to share what they fetch. Empty: it fetches alone.
+  std::string swarm_host;
 };
 
 // Fetches into a cache that all attempts and processes of this node share: a folder a version,
-// named by its digest, pinned while an attempt holds it. Thread-safe.
+// named by its digest, pinned while an attempt holds it. What came together with other workers is
+// served to them for as long. Thread-safe.
 class TransferFileLink final : public FileLink {
  public:
   static absl::StatusOr<std::unique_ptr<TransferFileLink>> Open(FileserviceOptions options);
@@ -73,8 +78,19 @@ class TransferFileLink final : public FileLink {
   const std::unique_ptr<fileservice::FolderCache> cache_;
   Mutex mu_;
   std::string address_ GRAFT_GUARDED_BY(mu_);
+  // A folder, and the membership by which it came.
+  struct Held {
+    fileservice::FolderCache::Pin pin;
+    std::unique_ptr<fileservice::Client> client;       // null: it was there
+    std::unique_ptr<fileservice::SwarmMember> member;  // null: it came alone
+  };
+  absl::Status Fill(const v1::Input& input, const std::string& token, const std::string& path,
+                    const fileservice::ProgressCallback& tell,
+                    std::unique_ptr<fileservice::Client>& client,
+                    std::unique_ptr<fileservice::SwarmMember>& member);
+
   // What each attempt holds.
-  std::map<std::string, std::vector<fileservice::FolderCache::Pin>> pins_ GRAFT_GUARDED_BY(mu_);
+  std::map<std::string, std::vector<Held>> held_ GRAFT_GUARDED_BY(mu_);
 };
 
 }  // namespace graft::agent

@@ -121,13 +121,15 @@ absl::Status Run(int argc, char** argv) {
   GRAFT_RETURN_IF_ERROR(MakeDirectories(options.cache_folder, 0700));
 
   RealClock clock;
+  const bool fan_out = config.has_fan_out() ? config.fan_out() : !config.fabric_address().empty();
   GRAFT_ASSIGN_OR_RETURN(
       const auto files,
       TransferFileLink::Open(
           {.insecure = config.insecure(),
            .server_ca = server_ca,
            .cache_folder = options.cache_folder,
-           .cache_bytes = config.cache_bytes() > 0 ? config.cache_bytes() : kDefaultCacheBytes}));
+           .cache_bytes = config.cache_bytes() > 0 ? config.cache_bytes() : kDefaultCacheBytes,
+           .swarm_host = fan_out ? options.fabric_address : ""}));
   GRAFT_ASSIGN_OR_RETURN(const auto scheduler,
                          GrpcSchedulerLink::Connect({.address = config.scheduler_address(),
                                                      .insecure = config.insecure(),

@@ -4,6 +4,7 @@
 # nginx (PUT + fsync, GET to a file) and, once each, restic, borg and casync. Peers that are not
 # installed are skipped by name.
 # $1: the build folder; $2: MiB (default 2048); $3: rounds (default 5); $4: `peers` for the others.
+# GRAFT_BENCH_FILES: a folder where the two files are kept, and taken from the next time.
 #
 # The ceiling of put: the client reads, cuts and hashes twice, the server hashes twice, checks and
 # writes; nginx writes. Both wait for the disk.
@@ -23,7 +24,9 @@ cleanup() {
 }
 trap cleanup EXIT
 
-python3 - "$work" "$mib" <<'PY'
+files=${GRAFT_BENCH_FILES:-$work}
+mkdir -p "$files"
+[ -s "$files/v2.bin" ] || python3 - "$files" "$mib" <<'PY'
 import os, random, sys
 folder, mib = sys.argv[1], int(sys.argv[2])
 rng = random.Random(7)
@@ -41,7 +44,7 @@ with open(folder + "/v2.bin", "r+b") as two:
         two.seek(rng.randrange(2 << 20, size - (1 << 20)))
         two.write(rng.randbytes(100 << 10))
 PY
-sync -f "$work"
+sync -f "$files"
 
 seconds() { # CMD...: its wall seconds
   python3 -c 'import subprocess, sys, time
@@ -61,7 +64,7 @@ fi
 
 nginx_round() {
   rm -f "$work/served/v1.bin" "$work/out"
-  note nginx_put_v1 "$(seconds sh -c "curl -sf -T $work/v1.bin http://127.0.0.1:$nginx_port/v1.bin &&
+  note nginx_put_v1 "$(seconds sh -c "curl -sf -T $files/v1.bin http://127.0.0.1:$nginx_port/v1.bin &&
     $bench fsync $work/served/v1.bin")"
   "$bench" cold "$work/served/v1.bin"
   note nginx_get_v2 "$(seconds curl -sf -o "$work/out" "http://127.0.0.1:$nginx_port/v1.bin")"
@@ -78,7 +81,7 @@ our_round() {
   while [ ! -s "$work/port" ]; do sleep 0.05; done
   address="127.0.0.1:$(head -n 1 "$work/port")"
   for version in v1 v2; do
-    ln -f "$work/$version.bin" "$work/in/file.bin"
+    ln -f "$files/$version.bin" "$work/in/file.bin"
     before=$(du -sm "$work/store" | cut -f 1)
     "$bench" put "$address" "$work/in/file.bin" workspaces/bench/filesets/file >"$work/line"
     note "put_$version" "$(field seconds <"$work/line")"
@@ -89,7 +92,7 @@ our_round() {
   "$bench" get "$address" workspaces/bench/filesets/file/versions/2 "$work/target" >"$work/line"
   note get_v2 "$(field seconds <"$work/line")"
   note server_cpu "$(awk '{print ($14 + $15) / 100}' "/proc/$server/stat")"
-  cmp "$work/target/file.bin" "$work/v2.bin"
+  cmp "$work/target/file.bin" "$files/v2.bin"
   stop_server
   rm -rf "$work/store" "$work/target"
   sync -f "$work"

@@ -298,7 +298,7 @@ bool Run(const std::string& self, const std::string& folder, int64_t bytes, int 
   }
   rows.push_back({"download",
                   "the stream alone: messages of 4 MiB from memory",
-                  [&] { DownloadOnce(*bare, "any", bytes); },
+                  [&] { DownloadOnce(*bare, versions + "any/versions/1", bytes); },
                   plain.pid,
                   {},
                   {}});
