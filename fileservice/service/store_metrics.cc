@@ -23,7 +23,8 @@ double Field(const StoreStats& stats) {
 constexpr GaugeRow kGauges[] = {
     {"graft_store_logical_bytes", "Bytes of all versions, each file where it appears.",
      [](const StoreStats& stats) { return static_cast<double>(stats.logical_bytes()); }},
-    {"graft_store_raw_bytes", "Bytes of all chunks before encoding.", Field<&StoreStats::raw_bytes>},
+    {"graft_store_raw_bytes", "Bytes of all chunks before encoding.",
+     Field<&StoreStats::raw_bytes>},
     {"graft_store_stored_bytes", "Bytes of all chunks as they lie in packs.",
      Field<&StoreStats::stored_bytes>},
     {"graft_store_dedup_ratio", "Bytes of files that a stored byte holds.",

@@ -47,8 +47,9 @@ class FileLinkTest : public ::testing::TestWithParam<const char*> {
     GRAFT_ASSERT_OK_AND_ASSIGN(const auto client, fileservice::Client::Connect(options));
     fileservice::UploadOptions up;
     up.state_folder = root_ + "/state";
-    GRAFT_ASSERT_OK_AND_ASSIGN(const auto published,
-                               client->UploadFolder(root_ + "/in", "workspaces/w/filesets/m", up));
+    GRAFT_ASSERT_OK_AND_ASSIGN(
+        const auto published,
+        client->UploadFolder(root_ + "/in", "workspaces/work/filesets/model", up));
     input_.set_version(published.version);
     input_.set_digest(published.digest);
     input_.set_size_bytes(static_cast<int64_t>(content_.size()));
