@@ -17,6 +17,7 @@ graft_install(graft-scheduler graft-scheduler)
 graft_install(graft-fileservice graft-fileservice)
 graft_install(graft-worker graft-worker)
 graft_install(graft-trainer graft-worker)
+graft_install(graft-trainer-rank graft-worker)
 graft_install(graft-validate graft-worker)
 install(FILES ${CMAKE_SOURCE_DIR}/README.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT graft)
 install(PROGRAMS ${CMAKE_SOURCE_DIR}/deploy/deps.sh ${CMAKE_SOURCE_DIR}/deploy/fetch.sh

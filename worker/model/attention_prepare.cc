@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "worker/model/accelerator.h"
 #include "worker/model/kernels.h"
 #include "worker/model/rows.h"
 
@@ -29,14 +30,18 @@ void RotateInPlace(const Attention& a, at::Tensor& qkv, const RopeTable* rope, f
   if (rope == nullptr || a.rope < 0) return;
   const int64_t width = qkv.size(1);
   const int64_t half = rope->half();
+  const kernels::RopeLayout layout = {width, a.heads + a.kv_heads, a.head_dim, half,
+                                      a.rope_interleaved};
   if (OnKernels(qkv)) {
-    const kernels::RopeLayout layout = {width, a.heads + a.kv_heads, a.head_dim, half,
-                                        a.rope_interleaved};
     ForRows(qkv.size(0), width, [&](int64_t begin, int64_t end) {
       kernels::Rope(qkv.mutable_data_ptr<float>() + begin * width + a.rope_offset, layout,
                     rope->cos.const_data_ptr<float>() + begin * half,
                     rope->sin.const_data_ptr<float>() + begin * half, sign, end - begin);
     });
+    return;
+  }
+  if (const DeviceKernels* device = KernelsFor(qkv)) {
+    device->Rope(qkv, layout, a.rope_offset, rope->cos, rope->sin, sign);
     return;
   }
   at::Tensor heads = qkv.narrow(1, 0, (a.heads + a.kv_heads) * a.head_dim)

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <vector>
 
+#include "worker/model/accelerator.h"
 #include "worker/model/kernels.h"
 #include "worker/model/rows.h"
 
@@ -189,6 +190,14 @@ ChunkedLoss LossOfRows(const Head& head, const at::Tensor& xn, const LossTargets
           ChunkLossDivided(head, logits, TargetsOf(t, begin, count, xn.device()), grad_scale);
     } else if (on_kernels) {
       result.loss += ChunkLossOnKernels(head, logits, targets, static_cast<float>(grad_scale));
+    } else if (const DeviceKernels* device = KernelsFor(logits);
+               device != nullptr && head.logit_softcap <= 0) {
+      result.loss +=
+          device
+              ->CrossEntropy(logits, TargetsOf(t, begin, count, xn.device()),
+                             static_cast<float>(head.logit_scale), static_cast<float>(grad_scale))
+              .to(at::kDouble)
+              .item<double>();
     } else {
       result.loss +=
           ChunkLossOnAten(head, logits, TargetsOf(t, begin, count, xn.device()), grad_scale);

@@ -102,20 +102,28 @@ struct RecomputeFunction : torch::autograd::Function<RecomputeFunction> {
     Body body;
   };
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& anchor,
-                            const Body* body) {
-    ctx->save_for_backward({x});
+                            const Body* body, bool on_host) {
+    ctx->save_for_backward({on_host ? ToHost(x) : x});
+    ctx->saved_data["device"] = c10::IValue(x.device());
     ctx->saved_data["body"] = c10::IValue::make_capsule(c10::make_intrusive<Held>(*body));
     return (*body)(x);
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto held = ctx->saved_data["body"].toCapsule();
     const Body& body = static_cast<const Held&>(*held).body;
-    at::Tensor x = ctx->get_saved_variables()[0].detach();
+    at::Tensor x = ctx->get_saved_variables()[0].to(ctx->saved_data["device"].toDevice()).detach();
     x.set_requires_grad(true);
     at::AutoGradMode enable(true);
     const at::Tensor y = body(x);
     torch::autograd::backward({y}, {grads[0]});
-    return {x.grad(), at::Tensor(), at::Tensor()};
+    return {x.grad(), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+  // Into pinned memory, behind what the device has still to do.
+  static at::Tensor ToHost(const at::Tensor& x) {
+    if (x.device().is_cpu()) return x;
+    at::Tensor host = at::empty(x.sizes(), x.options().device(at::kCPU).pinned_memory(true));
+    host.copy_(x, /*non_blocking=*/true);
+    return host;
   }
 };
 
@@ -252,7 +260,7 @@ at::Tensor Decoder::Through(const Batch& batch, int64_t begin, int64_t end, at::
   const std::vector<RopeTable> ropes = RopeTables(batch.positions, longest);
   if (!x.defined()) x = Embed(batch.tokens, batch.positions);
   const bool grads = at::GradMode::is_enabled();
-  const bool recompute = recompute_ == Recompute::kLayers && grads;
+  const bool recompute = recompute_ != Recompute::kNone && grads;
   for (int64_t i = begin; i < end; ++i) {
     const DecoderLayer& layer = *layers_[static_cast<size_t>(i)];
     if (observer_ != nullptr) {
@@ -269,7 +277,7 @@ at::Tensor Decoder::Through(const Batch& batch, int64_t begin, int64_t end, at::
       once.pass.count_balance = !at::GradMode::is_enabled();
       return Layer(layer, in, ropes, once, nullptr, 0);
     };
-    x = RecomputeFunction::apply(x, Anchor(), &body);
+    x = RecomputeFunction::apply(x, Anchor(), &body, recompute_ == Recompute::kLayersFromHost);
   }
   return x;
 }

@@ -37,8 +37,9 @@
 
 namespace graft::model {
 
-// What backward finds again: nothing more than the fused modules do, or each layer from its input.
-enum class Recompute { kNone, kLayers };
+// What backward finds again: nothing more than the fused modules do, or each layer from its input,
+// which is kept on the device or waits in the CPU's memory.
+enum class Recompute { kNone, kLayers, kLayersFromHost };
 
 struct Batch {
   at::Tensor tokens;     // int64 [T]

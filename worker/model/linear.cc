@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "base/check.h"
+#include "worker/model/accelerator.h"
 #include "worker/model/kernels.h"
 #include "worker/model/rows.h"
 
@@ -31,12 +32,16 @@ uint64_t MaskSeed(const LinearGroup& group, size_t adapter, const PassState& pas
 at::Tensor Dropped(const LinearGroup& group, size_t adapter, const at::Tensor& x,
                    const PassState& pass) {
   if (!pass.training || group.dropout <= 0) return x;
-  const at::Tensor in = x.to(at::kFloat).cpu().contiguous();
-  at::Tensor y = at::empty_like(in);
-  const int64_t columns = in.size(-1);
+  const int64_t columns = x.size(-1);
   // The mask is that of the whole input, of which these may be some columns.
   const int64_t whole = std::max(columns, group.whole_in);
   const int64_t first = columns == group.in ? group.in_begin : 0;
+  if (const DeviceKernels* device = KernelsFor(x)) {
+    return device->Dropout(
+        x, {MaskSeed(group, adapter, pass), whole, first, static_cast<float>(1 - group.dropout)});
+  }
+  const at::Tensor in = x.to(at::kFloat).cpu().contiguous();
+  at::Tensor y = at::empty_like(in);
   ForRows(in.size(0), columns, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       kernels::Dropout(in.const_data_ptr<float>() + row * columns, MaskSeed(group, adapter, pass),

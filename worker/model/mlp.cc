@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "worker/model/accelerator.h"
 #include "worker/model/kernels.h"
 #include "worker/model/rows.h"
 
@@ -14,7 +15,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 bool OnGateKernel(const spec::MlpSpec& mlp, const at::Tensor& inner) {
-  return mlp.gated && OnKernels(inner) &&
+  return mlp.gated && (OnKernels(inner) || KernelsFor(inner) != nullptr) &&
          (mlp.activation == spec::Activation::kSilu ||
           mlp.activation == spec::Activation::kGeluTanh);
 }
@@ -25,6 +26,7 @@ kernels::Gate GateOf(const spec::MlpSpec& mlp) {
 }
 
 at::Tensor Product(const spec::MlpSpec& mlp, const at::Tensor& inner) {
+  if (const DeviceKernels* device = KernelsFor(inner)) return device->Gated(GateOf(mlp), inner);
   const int64_t columns = inner.size(1) / 2;
   at::Tensor y = at::empty({inner.size(0), columns}, inner.options());
   ForRows(inner.size(0), 2 * columns, [&](int64_t begin, int64_t end) {
@@ -36,6 +38,9 @@ at::Tensor Product(const spec::MlpSpec& mlp, const at::Tensor& inner) {
 
 at::Tensor ProductBackward(const spec::MlpSpec& mlp, const at::Tensor& inner,
                            const at::Tensor& dy) {
+  if (const DeviceKernels* device = KernelsFor(inner)) {
+    return device->GatedBackward(GateOf(mlp), inner, dy);
+  }
   const int64_t columns = inner.size(1) / 2;
   at::Tensor d = at::empty_like(inner);
   ForRows(inner.size(0), 2 * columns, [&](int64_t begin, int64_t end) {
@@ -118,7 +123,8 @@ at::Tensor MlpProduct(const spec::MlpSpec& mlp, const at::Tensor& inner) {
 
 at::Tensor MlpProductBackward(const spec::MlpSpec& mlp, const at::Tensor& inner,
                               const at::Tensor& dy) {
-  if (OnGateKernel(mlp, inner) && OnKernels(dy)) return ProductBackward(mlp, inner, dy);
+  if (OnGateKernel(mlp, inner) && (OnKernels(dy) || KernelsFor(dy) != nullptr))
+    return ProductBackward(mlp, inner, dy);
   at::AutoGradMode enable(true);
   const at::Tensor leaf = inner.detach().requires_grad_(true);
   return torch::autograd::grad({Activate(mlp, leaf)}, {leaf}, {dy})[0];

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "worker/model/accelerator.h"
 #include "worker/model/kernels.h"
 #include "worker/model/rows.h"
 
@@ -12,9 +13,15 @@ namespace {
 
 float Offset(const Norm& norm) { return norm.spec.plus_one ? 1.0f : 0.0f; }
 
-bool OnRmsKernel(const Norm& norm, const at::Tensor& x) {
-  return norm.spec.kind == spec::NormKind::kRms && OnKernels(x) && norm.weight.defined() &&
-         norm.weight.dim() == 1 && norm.across == nullptr;
+bool IsPlainRms(const Norm& norm) {
+  return norm.spec.kind == spec::NormKind::kRms && norm.weight.defined() &&
+         norm.weight.dim() == 1 && norm.across == nullptr && !norm.bias.defined();
+}
+
+bool OnRmsKernel(const Norm& norm, const at::Tensor& x) { return IsPlainRms(norm) && OnKernels(x); }
+
+const DeviceKernels* RmsOnDevice(const Norm& norm, const at::Tensor& x) {
+  return IsPlainRms(norm) ? KernelsFor(x) : nullptr;
 }
 
 // The mean over the normalised dimension, which may be cut over ranks.
@@ -78,6 +85,10 @@ at::Tensor NormForward(const Norm& norm, const at::Tensor& x, NormStats* stats) 
     });
     return y;
   }
+  if (const DeviceKernels* device = RmsOnDevice(norm, x)) {
+    return device->RmsNorm(x, norm.weight, Offset(norm), static_cast<float>(norm.spec.eps),
+                           &stats->rstd);
+  }
   const at::Tensor x32 = x.to(at::kFloat);
   if (norm.spec.kind == spec::NormKind::kRms) {
     stats->rstd = (MeanOf(norm, x32.square()) + norm.spec.eps).rsqrt();
@@ -89,6 +100,9 @@ at::Tensor NormForward(const Norm& norm, const at::Tensor& x, NormStats* stats) 
 }
 
 at::Tensor NormAgain(const Norm& norm, const at::Tensor& x, const NormStats& stats) {
+  if (const DeviceKernels* device = RmsOnDevice(norm, x)) {
+    return device->RmsNormAgain(x, stats.rstd, norm.weight, Offset(norm));
+  }
   if (!OnRmsKernel(norm, x)) {
     return Scaled(norm, Normalised(norm, x, stats), x.scalar_type());
   }
@@ -125,6 +139,10 @@ at::Tensor NormBackward(const Norm& norm, const at::Tensor& dy, const at::Tensor
           Offset(norm), end - begin, columns, dx.mutable_data_ptr<float>() + begin * columns);
     });
     return dx;
+  }
+  if (const DeviceKernels* device = RmsOnDevice(norm, x);
+      device != nullptr && dy.is_contiguous() && dy.scalar_type() == x.scalar_type()) {
+    return device->RmsNormBackward(dy, x, stats.rstd, norm.weight, Offset(norm));
   }
   at::Tensor d_hat = dy.to(at::kFloat);
   if (norm.weight.defined()) d_hat = d_hat * Factor(norm);

@@ -1,4 +1,5 @@
-// graft-trainer: one rank of a training run, or a generator of answers.
+// graft-trainer-rank: one rank of a training run, or a generator of answers. launcher.cc starts it
+// as graft-trainer.
 //
 //   graft-trainer --run run.json
 //   graft-trainer --generate --model FOLDER|FILE.gguf [--adapter FOLDER] [--weights auto|fp32|bf16]
@@ -15,6 +16,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "worker/trainer/compute_device.h"
 #include "worker/trainer/control.h"
 #include "worker/trainer/event_writer.h"
 #include "worker/trainer/generate_server.h"
@@ -32,7 +34,7 @@ constexpr int64_t kMaxTemplateBytes = 1 << 20;
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
 
-int RunMain(const std::string& path) {
+int RunMain(const std::string& path, const model::Accelerator* accelerator) {
   RealClock clock;
   absl::StatusOr<std::string> text = ReadFile(path, kMaxRunConfigBytes);
   absl::StatusOr<RunConfig> config =
@@ -47,7 +49,7 @@ int RunMain(const std::string& path) {
     return kExitFailed;
   }
   Control control(isatty(STDIN_FILENO) ? -1 : STDIN_FILENO);
-  const absl::Status status = Run(*config, control, events, clock);
+  const absl::Status status = Run(*config, control, events, clock, accelerator);
   events.Close();
   if (!status.ok()) LOG_ERROR("the run failed", {{"why", status.ToString()}});
   return status.ok() ? 0 : kExitFailed;
@@ -90,11 +92,12 @@ int GenerateMain(const std::vector<std::string>& args) {
 }
 
 int Main(const std::vector<std::string>& args) {
+  const model::Accelerator* accelerator = LoadAccelerator();
   ConfigureLog(LogLevel::kInfo, LogFormat::kAuto, "graft-trainer");
   // MKL picks its code by the processor; without this the bits of a product may differ between two
   // runs of the same machine. An administrator's own setting stands.
   setenv("MKL_CBWR", "AUTO,STRICT", 0);
-  if (args.size() == 2 && args[0] == "--run") return RunMain(args[1]);
+  if (args.size() == 2 && args[0] == "--run") return RunMain(args[1], accelerator);
   if (!args.empty() && args[0] == "--generate") {
     return GenerateMain(std::vector<std::string>(args.begin() + 1, args.end()));
   }
@@ -109,16 +112,6 @@ int Main(const std::vector<std::string>& args) {
 }  // namespace
 }  // namespace graft::trainer
 
-// libgomp's threads spin for milliseconds at a barrier, which on a machine with other work costs
-// several times what it saves (measured: 4 times slower steps beside a compiler). It reads this
-// before main, so the process starts itself once more.
-void SpinBriefly(char** argv) {
-  if (std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;
-  setenv("GOMP_SPINCOUNT", "2000", 1);
-  execv("/proc/self/exe", argv);  // goes on as it is where that fails
-}
-
 int main(int argc, char** argv) {
-  SpinBriefly(argv);
   return graft::trainer::Main(std::vector<std::string>(argv + 1, argv + argc));
 }

@@ -161,6 +161,7 @@ void VisitFields(V& v, RunConfig& c) {
   v("resume_from", c.resume_from);
   v("seed", c.seed);
   v("threads", c.threads);
+  v("device", c.device);
   v("precision", c.precision);
   v("activation_checkpointing", c.activation_checkpointing);
   v("events_fd", c.events_fd);

@@ -27,8 +27,9 @@ enum class TuningKind { kLora, kLoraMerged, kAllWeights };
 enum class OptimizerKind { kAdamW, kAdamW8bit, kAdafactor, kLion, kSgd };
 enum class LoraBias { kNone, kAll, kLoraOnly };
 // What backward finds again instead of keeping. The fused modules always make norms and products
-// anew, so `none` and `selective` are the same here; `full` keeps the input of each layer alone.
-enum class ActivationCheckpointing { kNone, kSelective, kFull };
+// anew, so `none` and `selective` are the same here; `full` keeps the input of each layer alone, and
+// `offload` keeps it in the CPU's memory (on a CPU the two are the same).
+enum class ActivationCheckpointing { kNone, kSelective, kFull, kOffload };
 // Of activations and products; what is trained stays in fp32. `auto`: bf16 where the device
 // computes with it (fp16 on older GPUs), else fp32.
 enum class Precision { kAuto, kFp32, kBf16, kFp16 };
@@ -192,7 +193,8 @@ struct RunConfig {
   std::string
       resume_from;  // a checkpoint folder, or the folder of checkpoints: the newest whole one
   int64_t seed = 0;
-  int64_t threads = 0;  // 0: one per processor
+  int64_t threads = 0;          // 0: one per processor
+  std::string device = "auto";  // a GPU where there is one; cpu, cuda, cuda:N
   Precision precision = Precision::kAuto;
   ActivationCheckpointing activation_checkpointing = ActivationCheckpointing::kNone;
   int64_t events_fd = 1;
@@ -239,7 +241,8 @@ struct EnumNames<ActivationCheckpointing> {
   static std::vector<std::pair<ActivationCheckpointing, const char*>> Names() {
     return {{ActivationCheckpointing::kNone, "none"},
             {ActivationCheckpointing::kSelective, "selective"},
-            {ActivationCheckpointing::kFull, "full"}};
+            {ActivationCheckpointing::kFull, "full"},
+            {ActivationCheckpointing::kOffload, "offload"}};
   }
 };
 template <>

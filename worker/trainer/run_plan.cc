@@ -98,6 +98,12 @@ model::BuildOptions BuildOptionsOf(const RunConfig& config, const ComputeChoice&
   return options;
 }
 
+model::Recompute RecomputeOf(ActivationCheckpointing kept) {
+  if (kept == ActivationCheckpointing::kOffload) return model::Recompute::kLayersFromHost;
+  return kept == ActivationCheckpointing::kFull ? model::Recompute::kLayers
+                                                : model::Recompute::kNone;
+}
+
 spec::TrainingPlan PlanOf(const RunConfig& config, const ComputeChoice& compute) {
   spec::TrainingPlan plan;
   plan.tuning = config.tuning.kind == TuningKind::kAllWeights ? spec::Tuning::kAllWeights
@@ -121,7 +127,7 @@ int64_t EstimatePeakBytes(const RunConfig& config, const ComputeChoice& compute,
     plan.weights = model.reader->StoredType(*p);
   }
   PlanOfBatches(batches, &plan);
-  if (config.activation_checkpointing == ActivationCheckpointing::kFull) {
+  if (RecomputeOf(config.activation_checkpointing) != model::Recompute::kNone) {
     plan.recompute = spec::Recompute::kLayers;
   }
   return spec::CostModel(model.description).Memory(plan).total() + spec::kCpuResidentExtraBytes;
@@ -143,6 +149,7 @@ std::string IdentityOf(const RunConfig& config, const ComputeChoice& compute, in
   same.resume_from.clear();
   same.evaluation = {};
   same.events_fd = 1;
+  same.device = RunConfig().device;
   same.log_interval = 1;
   return Sha256::HexOf(absl::StrCat(FormatRunConfig(same), rows));
 }

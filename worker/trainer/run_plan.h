@@ -8,7 +8,9 @@
 #include "absl/status/status.h"
 #include "worker/data/dataset/batches.h"
 #include "worker/model/build_options.h"
+#include "worker/model/decoder.h"
 #include "worker/spec/estimate.h"
+#include "worker/trainer/compute_device.h"
 #include "worker/trainer/model_source.h"
 #include "worker/trainer/precision.h"
 #include "worker/trainer/run_config.h"
@@ -21,6 +23,8 @@ absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& comput
 // But for the division over ranks.
 model::BuildOptions BuildOptionsOf(const RunConfig& config, const ComputeChoice& compute,
                                    const spec::ModelFacts& facts);
+
+model::Recompute RecomputeOf(ActivationCheckpointing kept);
 
 // The part of a plan that layouts are judged by.
 spec::TrainingPlan PlanOf(const RunConfig& config, const ComputeChoice& compute);

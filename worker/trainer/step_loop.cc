@@ -20,6 +20,7 @@
 #include "worker/spec/estimate.h"
 #include "worker/spec/layout.h"
 #include "worker/trainer/checkpoint.h"
+#include "worker/trainer/compute_device.h"
 #include "worker/trainer/engine.h"
 #include "worker/trainer/flops.h"
 #include "worker/trainer/health.h"
@@ -55,10 +56,12 @@ constexpr int64_t kJudgedSteps = 8;  // that a verdict on the layout is made fro
 
 class RunLoop {
  public:
-  RunLoop(const RunConfig& config, Control& control, EventWriter& events)
+  RunLoop(const RunConfig& config, Control& control, EventWriter& events,
+          const model::Accelerator* accelerator)
       : config_(config),
         control_(control),
         events_(events),
+        accelerator_(accelerator),
         start_(SteadyClock::now()),
         gang_(config, events) {}
 
@@ -72,7 +75,9 @@ class RunLoop {
 
   absl::Status Go() {
     phase_ = Phase::kConfig;
-    compute_ = ChooseCompute(config_.precision, TypesOfCpu());
+    GRAFT_ASSIGN_OR_RETURN(device_,
+                           ChooseDevice(config_.device, config_.parallelism.world, accelerator_));
+    compute_ = ChooseCompute(config_.precision, device_.types);
     scaler_ = LossScaler(compute_.precision == Precision::kFp16);
     GRAFT_RETURN_IF_ERROR(CheckSupported(config_, compute_));
     phase_ = Phase::kModel;
@@ -92,13 +97,32 @@ class RunLoop {
   }
 
  private:
+  // Before anything is computed there.
+  void TakeDevice() {
+    if (!device_.types.gpu) return;
+    // The same run twice gives the same numbers: sums in one order, also where that takes longer.
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+    const absl::Status taken = TakeKernels(device_, *accelerator_);
+    if (!taken.ok()) {
+      events_.Warn("KERNELS_NOT_USED",
+                   absl::StrCat("ATen's kernels are used instead: ", taken.message()));
+    }
+  }
+
+  int64_t PeakBytes() const {
+    return device_.types.gpu ? accelerator_->PeakBytes(device_.device.index())
+                             : PeakResidentBytes();
+  }
+
   parallel::World* world() { return gang_.world(); }
 
   RankRefs Refs() { return {world(), reducer_.get()}; }
 
   absl::Status Build() {
     build_options_ = BuildOptionsOf(config_, compute_, model_->description.facts);
+    build_options_.device = device_.device;
     if (world() != nullptr) build_options_.division = gang_.part().division;
+    TakeDevice();
     absl::Status built;
     GRAFT_RETURN_IF_ERROR(model::TorchCall("loading the model", [&] {
       auto decoder = model::BuildDecoder(model_->description, *model_->reader, build_options_);
@@ -112,9 +136,7 @@ class RunLoop {
           "the routers' load-balancing loss on more than one rank is not there; set "
           "output_router_logits to false in the model's config.json");
     }
-    if (config_.activation_checkpointing == ActivationCheckpointing::kFull) {
-      decoder_->set_recompute(model::Recompute::kLayers);
-    }
+    decoder_->set_recompute(RecomputeOf(config_.activation_checkpointing));
     if (world() != nullptr) {
       reducer_ = std::make_unique<parallel::Reducer>(
           *world(), decoder_->store(),
@@ -198,8 +220,9 @@ class RunLoop {
   void Announce() {
     RunEvent run;
     if (const char* trace = std::getenv("TRACEPARENT")) run.traceparent = trace;
-    run.device =
-        absl::StrCat("cpu, ", at::get_num_threads(), " threads, ", EnumName(compute_.precision));
+    run.device = device_.types.gpu ? absl::StrCat(device_.device.str(), ", ", device_.name)
+                                   : absl::StrCat("cpu, ", at::get_num_threads(), " threads");
+    absl::StrAppend(&run.device, ", ", EnumName(compute_.precision));
     if (world() != nullptr) {
       absl::StrAppend(&run.device, ", rank ", world()->rank(), " of ", world()->size(), " (",
                       spec::LayoutText(world()->layout()), ", ", world()->TransportText(), ")");
@@ -289,14 +312,17 @@ class RunLoop {
     event.idle_seconds = result.idle_seconds;
     event.slowest_rank = result.slowest_rank;
     event.slowest_busy_seconds = result.slowest_busy_seconds;
-    event.peak_memory_bytes = PeakResidentBytes();
+    event.peak_memory_bytes = PeakBytes();
     event.gflops = StepFlops(decoder_->spec(), *decoder_, batch) / event.seconds * 1e-9;
+    if (peak_flops_ > 0) event.mfu = event.gflops * 1e9 / peak_flops_;
     event.skipped = result.skipped;
     JudgeStall(result, event.seconds);
     if (state_.step % config_.log_interval == 0 || state_.step == data_->total_steps ||
         result.skipped) {
       events_.Write(event);
     }
+    // Behind the first step, which people wait for; its own share would say little.
+    if (peak_flops_ < 0) peak_flops_ = PeakFlopsOf(device_);
     return CountSkipped(result, batch);
   }
 
@@ -414,7 +440,7 @@ class RunLoop {
     done.validation_loss = restored ? state_.best_validation_loss : state_.validation_loss;
     done.checkpoint_folder = newest_checkpoint_;
     done.seconds = SecondsSince(start_);
-    done.peak_memory_bytes = PeakResidentBytes();
+    done.peak_memory_bytes = PeakBytes();
     GRAFT_RETURN_IF_ERROR(gang_.FinishTogether());
     events_.Write(done);
     return absl::OkStatus();
@@ -423,10 +449,12 @@ class RunLoop {
   const RunConfig& config_;
   Control& control_;
   EventWriter& events_;
+  const model::Accelerator* const accelerator_;
   const SteadyClock::time_point start_;
 
   Phase phase_ = Phase::kConfig;
   Orders told_;
+  DeviceChoice device_;
   ComputeChoice compute_;
   LossScaler scaler_{false};
 
@@ -442,7 +470,8 @@ class RunLoop {
 
   CheckpointState state_;
   std::unique_ptr<Validation> validation_;
-  int64_t judged_ = 0;  // steps that went into `shares_`, and the first
+  double peak_flops_ = -1;  // of a product here; 0: not known, below: not asked yet
+  int64_t judged_ = 0;      // steps that went into `shares_`, and the first
   StepShares shares_;
   DoneReason reason_ = DoneReason::kCompleted;
   std::pair<CheckpointState, double> saving_;  // what is being written, and how long a step waited
@@ -452,9 +481,10 @@ class RunLoop {
 
 }  // namespace
 
-absl::Status Run(const RunConfig& config, Control& control, EventWriter& events, Clock& clock) {
+absl::Status Run(const RunConfig& config, Control& control, EventWriter& events, Clock& clock,
+                 const model::Accelerator* accelerator) {
   if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
-  RunLoop loop(config, control, events);
+  RunLoop loop(config, control, events, accelerator);
   const absl::Status status = loop.Go();
   if (!status.ok()) loop.Fail(status);
   return status;

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "base/clock.h"
+#include "worker/model/accelerator.h"
 #include "worker/trainer/control.h"
 #include "worker/trainer/event_writer.h"
 #include "worker/trainer/run_config.h"
@@ -15,6 +16,8 @@
 namespace graft::trainer {
 
 // OK: the run ended as `done` says. Both events are written here.
-absl::Status Run(const RunConfig& config, Control& control, EventWriter& events, Clock& clock);
+// `accelerator` is null where there is none.
+absl::Status Run(const RunConfig& config, Control& control, EventWriter& events, Clock& clock,
+                 const model::Accelerator* accelerator);
 
 }  // namespace graft::trainer

@@ -1,6 +1,6 @@
 """The trainer beside transformers + peft + trl, taking turns so that both meet the same machine.
 
-  compare.py BUILD_DIR [PART ...]      parts: dense dense4 all_weights chats start generate
+  compare.py BUILD_DIR [PART ...]      parts: dense dense4 all_weights chats start generate memory
 
 `chats=packing,defaults` meets those of trl's settings alone, where time is short.
 
@@ -22,6 +22,12 @@ FULL = os.environ.get("GRAFT_TIER", "default") != "default"
 ROUNDS = 11 if FULL else 5
 PROMPT = "The capital of France is"
 NEW_TOKENS = 64
+# What graft-trainer starts itself with (worker/trainer/launcher.cc); the driver has no launcher.
+SETTINGS = {"GOMP_SPINCOUNT": "2000", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# kind, rows, length, what is made again, optimizer
+MEMORY = [("lora", 2, 256, "none", "adamw"), ("lora", 4, 512, "none", "adamw"),
+          ("lora", 4, 512, "full", "adamw"), ("all_weights", 2, 256, "none", "adamw"),
+          ("all_weights", 1, 512, "full", "adamw_8bit"), ("all_weights", 2, 256, "none", "sgd")]
 failures = 0
 figures = []
 
@@ -29,8 +35,8 @@ figures = []
 class Worker:
     """A process that answers each line with a JSON line."""
 
-    def __init__(self, command):
-        env = dict(os.environ, HF_HUB_OFFLINE="1", OMP_NUM_THREADS=THREADS)
+    def __init__(self, command, settings=None):
+        env = dict(os.environ, HF_HUB_OFFLINE="1", OMP_NUM_THREADS=THREADS, **(settings or {}))
         self.started = time.perf_counter()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.DEVNULL, text=True, env=env)
@@ -77,7 +83,7 @@ class Bench:
                        *args[1:], THREADS])
 
     def ours(self, mode, *args):
-        return Worker([self.driver, mode, self.model, *args, THREADS])
+        return Worker([self.driver, mode, self.model, *args, THREADS], SETTINGS)
 
     def steps(self, name, kind, rows, length, speed_bar, memory_bar):
         ours, peer = (make("dense", kind, str(rows), str(length)) for make in (self.ours, self.peer))
@@ -202,6 +208,21 @@ class Bench:
         for worker in (ours, *peers.values()):
             worker.close()
 
+    def memory(self):
+        """What was estimated against the bytes of tensors, and against the resident set."""
+        for kind, rows, length, again, optimizer in MEMORY:
+            worker = self.ours("memory", kind, str(rows), str(length), again, optimizer)
+            worker.read()
+            worker.ask()
+            r = worker.ask()
+            name = f"memory_{kind}_{rows}x{length}_{again}_{optimizer}"
+            for metric, real, estimated, bar in (
+                    ("tensors", r["tensor_peak_bytes"], r["estimated_tensor_bytes"], 0.10),
+                    ("resident", r["peak_bytes"], r["estimated_resident_bytes"], 0.15)):
+                report(name, metric + "_off_estimate", real / 2**20, "MiB", "estimate",
+                       estimated / 2**20, abs(estimated - real) / real, bar, most=True)
+            worker.close()
+
     def answer(self, ours):
         """A greedy answer that does not end early: asked again until it is long enough."""
         reply = ours.ask(json.dumps({"id": "1", "prompt": PROMPT, "max_tokens": NEW_TOKENS}))
@@ -210,7 +231,7 @@ class Bench:
         return reply["tokens_per_second"]
 
 
-PARTS = ["dense", "dense4", "all_weights", "chats", "start", "generate"]
+PARTS = ["dense", "dense4", "all_weights", "chats", "start", "generate", "memory"]
 
 
 def main(build, parts):

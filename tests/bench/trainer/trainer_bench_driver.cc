@@ -3,17 +3,21 @@
 //
 //   trainer_bench_driver dense MODEL lora|all_weights ROWS LENGTH THREADS
 //   trainer_bench_driver chats MODEL FILE TOKENS_PER_PACK THREADS
+//   trainer_bench_driver memory MODEL lora|all_weights ROWS LENGTH none|full OPTIMIZER THREADS
 //
-// Answers each line with one JSON object; a unit of work is an optimizer step (dense) or an epoch
-// (chats).
+// Answers each line with one JSON object; a unit of work is an optimizer step (dense, memory) or an
+// epoch (chats). `memory` counts the bytes of tensors and says what the estimate had been.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/core/CPUAllocator.h>
 #include <sys/resource.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -25,6 +29,8 @@
 #include "worker/trainer/engine.h"
 #include "worker/trainer/flops.h"
 #include "worker/trainer/model_source.h"
+#include "worker/trainer/precision.h"
+#include "worker/trainer/run_plan.h"
 #include "worker/trainer/training_data.h"
 
 namespace graft::trainer {
@@ -81,7 +87,43 @@ data::StepBatch RandomTokens(int64_t vocab, int64_t rows, int64_t length, uint64
   return batch;
 }
 
+// Counts what tensors take on their way to the allocator that torch has.
+class CountingAllocator final : public c10::Allocator {
+ public:
+  CountingAllocator() : inner_(c10::GetCPUAllocator()) {
+    c10::SetCPUAllocator(this, /*priority=*/1);
+  }
+  at::DataPtr allocate(size_t bytes) override {
+    auto block = std::make_unique<Block>(Block{this, inner_->allocate(bytes), bytes});
+    const int64_t now = (now_ += static_cast<int64_t>(bytes));
+    int64_t peak = peak_;
+    while (now > peak && !peak_.compare_exchange_weak(peak, now)) {
+    }
+    void* data = block->data.get();
+    return {data, block.release(), &Free, at::kCPU};
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+  int64_t peak() const { return peak_; }
+
+ private:
+  struct Block {
+    CountingAllocator* owner;
+    at::DataPtr data;
+    size_t bytes;
+  };
+  static void Free(void* context) {
+    const std::unique_ptr<Block> block(static_cast<Block*>(context));
+    block->owner->now_ -= static_cast<int64_t>(block->bytes);
+  }
+
+  c10::Allocator* const inner_;
+  std::atomic<int64_t> now_{0}, peak_{0};
+};
+
 struct Trainer {
+  LossScaler scaler{false};
   RunConfig config;
   std::unique_ptr<ModelSource> model;
   std::unique_ptr<model::Decoder> decoder;
@@ -90,8 +132,10 @@ struct Trainer {
   std::unique_ptr<Engine> engine;
 };
 
-std::unique_ptr<Trainer> MakeTrainer(const std::string& path, TuningKind kind) {
+std::unique_ptr<Trainer> MakeTrainer(const std::string& path, TuningKind kind,
+                                     OptimizerKind optimizer_kind = OptimizerKind::kAdamW) {
   auto t = std::make_unique<Trainer>();
+  t->config.optimizer.kind = optimizer_kind;
   t->config.tuning.kind = kind;
   t->config.model.path = path;
   auto model = OpenModel(path, "");
@@ -144,13 +188,48 @@ Json Work(Trainer& t, const std::vector<data::StepBatch>& batches) {
   return json;
 }
 
+int MemoryMain(const std::vector<const char*>& args) {
+  static CountingAllocator allocator;
+  at::set_num_threads(static_cast<int>(Number(args.back())));
+  const TuningKind kind =
+      std::string(args[3]) == "lora" ? TuningKind::kLora : TuningKind::kAllWeights;
+  OptimizerKind optimizer = OptimizerKind::kAdamW;
+  for (const auto& [known, name] : EnumNames<OptimizerKind>::Names()) {
+    if (std::string(args[7]) == name) optimizer = known;
+  }
+  auto trainer = MakeTrainer(args[2], kind, optimizer);
+  const int64_t rows = Number(args[4]), length = Number(args[5]);
+  const bool full = std::string(args[6]) == "full";
+  if (full) trainer->decoder->set_recompute(model::Recompute::kLayers);
+  spec::TrainingPlan plan = PlanOf(trainer->config, {});
+  plan.micro_batch = 1;
+  plan.sequence = rows * length;
+  plan.effective_length = length;
+  plan.recompute = full ? spec::Recompute::kLayers : spec::Recompute::kNone;
+  const int64_t estimate = spec::CostModel(trainer->model->description).Memory(plan).total();
+  const std::vector<data::StepBatch> batches = {
+      RandomTokens(trainer->decoder->spec().vocab, rows, length, 11)};
+  Answer(Json::MakeObject());
+  for (std::string line; std::getline(std::cin, line);) {
+    Json json = Work(*trainer, batches);
+    json.Set("tensor_peak_bytes", allocator.peak());
+    json.Set("estimated_tensor_bytes", estimate);
+    json.Set("estimated_resident_bytes", estimate + spec::kCpuResidentExtraBytes);
+    Answer(std::move(json));
+  }
+  return 0;
+}
+
 int Main(const std::vector<const char*>& args) {
   const std::string mode = args.size() > 1 ? args[1] : "";
+  if (mode == "memory" && args.size() == 9) return MemoryMain(args);
   const bool dense = mode == "dense";
   if (!(dense && args.size() == 7) && !(mode == "chats" && args.size() == 6)) {
     std::fputs(
         "usage: trainer_bench_driver dense MODEL lora|all_weights ROWS LENGTH THREADS\n"
-        "       trainer_bench_driver chats MODEL FILE TOKENS_PER_PACK THREADS\n",
+        "       trainer_bench_driver chats MODEL FILE TOKENS_PER_PACK THREADS\n"
+        "       trainer_bench_driver memory MODEL lora|all_weights ROWS LENGTH none|full OPTIMIZER "
+        "THREADS\n",
         stderr);
     return 2;
   }

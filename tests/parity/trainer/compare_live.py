@@ -54,10 +54,10 @@ def make_model(family, folder):
     make_tokenizer(folder)
 
 
-def make_tokenizer(folder):
+def make_tokenizer(folder, words=None):
     from tokenizers import Tokenizer, models, pre_tokenizers
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2}
-    for word in WORDS:
+    for word in words or WORDS:
         vocab[word] = len(vocab)
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

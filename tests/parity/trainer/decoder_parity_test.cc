@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/file.h"
 #include "base/status_macros.h"
@@ -214,7 +215,36 @@ TEST_P(DecoderParityTest, RecomputedLayersGiveTheSameGradients) {
   decoder.set_recompute(model::Recompute::kLayers);
   Backward(decoder, pack);
   EXPECT_TRUE(at::allclose(decoder.store().grads(), kept, 1e-6, 1e-7));
+  decoder.set_recompute(model::Recompute::kLayersFromHost);
+  Backward(decoder, pack);
+  EXPECT_TRUE(at::allclose(decoder.store().grads(), kept, 1e-6, 1e-7));
 }
+
+// What the routers' balance adds to loss and gradients, where the reference says so.
+class RouterBalanceTest : public ::testing::TestWithParam<bool> {};
+
+TEST_P(RouterBalanceTest, AddsWhatTransformersAdds) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(auto golden, Open("mixtral", model::Train::kAllWeights));
+  model::Decoder& decoder = *golden->decoder;
+  if (GetParam()) decoder.set_recompute(model::Recompute::kLayers);
+  Pack pack = PackOf(golden->Read("tokens", {kRows, kLength}));
+  model::RouterBalance balance;
+  balance.coefficient = decoder.spec().moe.aux_loss_coefficient;
+  pack.batch.pass.balance = &balance;
+  const double loss = Backward(decoder, pack) + balance.Loss();
+  EXPECT_NEAR(loss, golden->Read("balanced.loss", {1}).item<double>(), 1e-5);
+  EXPECT_GT(balance.Loss(), 1e-3);
+  for (int64_t layer = 0; layer < 2; ++layer) {
+    const std::string name = absl::StrCat("layers.", layer, ".moe.router.weight");
+    const at::Tensor got = GradientOf(decoder, name);
+    const at::Tensor want = golden->Read(absl::StrCat("balanced.grad.", layer), got.sizes().vec());
+    EXPECT_GE(Cosine(got, want), 1 - 1e-6) << name;
+    EXPECT_NEAR((got.norm() / want.norm()).item<double>(), 1, 1e-4) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Layers, RouterBalanceTest, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "MadeAgain" : "Kept"; });
 
 TEST_P(DecoderParityTest, TheCacheGivesTheLogitsOfTheWhole) {
   GRAFT_ASSERT_OK_AND_ASSIGN(auto golden, Open(GetParam(), model::Train::kNothing));

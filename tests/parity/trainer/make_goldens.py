@@ -95,6 +95,16 @@ def tiny_model(family):
     return model
 
 
+def balanced(model, tokens):
+    """Loss and router gradients with the routers' load-balancing loss in them."""
+    model.zero_grad()
+    result = model(tokens, labels=tokens, output_router_logits=True)
+    result.loss.backward()
+    routers = [layer.mlp.gate.weight.grad.clone() for layer in model.model.layers]
+    return {"balanced.loss": result.loss.detach().reshape(1),
+            **{f"balanced.grad.{i}": g for i, g in enumerate(routers)}}
+
+
 def make(family, out):
     torch.manual_seed(len(family) * 101)
     model = tiny_model(family)
@@ -111,6 +121,8 @@ def make(family, out):
     golden = {"tokens": tokens.to(torch.int32).to(torch.float32), "logits": result.logits.detach(),
               "loss": result.loss.detach().reshape(1)}
     golden.update(gradients_as_stored(model))
+    if family == "mixtral":
+        golden.update(balanced(model, tokens))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     losses = []
     for _ in range(20):
