@@ -1,5 +1,5 @@
 // libgraft_cuda.so: our kernels over ATen's tensors, and what is known of the devices. Loaded by
-// name (worker/trainer/accelerator_plugin.h), so it exports one function.
+// name (worker/trainer/compute_device.h), so it exports one function.
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDACachingAllocator.h>

@@ -40,7 +40,10 @@ class SelfTest {
   at::Tensor Draw(std::vector<int64_t> shape) {
     return at::randn(shape, random_, at::dtype(at::kFloat)).to(type_).to(at::kFloat);
   }
-  at::Tensor Sent(const at::Tensor& x) const { return x.to(at::device(device_).dtype(type_)); }
+  // A copy, also on the CPU: some kernels write into what they get.
+  at::Tensor Sent(const at::Tensor& x) const {
+    return x.to(at::device(device_).dtype(type_), /*non_blocking=*/false, /*copy=*/true);
+  }
   at::Tensor Plain(const at::Tensor& x) const { return x.to(device_); }
 
   // Of the largest number: a few roundings of the type.

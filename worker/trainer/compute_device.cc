@@ -63,7 +63,8 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const std::string& wanted, int64_t wor
   if (wanted == "cpu" || (wanted == "auto" && (count == 0 || world > 1))) return cpu;
   absl::string_view rest = wanted;
   int index = 0;
-  if (wanted != "auto" && absl::ConsumePrefix(&rest, "cuda:") && !absl::SimpleAtoi(rest, &index)) {
+  const bool numbered = absl::ConsumePrefix(&rest, "cuda:") && absl::SimpleAtoi(rest, &index);
+  if (wanted != "auto" && wanted != "cuda" && !numbered) {
     return absl::InvalidArgumentError(
         absl::StrCat("device is \"", wanted, "\"; known are auto, cpu, cuda, cuda:N"));
   }

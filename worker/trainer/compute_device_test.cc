@@ -51,6 +51,8 @@ TEST(ChooseDeviceTest, RefusesWhatIsNotThereByName) {
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("has 0 GPUs")));
   EXPECT_THAT(ChooseDevice("cuda:one", 1, &cards).status(),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("cuda:N")));
+  EXPECT_THAT(ChooseDevice("gpu", 1, &cards).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("device is \"gpu\"")));
   EXPECT_THAT(ChooseDevice("cuda", 2, &cards).status(), StatusIs(absl::StatusCode::kUnimplemented));
 }
 

@@ -27,8 +27,8 @@ enum class TuningKind { kLora, kLoraMerged, kAllWeights };
 enum class OptimizerKind { kAdamW, kAdamW8bit, kAdafactor, kLion, kSgd };
 enum class LoraBias { kNone, kAll, kLoraOnly };
 // What backward finds again instead of keeping. The fused modules always make norms and products
-// anew, so `none` and `selective` are the same here; `full` keeps the input of each layer alone, and
-// `offload` keeps it in the CPU's memory (on a CPU the two are the same).
+// anew, so `none` and `selective` are the same here; `full` keeps the input of each layer alone,
+// and `offload` keeps it in the CPU's memory (on a CPU the two are the same).
 enum class ActivationCheckpointing { kNone, kSelective, kFull, kOffload };
 // Of activations and products; what is trained stays in fp32. `auto`: bf16 where the device
 // computes with it (fp16 on older GPUs), else fp32.

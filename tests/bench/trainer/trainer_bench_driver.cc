@@ -123,7 +123,6 @@ class CountingAllocator final : public c10::Allocator {
 };
 
 struct Trainer {
-  LossScaler scaler{false};
   RunConfig config;
   std::unique_ptr<ModelSource> model;
   std::unique_ptr<model::Decoder> decoder;
