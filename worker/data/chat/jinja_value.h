@@ -173,27 +173,27 @@ class Value {
   static Value Undefined(const Str* hint, bool unsafe = false) {
     Value v(Kind::kUndefined);
     v.object_ = const_cast<Str*>(hint);
-    v.unsafe_ = unsafe;
+    if (unsafe) v.tag_ |= kUnsafe;
     return v;
   }
 
-  Kind kind() const { return kind_; }
-  bool is_undefined() const { return kind_ == Kind::kUndefined; }
-  bool is_none() const { return kind_ == Kind::kNone; }
-  bool is_bool() const { return kind_ == Kind::kBool; }
-  bool is_int() const { return kind_ == Kind::kInt; }
-  bool is_float() const { return kind_ == Kind::kFloat; }
+  Kind kind() const { return static_cast<Kind>(tag_ & kKindMask); }
+  bool is_undefined() const { return kind() == Kind::kUndefined; }
+  bool is_none() const { return kind() == Kind::kNone; }
+  bool is_bool() const { return kind() == Kind::kBool; }
+  bool is_int() const { return kind() == Kind::kInt; }
+  bool is_float() const { return kind() == Kind::kFloat; }
   // int or bool, as Python's isinstance(x, int).
   bool is_integral() const { return is_int() || is_bool(); }
   bool is_number() const { return is_integral() || is_float(); }
-  bool is_string() const { return kind_ == Kind::kString; }
-  bool is_dict() const { return kind_ == Kind::kDict; }
-  bool is_list() const { return kind_ == Kind::kList; }
-  bool is_tuple() const { return kind_ == Kind::kTuple; }
+  bool is_string() const { return kind() == Kind::kString; }
+  bool is_dict() const { return kind() == Kind::kDict; }
+  bool is_list() const { return kind() == Kind::kList; }
+  bool is_tuple() const { return kind() == Kind::kTuple; }
   // Whose items are a List: everything that can be walked but strings and dicts.
   bool has_items() const {
-    return kind_ == Kind::kList || kind_ == Kind::kTuple || kind_ == Kind::kView ||
-           kind_ == Kind::kGenerator || kind_ == Kind::kRange;
+    return kind() == Kind::kList || kind() == Kind::kTuple || kind() == Kind::kView ||
+           kind() == Kind::kGenerator || kind() == Kind::kRange;
   }
 
   bool as_bool() const { return int_ != 0; }
@@ -208,21 +208,25 @@ class Value {
     return *static_cast<T*>(object_);
   }
   const Str* hint() const { return static_cast<const Str*>(object_); }
-  bool unsafe() const { return unsafe_; }
+  bool unsafe() const { return (tag_ & kUnsafe) != 0; }
 
   // Of scalars; strings carry ranges instead.
-  Origin origin() const { return origin_; }
+  Origin origin() const { return static_cast<Origin>(tag_ >> kOriginShift); }
   Value WithOrigin(Origin origin) const {
     Value v = *this;
-    v.origin_ = origin;
+    v.tag_ = (tag_ & ~(~uint64_t{0} << kOriginShift)) | uint64_t{origin} << kOriginShift;
     return v;
   }
 
  private:
-  explicit Value(Kind kind) : kind_(kind) {}
-  Kind kind_ = Kind::kUndefined;
-  bool unsafe_ = false;
-  Origin origin_ = 0;
+  // One word for kind, unsafe and origin: values are passed and copied in two registers, and
+  // compilers put separate small members together bit by bit.
+  static constexpr uint64_t kKindMask = 0xff;
+  static constexpr uint64_t kUnsafe = 0x100;
+  static constexpr int kOriginShift = 32;
+
+  explicit Value(Kind kind) : tag_(static_cast<uint64_t>(kind)) {}
+  uint64_t tag_ = static_cast<uint64_t>(Kind::kUndefined);
   union {
     int64_t int_ = 0;
     double float_;
