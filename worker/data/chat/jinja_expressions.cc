@@ -2,6 +2,7 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/base/attributes.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "worker/data/chat/jinja_chars.h"
@@ -28,7 +29,7 @@ Value Interpreter::TooDeep() {
                   absl::StrCat("the template nests deeper than ", limits_.max_depth, " levels"));
 }
 
-inline Value Interpreter::EvalNode(const Expr& expr) {
+ABSL_ATTRIBUTE_ALWAYS_INLINE inline Value Interpreter::EvalNode(const Expr& expr) {
   switch (expr.kind) {
     case ExprKind::kAttr: {
       const Value object = Eval(*expr.a);
