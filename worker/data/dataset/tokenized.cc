@@ -1,13 +1,15 @@
 #include "worker/data/dataset/tokenized.h"
 
 #include <algorithm>
-#include <atomic>
 #include <thread>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/optional.h"
 #include "base/check.h"
 #include "base/digest.h"
 #include "base/status_macros.h"
@@ -19,9 +21,13 @@ namespace graft::data {
 namespace {
 
 constexpr size_t kShownProblems = 3;
-// Rows that one thread encodes at a time, and how many such parts wait to be put together.
+// Rows that one thread encodes at a time, and how many such parts may wait to be put together.
 constexpr int64_t kRowsPerPart = 64;
-constexpr int64_t kPartsPerThread = 16;
+constexpr int64_t kPartsPerThread = 4;
+// Room for tokens that is asked for at the start: about so many bytes of a file make one, and what
+// is not used is never touched. More grows by itself.
+constexpr int64_t kBytesPerToken = 4;
+constexpr int64_t kMaxReservedTokens = int64_t{64} << 20;
 
 }  // namespace
 
@@ -79,6 +85,9 @@ class TokenizedDatasetBuilder {
       : dataset_(dataset), options_(options), impl_(*out_.impl_) {
     impl_.format = dataset.format();
     impl_.per_row = dataset.format() == RowFormat::kPreference ? 2 : 1;
+    const int64_t tokens = std::min(dataset.report().bytes / kBytesPerToken, kMaxReservedTokens);
+    impl_.own_ids.reserve(tokens);
+    impl_.own_mask.reserve(tokens);
     TokenStats& stats = impl_.stats;
     stats.max_seq_length = options.max_seq_length;
     if (options.model_context > 0 && options.max_seq_length > options.model_context) {
@@ -211,33 +220,82 @@ namespace {
 
 using Part = std::vector<absl::StatusOr<std::vector<TokenizedRow>>>;
 
-// Encodes the rows of parts [first, last) on as many threads as the options say. The calling one
-// does `meanwhile` before it joins the others.
-std::vector<Part> EncodeParts(const Dataset& dataset, const Tokenizer& tokenizer,
-                              const TokenizeOptions& options, int64_t first, int64_t last,
-                              absl::FunctionRef<void()> meanwhile) {
-  std::vector<Part> parts(last - first);
-  std::atomic<int64_t> next{first};
-  const auto work = [&] {
-    Encoding buffers;
-    for (int64_t part = next++; part < last; part = next++) {
-      const int64_t end = std::min((part + 1) * kRowsPerPart, dataset.size());
-      for (int64_t i = part * kRowsPerPart; i < end; ++i) {
-        absl::StatusOr<Row> row = dataset.ReadRow(i);
-        parts[part - first].push_back(
-            row.ok() ? TokenizeRow(dataset.format(), *row, tokenizer, options, buffers)
-                     : absl::StatusOr<std::vector<TokenizedRow>>(row.status()));
-      }
+// Parts are made by many threads and taken in their order, by whichever thread has just finished
+// the one that is due: nobody waits for the others but who is a whole window ahead.
+class OrderedParts {
+ public:
+  OrderedParts(int64_t parts, int64_t window, absl::FunctionRef<Part(int64_t, Encoding&)> make,
+               absl::FunctionRef<void(Part)> take)
+      : parts_(parts), make_(make), take_(take), made_(window) {}
+
+  // Returns when every part is taken.
+  void Run(int threads) {
+    std::vector<std::thread> pool;
+    for (int i = 1; i < std::min<int64_t>(threads, parts_); ++i) {
+      pool.emplace_back([this] { Work(); });
     }
-  };
-  std::vector<std::thread> pool;
-  for (int i = 1; i < std::min<int64_t>(options.threads, last - first); ++i) {
-    pool.emplace_back(work);
+    Work();
+    for (std::thread& thread : pool) thread.join();
   }
-  meanwhile();
-  work();
-  for (std::thread& thread : pool) thread.join();
-  return parts;
+
+ private:
+  void Work() {
+    Encoding buffers;
+    absl::MutexLock lock(&mutex_);
+    for (;;) {
+      mutex_.Await(absl::Condition(this, &OrderedParts::MayGoOn));
+      if (next_ == parts_) return;
+      const int64_t part = next_++;
+      mutex_.Unlock();
+      Part made = make_(part, buffers);
+      mutex_.Lock();
+      made_[part % Window()] = std::move(made);
+      TakeWhatIsDue();
+    }
+  }
+
+  void TakeWhatIsDue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (taking_) return;
+    taking_ = true;
+    while (made_[taken_ % Window()].has_value()) {
+      Part part = *std::exchange(made_[taken_ % Window()], absl::nullopt);
+      mutex_.Unlock();
+      take_(std::move(part));
+      mutex_.Lock();
+      ++taken_;
+    }
+    taking_ = false;
+  }
+
+  bool MayGoOn() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return next_ == parts_ || next_ - taken_ < Window();
+  }
+  int64_t Window() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return static_cast<int64_t>(made_.size());
+  }
+
+  const int64_t parts_;
+  const absl::FunctionRef<Part(int64_t, Encoding&)> make_;
+  const absl::FunctionRef<void(Part)> take_;
+  absl::Mutex mutex_;
+  int64_t next_ ABSL_GUARDED_BY(mutex_) = 0;   // to be made
+  int64_t taken_ ABSL_GUARDED_BY(mutex_) = 0;  // all before it are
+  bool taking_ ABSL_GUARDED_BY(mutex_) = false;
+  // Parts that were made and are not taken, at their number modulo the window.
+  std::vector<absl::optional<Part>> made_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Encodes the rows of a part.
+Part EncodePart(const Dataset& dataset, const Tokenizer& tokenizer, const TokenizeOptions& options,
+                int64_t part, Encoding& buffers) {
+  Part out;
+  const int64_t end = std::min((part + 1) * kRowsPerPart, dataset.size());
+  for (int64_t i = part * kRowsPerPart; i < end; ++i) {
+    absl::StatusOr<Row> row = dataset.ReadRow(i);
+    out.push_back(row.ok() ? TokenizeRow(dataset.format(), *row, tokenizer, options, buffers)
+                           : absl::StatusOr<std::vector<TokenizedRow>>(row.status()));
+  }
+  return out;
 }
 
 }  // namespace
@@ -254,20 +312,16 @@ absl::StatusOr<TokenizedDataset> TokenizeDataset(const Dataset& dataset, const T
         "prompt/completion rows");
   }
   TokenizedDatasetBuilder builder(dataset, options);
-  const int64_t parts = (dataset.size() + kRowsPerPart - 1) / kRowsPerPart;
-  const int64_t wave = kPartsPerThread * std::max(options.threads, 1);
-  std::vector<Part> made;  // of the wave before, put together while the next one is encoded
+  const int threads = std::max(options.threads, 1);
   int64_t row = 0;
-  const auto put_together = [&] {
-    for (Part& part : made) {
-      for (auto& sequences : part) builder.Add(row++, std::move(sequences));
-    }
-  };
-  for (int64_t first = 0; first < parts; first += wave) {
-    made = EncodeParts(dataset, tokenizer, options, first, std::min(parts, first + wave),
-                       put_together);
-  }
-  put_together();
+  OrderedParts((dataset.size() + kRowsPerPart - 1) / kRowsPerPart, kPartsPerThread * threads,
+               [&](int64_t part, Encoding& buffers) {
+                 return EncodePart(dataset, tokenizer, options, part, buffers);
+               },
+               [&](Part part) {
+                 for (auto& sequences : part) builder.Add(row++, std::move(sequences));
+               })
+      .Run(threads);
   return builder.Finish();
 }
 
