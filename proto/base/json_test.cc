@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_matchers.h"
 #include "gtest/gtest.h"
 
@@ -53,6 +54,20 @@ TEST(JsonTest, JoinsSurrogatesAndReplacesLoneOnes) {
   EXPECT_EQ(pair.as_string(), "\xf0\x9f\x98\x80");
   GRAFT_ASSERT_OK_AND_ASSIGN(const Json lone, Json::Parse(R"("\ud83dx")"));
   EXPECT_EQ(lone.as_string(), "\xef\xbf\xbdx");
+}
+
+TEST(JsonTest, FindsWhatEndsARunOfPlainBytesWhereverItStands) {
+  for (size_t before = 0; before < 20; ++before) {
+    for (size_t after = 0; after < 20; ++after) {
+      const std::string head(before, '\x7f'), tail(after, '!');
+      const std::string text = absl::StrCat("\"", head, "\\\"", tail, "\xc3\xa9\\n\"");
+      const auto parsed = Json::Parse(text);
+      ASSERT_TRUE(parsed.ok()) << parsed.status();
+      EXPECT_EQ(parsed->as_string(), absl::StrCat(head, "\"", tail, "\xc3\xa9\n"));
+      EXPECT_FALSE(Json::Parse(absl::StrCat("\"", head, "\x1f", tail, "\"")).ok());
+      EXPECT_FALSE(Json::Parse(absl::StrCat("\"", head, tail)).ok());
+    }
+  }
 }
 
 TEST(JsonTest, IntegersBeyondInt64BecomeDoubles) {

@@ -36,6 +36,7 @@ namespace {
 using graft::Json;
 using graft::data::Dataset;
 
+constexpr int kRounds = 3;  // of encoding alone and the pass, in turns; the best of each counts
 constexpr char kBos[] = "<|begin_of_text|>";
 
 double Seconds() {
@@ -174,13 +175,18 @@ void EncodeAll(const std::vector<std::string>& texts, const graft::data::Tokeniz
   for (std::thread& thread : pool) thread.join();
 }
 
-// Runs `call` and adds `name`_s by the clock and `name`_processor_s over all threads.
+// Runs `call` and keeps `name`_s by the clock and `name`_processor_s over all threads, where they
+// are the least so far.
 template <typename Call>
 void Timed(const char* name, Json& out, Call call) {
   const double start = Seconds(), busy = ProcessorSeconds();
   call();
-  out.Set(absl::StrCat(name, "_s"), Seconds() - start);
-  out.Set(absl::StrCat(name, "_processor_s"), ProcessorSeconds() - busy);
+  const auto keep_least = [&](const std::string& key, double seconds) {
+    const Json* before = out.Find(key);
+    if (before == nullptr || before->as_double() > seconds) out.Set(key, seconds);
+  };
+  keep_least(absl::StrCat(name, "_s"), Seconds() - start);
+  keep_least(absl::StrCat(name, "_processor_s"), ProcessorSeconds() - busy);
 }
 
 absl::Status Tokens(char** argv) {
@@ -200,13 +206,15 @@ absl::Status Tokens(char** argv) {
   for (const std::string& text : texts) megabytes += static_cast<double>(text.size()) / 1e6;
   Json out = Json::MakeObject();
   EncodeAll(texts, *tokenizer, options.threads);  // every thread's word cache is filled
-  Timed("encode_alone", out, [&] { EncodeAll(texts, *tokenizer, options.threads); });
   int64_t tokens = 0;
-  Timed("pass", out, [&] {
-    const auto made = TokenizeDataset(dataset, *tokenizer, options);
-    GRAFT_CHECK_OK(made.status());
-    tokens = made->stats().tokens;
-  });
+  for (int round = 0; round < kRounds; ++round) {
+    Timed("encode_alone", out, [&] { EncodeAll(texts, *tokenizer, options.threads); });
+    Timed("pass", out, [&] {
+      const auto made = TokenizeDataset(dataset, *tokenizer, options);
+      GRAFT_CHECK_OK(made.status());
+      tokens = made->stats().tokens;
+    });
+  }
   const graft::data::TokenSources sources{graft::Sha256::HexOf(tokenizer_json),
                                           graft::Sha256::HexOf(template_text)};
   for (const char* pass : {"first", "cached"}) {

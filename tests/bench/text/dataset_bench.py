@@ -2,7 +2,9 @@
 
 Ceilings. A pass that only finds the line breaks of a mapped file reads 3 to 10 GB/s; parsing JSON into values
 without SIMD is known to run at 0.2 to 0.5 GB/s a core, which is where the structure pass has to live. The tokens
-pass cannot be quicker than the encoding inside of it, which is measured beside it on as many threads.
+pass cannot be quicker than the encoding inside of it, which is measured beside it on as many threads. Of its time
+reading the rows again is a tenth, rendering with the spans of the assistant a twentieth: 0.85 of encoding alone is
+the most that there is, were nothing to be masked, counted and put together.
 """
 import json
 import os
