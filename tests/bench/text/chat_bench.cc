@@ -24,10 +24,10 @@ double ProcessorMicroseconds() {
   return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) * 1e-3;
 }
 
-// The best of several rounds, for one call.
+// The best of several rounds, for one call; about as long a time as the peers are given.
 template <typename Call>
 double Microseconds(Call call) {
-  constexpr int kRounds = 7;
+  constexpr int kRounds = 50;
   constexpr int kCalls = 400;
   double best = 1e300;
   for (int round = 0; round < kRounds; ++round) {
