@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -27,6 +28,15 @@
 
 namespace graft::scheduler {
 
+// A moment in a job's life at which the scheduler's process can be killed.
+enum class Milestone { kSubmitted, kPlaced, kRunning, kPreempted, kCheckpointed, kCompleted };
+// The process dies the first time that a job passes it: before the commit that says so, or after
+// the commit and before anyone is told.
+struct Crash {
+  Milestone at = Milestone::kSubmitted;
+  bool committed = false;
+};
+
 struct SimulationOptions {
   uint64_t seed = 1;
   int workers = 5;
@@ -36,6 +46,9 @@ struct SimulationOptions {
   std::function<void(const Core& core, absl::Time now)> look;
   absl::Duration chaos = absl::Minutes(6);     // faults happen for so long
   absl::Duration healing = absl::Minutes(40);  // and then all must come to an end
+  std::optional<Crash> crash;
+  // The commit of the turn of this number (from 1) is refused, for want of room.
+  int full_at_turn = 0;
 };
 
 struct SimulationResult {
@@ -46,7 +59,9 @@ struct SimulationResult {
   int completed = 0;
   int restarts = 0;  // of the scheduler
   int failed_commits = 0;
-  std::string trace;  // the last lines of it
+  int turns = 0;
+  bool crashed = false;  // where SimulationOptions::crash asked for it
+  std::string trace;     // the last lines of it
 };
 
 class Simulation final : public EngineOutput {
@@ -57,7 +72,7 @@ class Simulation final : public EngineOutput {
   void OnCommitted(int64_t revision) override {}
   void OnDesiredChanged(const std::string& node) override {}
   void OnPublish(const PublishCall& call) override;
-  void OnJobWritten(Turn& turn, const Job& job) override {}
+  void OnJobWritten(Turn& turn, const Job& job) override;
 
  private:
   struct Part {  // of an attempt, as it really runs on a worker
@@ -80,6 +95,8 @@ class Simulation final : public EngineOutput {
     std::map<JobKey, Part> parts;
   };
 
+  static constexpr size_t kKeptLines = 60;  // of the trace
+
   void At(absl::Duration after, std::function<void()> what);
   bool Chance(double p) { return random_.UniformDouble() < p; }
   absl::Duration Between(double low, double high);
@@ -94,8 +111,10 @@ class Simulation final : public EngineOutput {
   void KillScheduler();
   void Submit(Engine::Request request);
   void Turn_();
+  void RunEngine(std::vector<Engine::Request> requests);
   void CheckAll();
   void CheckStored();
+  bool Passes(const Job& job, Milestone milestone) const;
 
   // Workers.
   void WorkerBoot(Worker& worker);
@@ -116,6 +135,8 @@ class Simulation final : public EngineOutput {
   void EndSessions();
   void Fault();
   void ChangeQueue();
+  void ChangeInventory(Worker& worker, bool breaks);
+  std::vector<Device> Devices() const;  // of a worker that is whole
   void CheckLiveness();
   bool AllAtRest() const;
 
@@ -134,6 +155,7 @@ class Simulation final : public EngineOutput {
   std::vector<Engine::Request> waiting_;
   bool turn_planned_ = false;
   int scheduler_life_ = 0;
+  bool dying_ = false;  // nothing of the turn under way leaves the process
   int checks_ = 0;
 
   std::vector<std::unique_ptr<Worker>> workers_;
