@@ -41,6 +41,8 @@ constexpr absl::string_view kUsage =
   --metrics HOST:PORT      /metrics and /healthz
   --calls-per-second N     for each user; 0: no bound (0)
   --concurrent-streams N   for each user; 0: no bound (1000)
+  --keep-room-after-minutes N
+                           how long a blocked job waits before devices are kept for it (0)
   --fileservice HOST:PORT  where filesets are; also told to clients and workers
   --tls-certificate FILE   PEM; with --tls-key
   --tls-key FILE
@@ -134,6 +136,10 @@ absl::Status Serve(const SchedulerConfig& config, const sigset_t& signals) {
   options.server.address = config.listen().empty() ? kDefaultAddress : config.listen();
   options.server.metrics_address = config.metrics();
   options.server.insecure = config.insecure();
+  if (config.keep_room_after_minutes() < 0) {
+    return absl::InvalidArgumentError("keep_room_after_minutes is below 0");
+  }
+  options.keep_room_after = absl::Minutes(config.keep_room_after_minutes());
   options.server.calls_per_second = config.calls_per_second();
   options.server.concurrent_streams =
       config.has_concurrent_streams() ? config.concurrent_streams() : kDefaultStreams;

@@ -181,7 +181,11 @@ absl::StatusOr<std::shared_ptr<const Identity>> TokenVerifier::Authenticate(
   if (!known) {
     GRAFT_ASSIGN_OR_RETURN(identity, Verify(credentials.bearer));
   }
-  const absl::Time now = clock_.WallNow();
+  // A wall clock that jumps must cost no running job its worker: it is refused only when the clock
+  // that does not jump says so too.
+  const absl::Time wall = clock_.WallNow();
+  const absl::Time now =
+      identity->kind == IdentityKind::kWorker ? std::min(wall, clock_.Now()) : wall;
   MutexLock lock(mu_);
   if (now > identity->expires + kLeeway) {
     remembered_.erase(credentials.bearer);

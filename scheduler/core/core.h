@@ -43,14 +43,18 @@ struct CoreOptions {
   int validations_per_node = 2;
   // Blocked jobs for which room is kept while others are backfilled.
   int reservations = 4;
+  // A blocked job waits for so long before room is kept for it: until then others may go ahead of
+  // it, afterwards none that would delay it.
+  absl::Duration keep_room_after = absl::ZeroDuration();
   // Who is told to take a checkpoint and stop has so long for it, and is stopped then.
   absl::Duration checkpoint_grace = absl::Minutes(10);
   // A node that leaves is emptied so long before.
   absl::Duration leave_notice = absl::Minutes(5);
   // What a workspace used counts half after so long.
   absl::Duration share_half_life = absl::Hours(24 * 7);
-  // Searches for jobs to stop in one pass; each costs some 10 ms on 10,000 nodes.
-  int preemption_searches = 2;
+  // What searches for jobs to stop may look at in one pass, gangs that run and NVLink domains
+  // together, some microsecond each. One search is always made.
+  int64_t preemption_budget = 16'000;
 };
 
 struct NodeState {
@@ -158,6 +162,7 @@ class Core {
   absl::Status Apply(const JobAmended& event);
   absl::Status Apply(const JobErased& event);
   absl::Status Apply(const NodeDescribed& event);
+  absl::Status Apply(const NodeInventoried& event);
   absl::Status Apply(const QueuePut& event);
   absl::Status Apply(const QueueRemoved& event);
   absl::Status Apply(const CallAnswered& event);

@@ -1,5 +1,6 @@
 // What people change of what is there already: what jobs want, a checkpoint or an end asked for,
 // labels and place of nodes.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -64,6 +65,34 @@ absl::Status Core::Apply(const NodeDescribed& event) {
   node.taints = event.taints;
   node.rack = event.rack;
   node.spine = event.spine;
+  cluster_.PutNode(std::move(node));
+  Refresh(state->second);
+  return absl::OkStatus();
+}
+
+absl::Status Core::Apply(const NodeInventoried& event) {
+  const Node* known = cluster_.Find(event.node);
+  const auto state = nodes_.find(event.node);
+  if (known == nullptr || state == nodes_.end()) {
+    return absl::NotFoundError(absl::StrCat("there is no node ", event.node));
+  }
+  if (state->second.epoch != event.epoch || !state->second.alive) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("epoch ", event.epoch, " of node ", event.node, " is over"));
+  }
+  Node node = *known;
+  node.devices = event.devices;
+  for (const Device& before : known->devices) {
+    const bool there =
+        std::any_of(event.devices.begin(), event.devices.end(),
+                    [&](const Device& device) { return device.index == before.index; });
+    if (there || before.holder.empty()) continue;
+    node.devices.push_back(before);
+    node.devices.back().healthy = false;
+  }
+  std::sort(node.devices.begin(), node.devices.end(),
+            [](const Device& a, const Device& b) { return a.index < b.index; });
+  for (Device& device : node.devices) device.holder.clear();  // PutNode knows them
   cluster_.PutNode(std::move(node));
   Refresh(state->second);
   return absl::OkStatus();

@@ -318,7 +318,7 @@ void Core::Bill(Job& job, const Attempt& over) {
     job.usage.busy_device_seconds += devices * absl::ToDoubleSeconds(now_ - over.running);
     if (IsBad(over.end)) {
       const absl::Time kept = std::max(over.running, job.checkpoint.published);
-      job.usage.lost_device_seconds += devices * std::max(0.0, absl::ToDoubleSeconds(now_ - kept));
+      job.usage.lost_seconds += std::max(0.0, absl::ToDoubleSeconds(now_ - kept));
     }
   }
   if (job.state == JobState::kPreempting) {

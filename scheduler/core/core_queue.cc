@@ -114,6 +114,12 @@ PassInput Core::MakePassInput(const FairShare& shares, absl::Time now) const {
                   .shares = &shares,
                   .now = now,
                   .reservations = options_.reservations};
+  if (options_.keep_room_after > absl::ZeroDuration()) {
+    input.keeps_room = [this, now](const std::string& id) {
+      const auto job = jobs_.find(id);
+      return job != jobs_.end() && now - job->second.since >= options_.keep_room_after;
+    };
+  }
   input.running = [this, now] {
     std::vector<RunningGang> running;
     for (const JobKey& key : live_) {

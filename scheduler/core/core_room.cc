@@ -66,7 +66,8 @@ void Core::MakeRoom(const PassResult& pass) {
     return;
   }
   Running running = LookAtRunning(pass.starts);
-  int searches = options_.preemption_searches;
+  const int64_t cost = static_cast<int64_t>(running.candidates.size()) + running.later.domains();
+  int64_t searches = std::max<int64_t>(1, options_.preemption_budget / std::max<int64_t>(1, cost));
   for (const JobKey& key : blocked) {
     const Job& job = jobs_.at(key);
     if (!MayMakeRoom(job) || sought_.contains(key)) continue;

@@ -201,6 +201,58 @@ TEST_F(CoreTest, DrainMovesItsJobsElsewhere) {
   EXPECT_EQ(StateOf("a"), JobState::kStarting);
 }
 
+TEST_F(CoreTest, AnInventoryTakesDevicesAwayAndBringsThemBack) {
+  const int64_t epoch = AddNode("n0", 2);
+  const auto devices = [](std::vector<std::pair<int, bool>> of) {
+    std::vector<Device> list;
+    for (const auto& [index, healthy] : of) {
+      list.push_back({.index = index, .kind = "h100", .healthy = healthy});
+    }
+    return list;
+  };
+  ASSERT_THAT(Submit("a", {.tp = 2}), IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kStarting);
+  // One is gone under the job, which goes on until its worker says otherwise.
+  ASSERT_THAT(Step(NodeInventoried{"n0", epoch, devices({{0, true}})}).status, IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kStarting);
+  EXPECT_FALSE(core_.cluster().FindDevice({"n0", 1})->healthy);
+  ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kFailed), IsOk());
+  now_ += absl::Seconds(10);
+  Step(Ticked{});
+  EXPECT_EQ(StateOf("a"), JobState::kQueued);
+  EXPECT_EQ(Cause("a"), "NO_NODE_MATCHES");
+  ASSERT_THAT(Step(NodeInventoried{"n0", epoch, devices({{0, true}, {1, false}})}).status, IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kQueued);
+  ASSERT_THAT(Step(NodeInventoried{"n0", epoch, devices({{0, true}, {1, true}})}).status, IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kStarting);
+  EXPECT_THAT(Step(NodeInventoried{"n0", epoch - 1, {}}).status,
+              StatusIs(absl::StatusCode::kFailedPrecondition));
+}
+
+TEST_F(CoreTest, RoomIsKeptForAJobOnlyWhenItHasWaited) {
+  Core core({.lease = absl::Hours(100), .keep_room_after = absl::Hours(1)});
+  const auto step = [&](const Event& event) {
+    EXPECT_THAT(core.Step(event, now_).status, IsOk());
+    core.Step(PassDue{}, now_);
+  };
+  const auto submit = [&](const std::string& id, int devices) {
+    step(JobSubmitted{{.key = "w/" + id,
+                       .workspace = "w",
+                       .queue = "default",
+                       .gang = {.layout = {.dp = devices}},
+                       .expected_run_time = absl::Hours(10)}});
+    return core.FindJob("w/" + id)->state;
+  };
+  Node node{.name = "n0"};
+  for (int i = 0; i < 4; ++i) node.devices.push_back({.index = i, .kind = "h100"});
+  step(NodeRegistered{node});
+  EXPECT_EQ(submit("first", 2), JobState::kStarting);
+  EXPECT_EQ(submit("wide", 4), JobState::kQueued);
+  EXPECT_EQ(submit("beside", 1), JobState::kStarting) << "nothing is kept yet";
+  now_ += absl::Hours(1);
+  EXPECT_EQ(submit("late", 1), JobState::kQueued) << "it would delay the one that has waited";
+}
+
 TEST_F(CoreTest, ValidationRunsWithoutADeviceAndRefusesBadInputs) {
   ASSERT_THAT(Step(JobSubmitted{{.key = "w/a", .workspace = "w", .needs_validation = true}}).status,
               IsOk());
@@ -322,7 +374,7 @@ TEST_F(CoreTest, UsageSaysWhatWasHeldBusyLostAndWaitedFor) {
   EXPECT_DOUBLE_EQ(usage.queued_seconds, 5);
   EXPECT_DOUBLE_EQ(usage.device_seconds, 2 * 24);
   EXPECT_DOUBLE_EQ(usage.busy_device_seconds, 2 * 14);
-  EXPECT_DOUBLE_EQ(usage.lost_device_seconds, 2 * 4);
+  EXPECT_DOUBLE_EQ(usage.lost_seconds, 4);
   EXPECT_EQ(usage.preemptions, 0);
 }
 

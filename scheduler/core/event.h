@@ -59,6 +59,13 @@ struct NodeDescribed {
   std::string rack;
   std::string spine;
 };
+// The node has other devices than it had, or in another state. One that is gone while a job holds
+// it stays as a device that is not healthy.
+struct NodeInventoried {
+  std::string node;
+  int64_t epoch = 0;
+  std::vector<Device> devices;
+};
 // Refused while the node is alive and carries anything.
 struct NodeRemoved {
   std::string node;
@@ -143,7 +150,7 @@ struct Ticked {};
 struct PassDue {};
 
 using Event = std::variant<NodeRegistered, NodeSynced, NodeCommanded, NodeRemoved, JobSubmitted,
-                           JobCommanded, JobAmended, JobErased, NodeDescribed, QueuePut,
-                           QueueRemoved, CallAnswered, AttemptTouched, Ticked, PassDue>;
+                           JobCommanded, JobAmended, JobErased, NodeDescribed, NodeInventoried,
+                           QueuePut, QueueRemoved, CallAnswered, AttemptTouched, Ticked, PassDue>;
 
 }  // namespace graft::scheduler

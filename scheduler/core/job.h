@@ -112,7 +112,7 @@ struct Checkpoint {
 struct JobUsage {
   double device_seconds = 0;       // held
   double busy_device_seconds = 0;  // of these, while every rank ran
-  double lost_device_seconds = 0;  // of these, after the last checkpoint of attempts that were lost
+  double lost_seconds = 0;         // trained after the last checkpoint of attempts that were lost
   double queued_seconds = 0;       // in QUEUED
   double preempted_seconds = 0;    // from being told to make room until it had
   int preemptions = 0;

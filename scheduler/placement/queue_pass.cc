@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <optional>
 #include <queue>
-#include <tuple>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/check.h"
@@ -26,18 +26,23 @@ void AppendLayout(const Layout& layout, std::string& key) {
                   "\n");
 }
 
-std::string ClassKey(const WaitingJob& job) {
+// All that a search for the job's room depends on.
+std::string WishKey(const WaitingJob& job) {
   const GangRequest& gang = job.gang;
   std::string key = absl::StrCat(
-      job.account, "\n", job.priority, "\n", absl::ToInt64Seconds(job.estimate), "\n",
-      gang.device_kind, "\n", gang.min_memory_bytes, "\n",
+      absl::ToInt64Seconds(job.estimate), "\n", gang.device_kind, "\n", gang.min_memory_bytes, "\n",
       absl::StrJoin(gang.labels, "\x01", absl::PairFormatter("\x02")), "\n",
       absl::StrJoin(gang.tolerations, "\x01"), "\n", absl::StrJoin(gang.avoid_nodes, "\x01"), "\n",
-      absl::StrJoin(job.rather_not, "\x01"), "\n", gang.allow_tp_across_domains, job.passes_others,
-      job.shares, static_cast<int>(gang.max_level), absl::FormatTime(gang.needed_until), "\n");
+      absl::StrJoin(job.rather_not, "\x01"), "\n", gang.allow_tp_across_domains,
+      static_cast<int>(gang.max_level), absl::FormatTime(gang.needed_until), "\n");
   AppendLayout(gang.layout, key);
   for (const Layout& layout : job.other_layouts) AppendLayout(layout, key);
   return key;
+}
+
+std::string ClassKey(const WaitingJob& job, absl::string_view wish) {
+  return absl::StrCat(job.account, "\n", job.priority, "\n", job.passes_others, job.shares, "\n",
+                      wish);
 }
 
 std::optional<Placement> TrySoftly(const Topology& free, const WaitingJob& job,
@@ -158,19 +163,32 @@ class Pass {
     if (!quotas_.Admits(like.account, LeastDevices(like))) return;
     std::optional<Seat> seat;
     absl::string_view how = result_.reservations.empty() ? "first in line" : "beside kept room";
-    if (!asking() && head.of->no_fit_at == growth_) {
+    if (KnownNotToFit(head)) {
       ++result_.classes_skipped;
     } else {
       ++result_.classes_tried;
       seat = Seek(like, how);
-      if (!asking() && !seat.has_value() && result_.reservations.empty() && input_.claims.empty()) {
-        head.of->no_fit_at = growth_;
-      }
+      if (!seat.has_value()) NoteNoFit(head);
     }
     if (!seat.has_value()) return Block(head);
     if (!Admits(like, *seat)) return;
     Start(head.job->second, like, *std::move(seat), how);
     PushFrom(*head.of, std::next(head.job));
+  }
+
+  // In one pass room only goes, so that what has not fitted does not fit later. From pass to pass
+  // it stays so until something has grown.
+  bool KnownNotToFit(const Head& head) const {
+    if (head.of == &asked_) return false;
+    const WaitingQueue::Wish& wish = head.of->wish->second;
+    return no_fit_.contains(&wish) || (!asking() && wish.no_fit_at == growth_);
+  }
+  void NoteNoFit(const Head& head) {
+    if (head.of == &asked_) return;
+    const WaitingQueue::Wish& wish = head.of->wish->second;
+    no_fit_.insert(&wish);
+    const bool whole = result_.reservations.empty() && input_.claims.empty();
+    if (whole && !asking()) wish.no_fit_at = growth_;
   }
 
   static int LeastDevices(const WaitingJob& like) {
@@ -224,6 +242,7 @@ class Pass {
 
   void Reserve(const Head& head) {
     if (static_cast<int>(result_.reservations.size()) >= input_.reservations) return;
+    if (input_.keeps_room && !input_.keeps_room(head.job->second)) return;
     if (!timeline_.has_value()) {
       timeline_.emplace(now_free_, input_.Running());
       for (const PassStart& start : result_.starts) NoteEnd(start);
@@ -256,8 +275,9 @@ class Pass {
   const uint64_t growth_;
   std::priority_queue<Head> heads_;
   WaitingQueue::Class asked_;
-  absl::btree_set<std::string> claimed_;  // jobs that room was made for
-  std::optional<Timeline> timeline_;      // made when the first job is blocked
+  absl::btree_set<std::string> claimed_;                   // jobs that room was made for
+  std::optional<Timeline> timeline_;                       // made when the first job is blocked
+  absl::flat_hash_set<const WaitingQueue::Wish*> no_fit_;  // in this pass
   bool any_blocked_ = false;
   absl::Time first_needed_ = absl::InfiniteFuture();  // of kept room
   absl::Time last_needed_ = absl::InfinitePast();
@@ -278,8 +298,10 @@ std::optional<Seat> FindSeat(const Topology& free, const WaitingJob& job, absl::
   return std::nullopt;
 }
 
-WaitingQueue::WaitingQueue(const WaitingQueue& other) : classes_(other.classes_) {
+WaitingQueue::WaitingQueue(const WaitingQueue& other)
+    : wishes_(other.wishes_), classes_(other.classes_) {
   for (auto of = classes_.begin(); of != classes_.end(); ++of) {
+    of->second.wish = wishes_.find(of->second.wish->first);
     for (const auto& [sequence, id] : of->second.jobs) where_[id] = {of, sequence};
   }
 }
@@ -287,10 +309,14 @@ WaitingQueue::WaitingQueue(const WaitingQueue& other) : classes_(other.classes_)
 void WaitingQueue::Add(WaitingJob job) {
   GRAFT_CHECK(!where_.contains(job.id)) << job.id << " waits already";
   job.estimate = Coarse(job.estimate);
-  const auto [it, added] = classes_.try_emplace(ClassKey(job));
+  const std::string wish = WishKey(job);
+  const auto [it, added] = classes_.try_emplace(ClassKey(job, wish));
   it->second.jobs[job.sequence] = job.id;
   where_[job.id] = {it, job.sequence};
-  if (added) it->second.like = std::move(job);
+  if (!added) return;
+  it->second.wish = wishes_.try_emplace(wish).first;
+  ++it->second.wish->second.classes;
+  it->second.like = std::move(job);
 }
 
 bool WaitingQueue::Remove(absl::string_view id) {
@@ -298,7 +324,10 @@ bool WaitingQueue::Remove(absl::string_view id) {
   if (it == where_.end()) return false;
   const auto [of, sequence] = it->second;
   of->second.jobs.erase(sequence);
-  if (of->second.jobs.empty()) classes_.erase(of);
+  if (of->second.jobs.empty()) {
+    if (--of->second.wish->second.classes == 0) wishes_.erase(of->second.wish);
+    classes_.erase(of);
+  }
   where_.erase(it);
   return true;
 }

@@ -48,11 +48,17 @@ struct WaitingJob {
 
 class WaitingQueue {
  public:
+  // What a search for room depends on. Classes of several accounts and priorities share one.
+  struct Wish {
+    int classes = 0;
+    // The cluster's growth at which it was last seen not to fit; 0: never.
+    mutable uint64_t no_fit_at = 0;
+  };
+  using Wishes = std::map<std::string, Wish>;
   struct Class {
     WaitingJob like;                      // id and sequence mean nothing
     std::map<int64_t, std::string> jobs;  // by sequence; never empty
-    // The cluster's growth at which it was last seen not to fit; 0: never.
-    mutable uint64_t no_fit_at = 0;
+    Wishes::iterator wish;
   };
 
   WaitingQueue() = default;
@@ -69,6 +75,7 @@ class WaitingQueue {
   int64_t SequenceOf(absl::string_view id) const { return where_.at(id).second; }
 
  private:
+  Wishes wishes_;                         // by all that Wish is about
   std::map<std::string, Class> classes_;  // by what jobs of the class have in common
   // id -> class and sequence
   absl::flat_hash_map<std::string, std::pair<std::map<std::string, Class>::iterator, int64_t>>
@@ -89,6 +96,8 @@ struct PassInput {
   const FairShare* shares = nullptr;  // nullptr: age alone decides inside a priority
   absl::Time now;
   int reservations = 32;
+  // Whether room is kept for this job when it is blocked. Empty: for everyone.
+  std::function<bool(const std::string& id)> keeps_room;
   // A question: what if the waiting job of this id were so? The pass ends when it has been decided,
   // and leaves no mark on the queue.
   const WaitingJob* what_if = nullptr;
@@ -110,7 +119,7 @@ struct PassResult {
   int classes_tried = 0;
   int jobs_ahead = 0;  // of the one that was asked about: those that were tried and did not start
   int devices_ahead = 0;
-  int classes_skipped = 0;  // not searched for: nothing has grown since they last did not fit
+  int classes_skipped = 0;  // not searched for: the same wish did not fit, and nothing has grown
 };
 
 PassResult RunPass(const WaitingQueue& queue, const PassInput& input);

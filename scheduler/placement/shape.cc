@@ -34,7 +34,8 @@ bool Given(int wanted, int value) { return wanted == 0 || wanted == value; }
 
 bool Divides(const ModelFacts& model, const ShapeRequest& request, const ShapeRates& rates,
              const Layout& layout) {
-  if (layout.tp > rates.devices_per_domain || layout.dp > request.global_batch) return false;
+  if (layout.tp > rates.devices_per_domain) return false;
+  if (request.global_batch % (request.micro_batch * layout.dp) != 0) return false;
   if (model.heads % layout.tp != 0 || model.kv_heads % layout.tp != 0) return false;
   if (layout.pp > model.layers || model.layers % layout.pp != 0) return false;
   // A pipeline with fewer micro-batches than stages mostly waits.

@@ -1,6 +1,7 @@
 #include "scheduler/service/agent_service.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -8,7 +9,6 @@
 #include "absl/strings/str_split.h"
 #include "base/digest.h"
 #include "base/json.h"
-#include "base/log.h"
 #include "graft/v1/model.pb.h"
 #include "graft/v1/node.pb.h"
 #include "rpc/status.h"
@@ -46,6 +46,16 @@ absl::Status Stale(const absl::Status& status, int64_t epoch) {
       .Reason("STALE_EPOCH")
       .Metadata("epoch", absl::StrCat(epoch))
       .Build();
+}
+
+// In the node's body, as it is told to clients.
+void SetInventory(const agent::Inventory& inventory, v1::Node& body) {
+  *body.mutable_devices() = inventory.devices();
+  if (!body.has_topology()) *body.mutable_topology() = inventory.topology();
+  body.set_memory_bytes(inventory.memory_bytes());
+  body.set_cpu_cores(inventory.cpu_cores());
+  body.set_disk_bytes(inventory.disk_bytes());
+  body.set_fabric_address(inventory.fabric_address());
 }
 
 }  // namespace
@@ -126,12 +136,7 @@ absl::StatusOr<agent::RegisterResponse> AgentService::Admit(Turn& turn,
     (*body.mutable_labels())[absl::StrCat("graft.dev/", label)] = value;
   }
   const agent::Inventory& inventory = request.inventory();
-  *body.mutable_devices() = inventory.devices();
-  if (!body.has_topology()) *body.mutable_topology() = inventory.topology();
-  body.set_memory_bytes(inventory.memory_bytes());
-  body.set_cpu_cores(inventory.cpu_cores());
-  body.set_disk_bytes(inventory.disk_bytes());
-  body.set_fabric_address(inventory.fabric_address());
+  SetInventory(inventory, body);
   body.set_worker_version(request.version());
 
   Node node = ToNode(id, inventory);
@@ -184,7 +189,7 @@ std::string AgentService::WorkerToken(const std::string& node) const {
                     .kind = rpc::IdentityKind::kWorker,
                     .subject = absl::StrCat("nodes/", node),
                     .jti = context_.random.Id(),
-                    .expires = context_.clock.WallNow() + kWorkerTokenTtl});
+                    .expires = context_.clock.Now() + kWorkerTokenTtl});
   return token.ok() ? *token : "";
 }
 
@@ -232,6 +237,26 @@ void KeepProgress(Turn& turn, const FinalProgress& last) {
   PutResource(turn, key, *body);
 }
 
+std::optional<agent::Inventory> InventoryOf(const agent::SynchronizeRequest& request) {
+  if (!request.has_inventory()) return std::nullopt;
+  return request.inventory();
+}
+
+// What the node has changed while its worker ran: a device that broke, came back or is new.
+absl::Status KeepInventory(Turn& turn, const std::string& node, int64_t epoch,
+                           const agent::Inventory& inventory) {
+  const std::string key = absl::StrCat("node/", node);
+  absl::StatusOr<v1::Node> body = ReadResource<v1::Node>(turn, key, node);
+  if (body.ok()) {
+    const std::string before = DeterministicBytes(*body);
+    SetInventory(inventory, *body);
+    if (DeterministicBytes(*body) == before) return absl::OkStatus();
+    *body->mutable_update_time() = ToTimestamp(turn.now());
+    PutResource(turn, key, *body);
+  }
+  return turn.Step(NodeInventoried{node, epoch, ToNode(node, inventory).devices});
+}
+
 }  // namespace
 
 void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
@@ -255,13 +280,17 @@ void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
   context_.control.Submit(
       {.work =
            [synced, finals = FinalProgressOf(request), touched = MarkUsed(request),
-            findings = FindingsOf(request)](Turn& turn) {
+            findings = FindingsOf(request), news = InventoryOf(request)](Turn& turn) {
              for (const JobFindings& found : findings) KeepFindings(turn, found);
              const absl::Status status = turn.Step(synced);
              if (!status.ok()) return status;
+             if (news.has_value()) {
+               GRAFT_RETURN_IF_ERROR(KeepInventory(turn, synced.node, synced.epoch, *news));
+             }
              for (const AttemptTouched& event : touched) {
                if (absl::Status s = turn.Step(event); !s.ok()) return s;
              }
+             for (const JobFindings& found : findings) AmendRunTime(turn, found);
              for (const FinalProgress& last : finals) KeepProgress(turn, last);
              return status;
            },
@@ -386,7 +415,8 @@ void AgentService::FillAttempt(const DesiredPart& part, const Core& core,
   const std::vector<std::string> ids = absl::StrSplit(part.job, '/');
   const auto body = ReadResource<v1::Job>(context_.store, JobRecordKey(ids[0], ids[1]), part.job);
   if (!body.ok()) return;
-  out.set_run_json(RunJson(body->resolved_spec()));
+  out.set_run_json(RunJson(body->resolved_spec(),
+                           part.validation ? LayoutOf(body->resolved_spec()) : job.attempt.layout));
   out.set_traceparent(body->traceparent());
   const v1::JobSpec& spec = body->resolved_spec();
   const std::vector<std::string> base = absl::StrSplit(spec.model().base(), '/');
@@ -444,129 +474,6 @@ void AgentService::FillSession(const std::string& session, rpc::Capability& read
     }
   }
   out.set_run_json(run.Dump());
-}
-
-std::vector<AgentService::Grant> AgentService::ForgetSuperseded(std::vector<Grant>& grants,
-                                                                const Job& job) {
-  const auto latest = std::find_if(grants.begin(), grants.end(), [&job](const Grant& grant) {
-    return !job.checkpoint.session.empty() && grant.session == job.checkpoint.session;
-  });
-  if (latest != grants.end()) {
-    // Checkpoints that were filled before the latest published one serve nobody.
-    grants.erase(std::remove_if(grants.begin(), latest,
-                                [](const Grant& grant) {
-                                  return grant.used && grant.kind == agent::Upload::KIND_CHECKPOINT;
-                                }),
-                 latest);
-  }
-  return grants;
-}
-
-std::vector<AttemptTouched> AgentService::MarkUsed(const agent::SynchronizeRequest& request) {
-  std::vector<AttemptTouched> touched;
-  MutexLock lock(mu_);
-  for (const agent::ActualAttempt& actual : request.attempts()) {
-    const auto it = grants_.find(ParseAttemptName(actual.attempt()));
-    if (it == grants_.end()) continue;
-    bool newly = false;
-    for (Grant& grant : it->second.grants) {
-      for (const agent::Upload& upload : actual.uploads()) {
-        if (grant.used || grant.session != upload.session()) continue;
-        grant.used = newly = true;
-      }
-    }
-    // Also where the core makes nothing of it (a checkpoint of a step that it has), the agent must
-    // be told of the grant that takes its place.
-    if (newly) touched.push_back({it->first.first, it->first.second});
-  }
-  return touched;
-}
-
-// There is always one unused grant for checkpoints, one for the output, and one for the report
-// where there will be one.
-void AgentService::FillGrants(const DesiredPart& part, const Job& job, const v1::Job& body,
-                              agent::DesiredAttempt& out) {
-  const v1::JobSpec& spec = body.resolved_spec();
-  const auto output = spec.tuning().type() == v1::FINETUNING_TYPE_LORA ? agent::Upload::KIND_ADAPTER
-                                                                       : agent::Upload::KIND_MODEL;
-  std::vector<Grant> grants;
-  {
-    MutexLock lock(mu_);
-    // Grants of attempts that are over go; a job has one live attempt.
-    for (auto it = grants_.lower_bound({part.job, 0});
-         it != grants_.end() && it->first.first == part.job && it->first.second < part.attempt;) {
-      it = grants_.erase(it);
-    }
-    grants = ForgetSuperseded(grants_[{part.job, part.attempt}].grants, job);
-  }
-  bool checkpoint = false;
-  bool result = false;
-  bool report = !spec.evaluation().report() || body.status().dataset().validation_rows() == 0;
-  for (const Grant& grant : grants) {
-    const bool used = grant.used || grant.session == job.checkpoint.session ||
-                      grant.session == job.publishing_session;
-    agent::UploadGrant& granted = *out.add_upload_grants();
-    granted.set_session(grant.session);
-    granted.set_kind(grant.kind);
-    granted.set_published(grant.session == job.checkpoint.session);
-    granted.set_token(CapabilityToken(
-        part.ranks.empty() ? "" : job.attempt.ranks[0].node,
-        {.upload_session = grant.session, .attempt = out.attempt(), .epoch = part.epoch}));
-    checkpoint |= grant.kind == agent::Upload::KIND_CHECKPOINT && !used;
-    result |= grant.kind == output;
-    report |= grant.kind == agent::Upload::KIND_REPORT;
-  }
-  const std::string prefix = absl::StrCat("workspaces/", job.request.workspace, "/filesets/");
-  const std::string id = part.job.substr(part.job.find('/') + 1).substr(0, 51);
-  if (!checkpoint) {
-    OpenGrant(part.job, part.attempt, agent::Upload::KIND_CHECKPOINT,
-              absl::StrCat(prefix, id, "-checkpoints"));
-  }
-  if (!report) {
-    OpenGrant(part.job, part.attempt, agent::Upload::KIND_REPORT,
-              absl::StrCat(prefix, id, "-report"));
-  }
-  if (!result) {
-    OpenGrant(part.job, part.attempt, output, absl::StrCat(prefix, spec.output().name()));
-  }
-}
-
-void AgentService::OpenGrant(const JobKey& job, int attempt, agent::Upload::Kind kind,
-                             const std::string& fileset) {
-  {
-    MutexLock lock(mu_);
-    if (!grants_[{job, attempt}].opening.insert(kind).second) return;
-  }
-  constexpr int kPurposes[] = {1, 5, 4, 2, 6};  // graft.v1.FileSetPurpose by Upload.Kind
-  (void)context_.background.Post([this, job, attempt, kind, fileset, purpose = kPurposes[kind]] {
-    absl::StatusOr<std::string> session = std::string();
-    if (absl::Status made = context_.files.EnsureFileset(fileset, purpose); !made.ok()) {
-      session = made;
-    } else {
-      session = context_.files.OpenSession(fileset);
-    }
-    if (!session.ok()) {
-      LOG_WARNING("no upload session; trying again",
-                  {{"fileset", fileset}, {"why", session.status().message()}});
-      context_.background.PostAt(context_.clock.Now() + absl::Seconds(2), [=, this] {
-        {
-          MutexLock lock(mu_);
-          grants_[{job, attempt}].opening.erase(kind);
-        }
-        OpenGrant(job, attempt, kind, fileset);
-      });
-      return;
-    }
-    {
-      MutexLock lock(mu_);
-      AttemptGrants& grants = grants_[{job, attempt}];
-      grants.grants.push_back({.session = *session, .kind = kind});
-      grants.opening.erase(kind);
-    }
-    context_.control.Submit({.work = [job, attempt](Turn& turn) {
-      return turn.Step(AttemptTouched{job, attempt});
-    }});
-  });
 }
 
 grpc::ServerBidiReactor<agent::PushEventsRequest, agent::PushEventsResponse>*

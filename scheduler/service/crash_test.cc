@@ -1,15 +1,12 @@
 // The real program is killed with SIGKILL again and again while clients submit jobs: what was
 // acknowledged is there afterwards, and what was sent again after a lost answer is there once.
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-
 #include <atomic>
 #include <filesystem>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/check.h"
 #include "base/file.h"
 #include "graft/v1/fileset.pb.h"
 #include "rpc/client.h"
@@ -17,9 +14,8 @@
 #include "rpc/service.h"
 #include "scheduler/service/testing/test_server.h"
 #include "scheduler/store/rocks_store.h"
+#include "tests/support/program.h"
 #include "tests/support/tier.h"
-
-extern char** environ;
 
 namespace graft::scheduler {
 namespace {
@@ -62,38 +58,20 @@ class Life {
  public:
   Life(const std::string& folder, const std::string& fileservice) {
     const std::string port_file = folder + "/port";
-    std::filesystem::remove(port_file);
-    std::vector<std::string> args = {
-        GRAFT_SCHEDULER_PROGRAM, "--data",      folder,    "--insecure",    "--no-auth", "--listen",
-        "127.0.0.1:0",           "--port-file", port_file, "--fileservice", fileservice};
-    std::vector<char*> argv;
-    for (std::string& arg : args) argv.push_back(arg.data());
-    argv.push_back(nullptr);
-    EXPECT_EQ(posix_spawn(&pid_, argv[0], nullptr, nullptr, argv.data(), environ), 0);
-    while (!FileExists(port_file)) {
-      int status = 0;
-      if (waitpid(pid_, &status, WNOHANG) == pid_) {
-        ADD_FAILURE() << "graft-scheduler ended by itself: " << status;
-        return;
-      }
-      absl::SleepFor(absl::Milliseconds(1));
-    }
-    const auto port = ReadFile(port_file, 64);
-    auto connection = rpc::Connection::Dial(
-        {.address = absl::StrCat("127.0.0.1:", port->substr(0, port->find('\n'))),
-         .insecure = true,
-         .own_socket = true});
+    auto program = testing::Program::Start(
+        {GRAFT_SCHEDULER_PROGRAM, "--data", folder, "--insecure", "--no-auth", "--listen",
+         "127.0.0.1:0", "--port-file", port_file, "--fileservice", fileservice},
+        port_file);
+    GRAFT_CHECK_OK(program.status());
+    program_ = *std::move(program);
+    auto connection =
+        rpc::Connection::Dial({.address = absl::StrCat("127.0.0.1:", program_->port()),
+                               .insecure = true,
+                               .own_socket = true});
     connection_ = *std::move(connection);
     jobs_ = v1::JobService::NewStub(connection_->channel());
   }
-  ~Life() { Kill(); }
-  void Kill() {
-    if (pid_ == 0) return;
-    kill(pid_, SIGKILL);
-    int status = 0;
-    waitpid(pid_, &status, 0);
-    pid_ = 0;
-  }
+  void Kill() { program_->Kill(); }
   absl::StatusOr<v1::Job> Submit(int number) {
     v1::CreateJobRequest request;
     request.set_parent("workspaces/default");
@@ -126,7 +104,7 @@ class Life {
   }
 
  private:
-  pid_t pid_ = 0;
+  std::unique_ptr<testing::Program> program_;
   std::unique_ptr<rpc::Connection> connection_;
   std::unique_ptr<v1::JobService::Stub> jobs_;
 };
@@ -167,7 +145,7 @@ void SubmitUntil(const std::atomic<bool>& stop, Life& life, Client& client, Acks
       ADD_FAILURE() << job.status();
       return;
     }
-    absl::SleepFor(kBetweenSubmits);
+    absl::SleepFor(kBetweenSubmits);  // the pace of the load; nothing waits for it
   }
 }
 

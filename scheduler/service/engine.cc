@@ -22,20 +22,16 @@ template <typename T, typename Decode>
 absl::StatusOr<std::vector<T>> LoadAll(const Store& store, absl::string_view prefix,
                                        Decode decode) {
   std::vector<T> all;
-  ListRequest request{.prefix = std::string(prefix), .limit = kPage};
-  for (bool more = true; more;) {
-    GRAFT_ASSIGN_OR_RETURN(ListResult page, store.List(request));
-    for (const Record& record : page.records) {
-      absl::StatusOr<T> value = decode(record.value);
-      if (!value.ok()) {
-        return absl::Status(value.status().code(),
-                            absl::StrCat(record.key, ": ", value.status().message()));
-      }
-      all.push_back(*std::move(value));
-    }
-    more = page.more;
-    if (more) request.after = page.records.back().key;
-  }
+  GRAFT_RETURN_IF_ERROR(ForEachRecord(
+      store, {.prefix = std::string(prefix), .limit = kPage}, [&](const Record& record, int64_t) {
+        absl::StatusOr<T> value = decode(record.value);
+        if (!value.ok()) {
+          return absl::Status(value.status().code(),
+                              absl::StrCat(record.key, ": ", value.status().message()));
+        }
+        all.push_back(*std::move(value));
+        return absl::OkStatus();
+      }));
   return all;
 }
 
@@ -61,15 +57,12 @@ class Engine::TurnImpl final : public Turn {
 
   absl::StatusOr<std::vector<Record>> List(absl::string_view prefix) override {
     std::map<std::string, Record> found;
-    ListRequest request{.prefix = std::string(prefix), .limit = kPage};
-    for (bool more = true; more;) {
-      GRAFT_ASSIGN_OR_RETURN(ListResult page, engine_.store_.List(request));
-      for (Record& record : page.records) {
-        request.after = record.key;
-        found[record.key] = std::move(record);
-      }
-      more = page.more;
-    }
+    GRAFT_RETURN_IF_ERROR(ForEachRecord(engine_.store_,
+                                        {.prefix = std::string(prefix), .limit = kPage},
+                                        [&](Record& record, int64_t) {
+                                          found[record.key] = std::move(record);
+                                          return absl::OkStatus();
+                                        }));
     for (const Staged* staged : {&turn_, &request_}) {
       for (const auto& [key, value] : *staged) {
         if (key.first != Family::kRecords || !absl::StartsWith(key.second, prefix)) continue;

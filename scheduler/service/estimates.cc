@@ -81,6 +81,13 @@ spec::DeviceRates RatesOf(const DeviceNumbers& device) {
 
 }  // namespace
 
+absl::Duration ExpectedRunTime(const v1::Job& job) {
+  const int64_t cap = job.resolved_spec().schedule().max_steps();
+  const int64_t steps = job.estimate().steps() > 0 ? job.estimate().steps() : cap;
+  if (steps <= 0 || job.estimate().step_seconds() <= 0) return absl::InfiniteDuration();
+  return absl::Seconds(job.estimate().step_seconds() * static_cast<double>(steps));
+}
+
 v1::Estimate EstimateFor(const spec::ModelDescription& model, const v1::JobSpec& resolved,
                          const DeviceNumbers& device) {
   const spec::CostModel cost(model);

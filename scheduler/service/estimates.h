@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "absl/time/time.h"
 #include "graft/v1/job.pb.h"
 #include "worker/spec/load.h"
 
@@ -18,5 +19,8 @@ struct DeviceNumbers {
 
 graft::v1::Estimate EstimateFor(const spec::ModelDescription& model,
                                 const graft::v1::JobSpec& resolved, const DeviceNumbers& device);
+
+// By what is known of the job's steps and of one of them; infinite where either is not.
+absl::Duration ExpectedRunTime(const graft::v1::Job& job);
 
 }  // namespace graft::scheduler

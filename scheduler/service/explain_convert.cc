@@ -78,7 +78,7 @@ void SetFields(const Counterfactual& change, v1::Explanation::Counterfactual& me
 
 }  // namespace
 
-void FillExplanation(const JobExplanation& why, const Job& job, v1::Explanation& message) {
+void FillExplanation(const JobExplanation& why, bool queued, v1::Explanation& message) {
   for (const WhyWaiting& reason : why.reasons) {
     v1::Explanation::Cause& cause = *message.add_causes();
     cause.set_code(CauseCode(reason.code));
@@ -94,7 +94,7 @@ void FillExplanation(const JobExplanation& why, const Job& job, v1::Explanation&
     one.set_nodes(nodes);
     one.set_devices(devices);
   };
-  if (job.state == JobState::kQueued) {
+  if (queued) {
     step("all nodes", why.funnel.nodes, 0);
     step("labels, taints, device kind and memory", why.funnel.nodes_matching,
          why.funnel.devices_matching);

@@ -6,7 +6,8 @@
 
 namespace graft::scheduler {
 
-// All but the jobs ahead, of which the caller may not see every one.
-void FillExplanation(const JobExplanation& why, const Job& job, graft::v1::Explanation& message);
+// All but the jobs ahead, of which the caller may not see every one. `queued`: it waits for
+// devices, so that the funnel says something.
+void FillExplanation(const JobExplanation& why, bool queued, graft::v1::Explanation& message);
 
 }  // namespace graft::scheduler

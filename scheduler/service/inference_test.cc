@@ -1,6 +1,5 @@
 // Questions over real gRPC, from the client's stream to an agent's and back. The agent is played by
 // the test.
-#include <grpcpp/create_channel.h>
 #include <grpcpp/grpcpp.h>
 
 #include "absl/strings/str_cat.h"
@@ -10,12 +9,12 @@
 #include "graft/agent/v1/agent.grpc.pb.h"
 #include "graft/v1/inference.grpc.pb.h"
 #include "graft/v1/model.pb.h"
-#include "graft/v1/node.grpc.pb.h"
 #include "gtest/gtest.h"
 #include "rpc/status.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/resources.h"
-#include "scheduler/service/scheduler_server.h"
+#include "scheduler/service/testing/start.h"
+#include "scheduler/service/testing/test_worker.h"
 #include "scheduler/store/mem_store.h"
 
 namespace graft::scheduler {
@@ -42,10 +41,9 @@ class InferenceTest : public ::testing::Test {
     ASSERT_THAT(store_.Commit({.writes = {{Family::kRecords, ModelRecordKey("default", "base"),
                                            EncodeResource(model)}}}),
                 IsOk());
-    GRAFT_ASSERT_OK_AND_ASSIGN(auto signer, rpc::TokenSigner::FromSeed(std::string(32, 's')));
-    signer_ = std::make_unique<rpc::TokenSigner>(std::move(signer));
+    signer_ = TestSigner();
     StartServer();
-    Register();
+    worker_->Register();
   }
 
   void PutAdapter(bool enabled) {
@@ -61,52 +59,20 @@ class InferenceTest : public ::testing::Test {
   }
 
   void StartServer() {
-    SchedulerOptions options{
-        .no_auth = true, .attempt_secret = "secret", .data_key = std::string(32, 'd')};
-    options.server.insecure = true;
-    GRAFT_ASSERT_OK_AND_ASSIGN(server_, SchedulerServer::Start(std::move(options), store_, clock_,
-                                                               random_, *files_, *signer_));
-    auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
-                                       grpc::InsecureChannelCredentials());
-    inference_ = v1::InferenceService::NewStub(channel);
-    nodes_ = v1::NodeService::NewStub(channel);
-    agents_ = agent::AgentService::NewStub(channel);
+    GRAFT_ASSERT_OK_AND_ASSIGN(
+        server_, StartTestServer({store_, clock_, random_, *files_, *signer_}, {.no_auth = true}));
+    channel_ = ChannelTo(*server_);
+    inference_ = v1::InferenceService::NewStub(channel_);
+    if (worker_ == nullptr) worker_ = std::make_unique<TestWorker>(channel_);
+    worker_->Connect(channel_);
   }
 
-  void Register() {
-    grpc::ClientContext join_context, context;
-    v1::CreateJoinTokenResponse token;
-    ASSERT_TRUE(nodes_->CreateJoinToken(&join_context, {}, &token).ok());
-    agent::RegisterRequest request;
-    request.add_protocol_versions(1);
-    request.set_node_id("n0");
-    request.set_join_token(token.token());
-    auto& device = *request.mutable_inventory()->add_devices();
-    device.set_kind(v1::Device::KIND_CPU);
-    device.set_health(v1::Device::HEALTH_OK);
-    agent::RegisterResponse response;
-    ASSERT_TRUE(agents_->Register(&context, request, &response).ok());
-    worker_token_ = response.access_token();
-    sync_.set_node("nodes/n0");
-    sync_.set_epoch(response.epoch());
-  }
-
-  void AsWorker(grpc::ClientContext& context) {
-    context.AddMetadata("authorization", "Bearer " + worker_token_);
-  }
-  agent::SynchronizeResponse Sync() {
-    grpc::ClientContext context;
-    AsWorker(context);
-    agent::SynchronizeResponse response;
-    EXPECT_TRUE(agents_->Synchronize(&context, sync_, &response).ok());
-    return response;  // no revision is reported, so that no call is held
-  }
   // The session's attempt as the agent is told of it, which it says is in `state` from now on.
   agent::DesiredAttempt TakeSession(agent::ActualAttempt::State state) {
     agent::SynchronizeResponse desired;
-    while (desired.attempts_size() == 0) desired = Sync();
-    sync_.clear_attempts();
-    auto& actual = *sync_.add_attempts();
+    while (desired.attempts_size() == 0) desired = worker_->Sync();
+    worker_->report().clear_attempts();
+    auto& actual = *worker_->report().add_attempts();
     actual.set_attempt(desired.attempts(0).attempt());
     actual.set_attempt_epoch(desired.attempts(0).attempt_epoch());
     actual.set_state(state);
@@ -140,8 +106,8 @@ class InferenceTest : public ::testing::Test {
   };
   std::unique_ptr<Serving> Serve(const agent::DesiredAttempt& attempt, int64_t epoch_offset = 0) {
     auto serving = std::make_unique<Serving>();
-    AsWorker(serving->context);
-    serving->stream = agents_->ServeInference(&serving->context);
+    worker_->Sign(serving->context);
+    serving->stream = worker_->stub().ServeInference(&serving->context);
     agent::ServeInferenceRequest hello;
     hello.set_session(attempt.attempt());
     hello.set_attempt_epoch(attempt.attempt_epoch() + epoch_offset);
@@ -199,10 +165,8 @@ class InferenceTest : public ::testing::Test {
   std::unique_ptr<rpc::TokenSigner> signer_;
   std::unique_ptr<SchedulerServer> server_;
   std::unique_ptr<v1::InferenceService::Stub> inference_;
-  std::unique_ptr<v1::NodeService::Stub> nodes_;
-  std::unique_ptr<agent::AgentService::Stub> agents_;
-  std::string worker_token_;
-  agent::SynchronizeRequest sync_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<TestWorker> worker_;
 };
 
 TEST_F(InferenceTest, TheFirstQuestionMakesASessionThatLaterOnesShare) {
@@ -233,7 +197,7 @@ TEST_F(InferenceTest, TheFirstQuestionMakesASessionThatLaterOnesShare) {
   serving->End(second.request_id());
   again->Rest();
   EXPECT_THAT(again->Finish(), IsOk());
-  Sync();
+  worker_->Sync();
   EXPECT_EQ(Get(attempt.attempt()).state(), v1::InferenceSession::STATE_READY);
 }
 
@@ -262,10 +226,10 @@ TEST_F(InferenceTest, ATrainerThatDiesIsTheReasonThatTheAskerIsGiven) {
   const auto asking = Ask(kModel);
   const auto serving = Serve(TakeSession(agent::ActualAttempt::STATE_RUNNING));
   serving->Next();
-  auto& actual = *sync_.mutable_attempts(0);
+  auto& actual = *worker_->report().mutable_attempts(0);
   actual.set_state(agent::ActualAttempt::STATE_FAILED);
   actual.set_message("the trainer ended by signal 9 (Killed)");
-  Sync();
+  worker_->Sync();
   asking->Rest();
   EXPECT_THAT(asking->Finish(),
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr("signal 9 (Killed)")));
@@ -294,8 +258,8 @@ TEST_F(InferenceTest, AnEndedSessionEndsItsAnswersAndIsListed) {
   end.set_name(asking->first.session());
   v1::InferenceSession session;
   ASSERT_TRUE(inference_->EndInferenceSession(&context, end, &session).ok());
-  sync_.mutable_attempts(0)->set_state(agent::ActualAttempt::STATE_ENDED);
-  while (Get(end.name()).state() != v1::InferenceSession::STATE_ENDED) Sync();
+  worker_->report().mutable_attempts(0)->set_state(agent::ActualAttempt::STATE_ENDED);
+  while (Get(end.name()).state() != v1::InferenceSession::STATE_ENDED) worker_->Sync();
   EXPECT_EQ(asking->Rest().finish_reason(), v1::FINISH_REASON_CANCELLED);
   EXPECT_THAT(asking->Finish(), IsOk());
   EXPECT_EQ(Get(end.name()).reason(), v1::REASON_CANCELLED_BY_USER);
@@ -315,13 +279,13 @@ TEST_F(InferenceTest, AnIdleSessionGivesWayToWhoeverWaitsForItsDevice) {
   asking->Rest();
   ASSERT_THAT(asking->Finish(), IsOk());
   const auto other = Ask(kAdapter);
-  while (Sync().attempts(0).goal() != agent::DesiredAttempt::GOAL_STOP) {
+  while (worker_->Sync().attempts(0).goal() != agent::DesiredAttempt::GOAL_STOP) {
     EXPECT_NE(Get(asking->first.session()).state(), v1::InferenceSession::STATE_ENDED);
   }
-  sync_.mutable_attempts(0)->set_state(agent::ActualAttempt::STATE_ENDED);
-  Sync();
+  worker_->report().mutable_attempts(0)->set_state(agent::ActualAttempt::STATE_ENDED);
+  worker_->Sync();
   EXPECT_EQ(Get(asking->first.session()).reason(), v1::REASON_PREEMPTED);
-  sync_.clear_attempts();
+  worker_->report().clear_attempts();
   const agent::DesiredAttempt attempt = TakeSession(agent::ActualAttempt::STATE_RUNNING);
   EXPECT_EQ(attempt.attempt(), other->first.session());
   other->context.TryCancel();
@@ -332,7 +296,7 @@ TEST_F(InferenceTest, AfterARestartOfTheSchedulerTheAgentAttachesAgain) {
   const agent::DesiredAttempt attempt = [&] {
     const auto asking = Ask(kModel);
     const agent::DesiredAttempt taken = TakeSession(agent::ActualAttempt::STATE_RUNNING);
-    Sync();
+    worker_->Sync();
     server_->Shutdown(absl::ZeroDuration());
     asking->Rest();
     EXPECT_THAT(asking->Finish(), StatusIs(absl::StatusCode::kUnavailable));

@@ -7,8 +7,10 @@
 #include "graft/v1/model.pb.h"
 #include "graft/v1/queue.pb.h"
 #include "rpc/status.h"
+#include "scheduler/service/estimates.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/job_service.h"
+#include "scheduler/service/layout_choice.h"
 #include "scheduler/service/names.h"
 #include "scheduler/service/recipe_warnings.h"
 #include "scheduler/service/standard.h"
@@ -112,6 +114,14 @@ absl::Status CheckQueue(Turn& turn, const rpc::Call& call, const std::string& wo
       .Build();
 }
 
+// Whether any device at all is of the kind that the gang wants.
+bool HasDevices(const ClusterView& cluster, const GangRequest& gang) {
+  const auto& pools = cluster.empty().pools();
+  return std::any_of(pools.begin(), pools.end(), [&](const Topology::Pool& pool) {
+    return pool.kind == gang.device_kind && pool.total > 0;
+  });
+}
+
 }  // namespace
 
 SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
@@ -120,6 +130,7 @@ SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
   Violations template_violations;
   const auto used = ApplyTemplate(context_.store, prepared.workspace, asked, template_violations);
   SpecCheck check = ResolveSpec(asked, static_cast<int64_t>(context_.random.Next() & 0x7fffffff));
+  prepared.asked = asked.parallelism();
   if (used != nullptr) CheckLimits(used->limits(), check.resolved, template_violations);
   for (auto& violation : template_violations) check.violations.push_back(std::move(violation));
   const std::string& base = check.resolved.model().base();
@@ -138,6 +149,7 @@ SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
                            model->message()));
     } else {
       CheckAgainstModel(model->spec(), check);
+      prepared.model = model->spec();
     }
   }
   const auto resolve = [&](auto* sources, absl::string_view field) {
@@ -203,6 +215,62 @@ absl::StatusOr<JobService::Prepared> JobService::Prepare(const rpc::Call& call,
   return prepared;
 }
 
+absl::StatusOr<JobRequest> JobService::RequestFor(const Core& core, Prepared& prepared) {
+  v1::Job& body = prepared.body;
+  const auto device = body.resolved_spec().resources().device();
+  const ClusterView& cluster = core.cluster();
+  const bool cpu = device == v1::ResourcesSection::DEVICE_CPU;
+  JobRequest job =
+      ToJobRequest(body.resolved_spec(), prepared.key, prepared.workspace, cpu ? "cpu" : "gpu");
+  job.start_version = prepared.start.version;
+  job.start_step = prepared.start.step;
+  absl::Status fits = cpu ? FitsEmptyCluster(cluster, job.gang) : FitGpus(cluster, prepared, job);
+  if (!fits.ok() && device <= v1::ResourcesSection::DEVICE_AUTO) {
+    const bool had_gpus = HasDevices(cluster, job.gang);
+    job.gang.device_kind = "cpu";
+    const absl::Status on_cpus = FitsEmptyCluster(cluster, job.gang);
+    if (on_cpus.ok() || !had_gpus) fits = on_cpus;
+    v1::Warning& warning = *body.add_warnings();
+    warning.set_code("DEVICE_CPU_CHOSEN");
+    warning.set_field("spec.resources.device");
+    warning.set_message("no GPU of this cluster fits; the job runs on CPUs");
+    warning.set_explanation(
+        "Training on CPUs is slow; set device to gpu to wait for GPUs instead.");
+  }
+  if (fits.ok() || cluster.nodes().empty()) return job;
+  return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
+                           absl::StrCat("the job can never start: ", fits.message()))
+      .Reason("NEVER_FITS")
+      .Field("spec.parallelism", fits.message())
+      .Build();
+}
+
+// Chooses the layout where the user leaves it open and the model's facts are known.
+absl::Status JobService::FitGpus(const ClusterView& cluster, Prepared& prepared, JobRequest& job) {
+  const v1::ModelSpec& model = prepared.model;
+  const bool known = model.parameters() > 0 && model.layers() > 0 && model.attention_heads() > 0;
+  if (!known || !LeavesLayoutOpen(prepared.asked) || !HasDevices(cluster, job.gang)) {
+    return FitsEmptyCluster(cluster, job.gang);
+  }
+  GRAFT_ASSIGN_OR_RETURN(
+      ShapeChoice choice,
+      ChooseLayout(prepared.asked, prepared.body.resolved_spec(), model, cluster, job.gang));
+  // One that could never start is no choice.
+  absl::Status first = absl::OkStatus();
+  const auto misfit = [&](const Shape& shape) {
+    GangRequest gang = job.gang;
+    gang.layout = shape.layout;
+    const absl::Status fits = FitsEmptyCluster(cluster, gang);
+    first.Update(fits);
+    return !fits.ok();
+  };
+  choice.shapes.erase(std::remove_if(choice.shapes.begin(), choice.shapes.end(), misfit),
+                      choice.shapes.end());
+  if (choice.shapes.empty()) return first;
+  ApplyLayout(choice, job, prepared.body);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<v1::Job> JobService::Insert(Turn& turn, const rpc::Call& call,
                                            const v1::CreateJobRequest& request, Prepared prepared) {
   v1::Job& body = prepared.body;
@@ -219,30 +287,7 @@ absl::StatusOr<v1::Job> JobService::Insert(Turn& turn, const rpc::Call& call,
   const std::string output_key = OutputKey(spec, ids[0], &output);
   if (!spec.output().new_version() && Exists(turn, output_key)) return OutputExists(output);
 
-  const auto device = spec.resources().device();
-  JobRequest job = ToJobRequest(spec, prepared.key, ids[0],
-                                device == v1::ResourcesSection::DEVICE_CPU ? "cpu" : "gpu");
-  job.start_version = prepared.start.version;
-  job.start_step = prepared.start.step;
-  const ClusterView& cluster = turn.core().cluster();
-  if (device <= v1::ResourcesSection::DEVICE_AUTO && !FitsEmptyCluster(cluster, job.gang).ok()) {
-    job.gang.device_kind = "cpu";
-    v1::Warning& warning = *body.add_warnings();
-    warning.set_code("DEVICE_CPU_CHOSEN");
-    warning.set_field("spec.resources.device");
-    warning.set_message("no GPU of this cluster fits; the job runs on CPUs");
-    warning.set_explanation(
-        "Training on CPUs is slow; set device to gpu to wait for GPUs instead.");
-  }
-  if (!cluster.nodes().empty()) {
-    if (const absl::Status fits = FitsEmptyCluster(cluster, job.gang); !fits.ok()) {
-      return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
-                               absl::StrCat("the job can never start: ", fits.message()))
-          .Reason("NEVER_FITS")
-          .Field("spec.parallelism", fits.message())
-          .Build();
-    }
-  }
+  GRAFT_ASSIGN_OR_RETURN(JobRequest job, RequestFor(turn.core(), prepared));
   *body.mutable_create_time() = ToTimestamp(turn.now());
   *body.mutable_update_time() = body.create_time();
   if (request.validate_only()) return body;
@@ -250,6 +295,7 @@ absl::StatusOr<v1::Job> JobService::Insert(Turn& turn, const rpc::Call& call,
     turn.Put(Family::kRecords, absl::StrCat("version.digest/", version), digest);
   }
   job.needs_validation = !TakeFindings(turn, body) && context_.rows_first;
+  job.expected_run_time = ExpectedRunTime(body);
   body.mutable_status()->set_state(job.needs_validation ? v1::JOB_STATE_CREATED
                                                         : v1::JOB_STATE_QUEUED);
   body.mutable_status()->set_message(
@@ -288,20 +334,42 @@ void JobService::CreateJob(CallPtr call, const v1::CreateJobRequest& request,
   Create(std::move(call), request, "", {}, std::move(responder));
 }
 
+absl::StatusOr<SpecCheck> JobService::PrepareUnsubmitted(const rpc::Call& call,
+                                                         const std::string& parent,
+                                                         const v1::JobSpec& spec,
+                                                         Prepared& prepared) {
+  GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(parent, "workspaces/*"));
+  prepared.workspace = ids[0];
+  SpecCheck check = CheckSpec(call, spec, prepared);
+  *prepared.body.mutable_resolved_spec() = check.resolved;
+  SetLayout(LayoutOf(check.resolved), *prepared.body.mutable_estimate()->mutable_layout());
+  return check;
+}
+
 void JobService::ValidateJob(CallPtr call, const v1::ValidateJobRequest& request,
                              rpc::Responder<v1::ValidateJobResponse> responder) {
   auto answer = std::make_shared<rpc::Responder<v1::ValidateJobResponse>>(std::move(responder));
   const absl::Status posted = context_.background.Post([this, call, request, answer] {
-    const auto parent = ParseName(request.parent(), "workspaces/*");
-    if (!parent.ok()) return answer->Answer(parent.status());
-    Prepared prepared{.workspace = (*parent)[0]};
-    SpecCheck check = CheckSpec(*call, request.spec(), prepared);
-    v1::ValidateJobResponse response;
-    for (auto& violation : check.violations) *response.add_violations() = std::move(violation);
-    for (auto& warning : check.warnings) *response.add_warnings() = std::move(warning);
-    *response.mutable_resolved_spec() = std::move(check.resolved);
-    SetLayout(LayoutOf(response.resolved_spec()), *response.mutable_estimate()->mutable_layout());
-    answer->Answer(std::move(response));
+    Prepared prepared;
+    auto check = PrepareUnsubmitted(*call, request.parent(), request.spec(), prepared);
+    if (!check.ok()) return answer->Answer(check.status());
+    // What the cluster says of it is asked on the loop.
+    context_.control.Inspect(
+        [answer, prepared, check = *std::move(check)](const Core& core) mutable {
+          if (check.violations.empty()) {
+            const auto fits = RequestFor(core, prepared);
+            if (!fits.ok())
+              Violate(check, "spec.parallelism", v1::REASON_NEVER_FITS, fits.status().message());
+          }
+          v1::ValidateJobResponse response;
+          for (auto& violation : check.violations)
+            *response.add_violations() = std::move(violation);
+          for (auto& warning : check.warnings) *response.add_warnings() = std::move(warning);
+          response.mutable_warnings()->MergeFrom(prepared.body.warnings());
+          *response.mutable_resolved_spec() = prepared.body.resolved_spec();
+          *response.mutable_estimate() = prepared.body.estimate();
+          answer->Answer(std::move(response));
+        });
   });
   if (!posted.ok()) answer->Answer(posted);
 }

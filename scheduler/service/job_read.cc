@@ -21,7 +21,6 @@ using google::protobuf::FieldMask;
 constexpr absl::Duration kDefaultWait = absl::Seconds(30);
 constexpr absl::Duration kLongestWait = absl::Minutes(5);
 constexpr absl::Duration kBookmark = absl::Seconds(30);
-constexpr int kChangesAtATime = 1000;
 constexpr int kMaxBatch = 1000;
 constexpr char kJobName[] = "workspaces/*/jobs/*";
 
@@ -205,16 +204,12 @@ absl::Status JobService::SendJob(const rpc::Call& call, JobWatch& watch, const R
 }
 
 absl::Status JobService::SendSnapshot(const rpc::Call& call, JobWatch& watch, JobWriter& writer) {
-  ListRequest list{.prefix = watch.prefix};
-  for (bool more = true; more;) {
-    GRAFT_ASSIGN_OR_RETURN(const ListResult page, context_.store.List(list));
-    if (watch.revision == 0) watch.revision = page.revision;
-    for (const Record& record : page.records) {
-      list.after = record.key;
-      GRAFT_RETURN_IF_ERROR(SendJob(call, watch, record, true, page.revision, writer));
-    }
-    more = page.more;
-  }
+  // What changes between two pages comes as a change after the first page's revision.
+  if (watch.revision == 0) watch.revision = context_.store.revision();
+  GRAFT_RETURN_IF_ERROR(ForEachRecord(context_.store, {.prefix = watch.prefix},
+                                      [&](const Record& record, int64_t revision) {
+                                        return SendJob(call, watch, record, true, revision, writer);
+                                      }));
   watch.snapshot_sent = true;
   return SendBookmark(watch, writer);
 }
@@ -229,15 +224,9 @@ absl::Status JobService::SendBookmark(JobWatch& watch, JobWriter& writer) {
 
 absl::Status JobService::SendChanges(const rpc::Call& call, JobWatch& watch, JobWriter& writer) {
   for (;;) {
-    const auto changes = context_.store.Changes(watch.revision, kChangesAtATime);
-    if (!changes.ok()) {
-      return rpc::ErrorBuilder(changes.status())
-          .Reason("REVISION_COMPACTED")
-          .Metadata("revision", absl::StrCat(context_.store.compacted()))
-          .Build();
-    }
-    if (changes->empty()) break;
-    for (const Change& change : *changes) {
+    GRAFT_ASSIGN_OR_RETURN(const auto changes, ReadChanges(context_.store, watch.revision));
+    if (changes.empty()) break;
+    for (const Change& change : changes) {
       watch.revision = change.revision;
       if (!absl::StartsWith(change.key, watch.prefix)) continue;
       watch.last_sent = context_.clock.Now();

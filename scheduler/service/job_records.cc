@@ -315,7 +315,7 @@ bool WriteJobStatus(Turn& turn, const Job& job) {
   usage.set_gpu_seconds(job.usage.device_seconds);
   usage.set_gpu_busy_seconds(job.usage.busy_device_seconds);
   usage.set_queued_seconds(job.usage.queued_seconds);
-  usage.set_lost_seconds(job.usage.lost_device_seconds);
+  usage.set_lost_seconds(job.usage.lost_seconds);
   usage.set_preempted_seconds(job.usage.preempted_seconds);
   // A restart goes on from a checkpoint: what the last attempt said of its loss is no longer so.
   if (job.state == JobState::kQueued) status.clear_progress();

@@ -164,41 +164,69 @@ void JobService::FollowMetrics(
   });
 }
 
+namespace {
+
+// Jobs ahead by name where the caller may see them; foreign ones are counted, never named.
+void FillAhead(const JobExplanation& why, const rpc::Identity& caller, v1::Explanation& message) {
+  for (const JobKey& ahead : why.first_ahead) {
+    const std::string workspace(ahead.substr(0, ahead.find('/')));
+    if (caller.RoleIn(workspace) >= rpc::Role::kViewer) message.add_jobs_ahead(JobNameOf(ahead));
+  }
+  for (const auto& [workspace, ahead] : why.ahead) {
+    if (caller.RoleIn(workspace) >= rpc::Role::kViewer) continue;
+    message.set_foreign_jobs_ahead(message.foreign_jobs_ahead() + ahead.jobs);
+    message.set_foreign_devices_ahead(message.foreign_devices_ahead() + ahead.devices);
+  }
+}
+
+}  // namespace
+
 void JobService::ExplainJob(CallPtr call, const v1::ExplainJobRequest& request,
                             rpc::Responder<v1::Explanation> responder) {
-  if (request.has_spec()) {
-    return responder.Answer(rpc::ErrorBuilder(absl::StatusCode::kUnimplemented,
-                                              "this build explains jobs, not specifications")
-                                .Reason("FEATURE_UNAVAILABLE")
-                                .Metadata("feature", "explain.spec")
-                                .Build());
-  }
-  const absl::StatusOr<v1::Job> body = Read(request.name());
-  if (!body.ok()) return responder.Answer(body.status());
   auto answer = std::make_shared<rpc::Responder<v1::Explanation>>(std::move(responder));
+  if (request.has_spec()) return ExplainSpec(std::move(call), request, std::move(answer));
+  const absl::StatusOr<v1::Job> body = Read(request.name());
+  if (!body.ok()) return answer->Answer(body.status());
   context_.control.Inspect([this, call, name = request.name(), answer](const Core& core) {
     v1::Explanation explanation;
     const absl::Time now = context_.clock.Now();
     *explanation.mutable_time() = ToTimestamp(now);
-    const JobKey key = JobKeyOf(name);
-    const Job* job = core.FindJob(key);
+    const Job* job = core.FindJob(JobKeyOf(name));
     if (job == nullptr) return answer->Answer(std::move(explanation));
     const JobExplanation why = core.Explain(*job, now);
-    FillExplanation(why, *job, explanation);
-    for (const JobKey& ahead : why.first_ahead) {
-      const std::string workspace(ahead.substr(0, ahead.find('/')));
-      if (call->identity->RoleIn(workspace) >= rpc::Role::kViewer) {
-        explanation.add_jobs_ahead(JobNameOf(ahead));
-      }
-    }
-    // Foreign jobs are counted, never named.
-    for (const auto& [workspace, ahead] : why.ahead) {
-      if (call->identity->RoleIn(workspace) >= rpc::Role::kViewer) continue;
-      explanation.set_foreign_jobs_ahead(explanation.foreign_jobs_ahead() + ahead.jobs);
-      explanation.set_foreign_devices_ahead(explanation.foreign_devices_ahead() + ahead.devices);
-    }
+    FillExplanation(why, job->state == JobState::kQueued, explanation);
+    FillAhead(why, *call->identity, explanation);
     answer->Answer(std::move(explanation));
   });
+}
+
+// What a specification would wait for, were it submitted now.
+void JobService::ExplainSpec(CallPtr call, const v1::ExplainJobRequest& request,
+                             std::shared_ptr<rpc::Responder<v1::Explanation>> answer) {
+  const absl::Status posted = context_.background.Post([this, call, request, answer] {
+    Prepared prepared;
+    const auto check = PrepareUnsubmitted(*call, request.parent(), request.spec(), prepared);
+    if (!check.ok()) return answer->Answer(check.status());
+    if (!check->violations.empty()) return answer->Answer(ViolationsStatus(check->violations));
+    context_.control.Inspect([this, call, prepared, answer](const Core& core) mutable {
+      v1::Explanation explanation;
+      const absl::Time now = context_.clock.Now();
+      *explanation.mutable_time() = ToTimestamp(now);
+      const absl::StatusOr<JobRequest> job = RequestFor(core, prepared);
+      if (job.ok()) {
+        const JobExplanation why = core.ExplainUnsubmitted(*job, now);
+        FillExplanation(why, true, explanation);
+        FillAhead(why, *call->identity, explanation);
+      } else {
+        v1::Explanation::Cause& cause = *explanation.add_causes();
+        cause.set_code(v1::Explanation::CODE_INVALID_SHAPE);
+        cause.set_message(std::string(job.status().message()));
+        explanation.set_text(cause.message());
+      }
+      answer->Answer(std::move(explanation));
+    });
+  });
+  if (!posted.ok()) answer->Answer(posted);
 }
 
 }  // namespace graft::scheduler

@@ -34,7 +34,9 @@ class JobService {
     graft::v1::Job body;
     JobKey key;
     std::vector<std::pair<std::string, std::string>> digests;  // version, digest
-    Checkpoint start;                                          // of a fork; empty: none
+    graft::v1::ParallelismSection asked;                       // as it was sent
+    graft::v1::ModelSpec model;
+    Checkpoint start;  // of a fork; empty: none
   };
 
   void CreateJob(CallPtr call, const graft::v1::CreateJobRequest& request,
@@ -77,6 +79,8 @@ class JobService {
                     std::shared_ptr<rpc::StreamWriter<graft::v1::WatchMetricsResponse>> writer);
   void ExplainJob(CallPtr call, const graft::v1::ExplainJobRequest& request,
                   rpc::Responder<graft::v1::Explanation> responder);
+  void ExplainSpec(CallPtr call, const graft::v1::ExplainJobRequest& request,
+                   std::shared_ptr<rpc::Responder<graft::v1::Explanation>> answer);
   void ValidateJob(CallPtr call, const graft::v1::ValidateJobRequest& request,
                    rpc::Responder<graft::v1::ValidateJobResponse> responder);
 
@@ -90,6 +94,13 @@ class JobService {
 
   // Blocking: asks the fileservice.
   SpecCheck CheckSpec(const rpc::Call& call, const graft::v1::JobSpec& spec, Prepared& prepared);
+  // What the core decides on; device and layout are chosen where they are left open, and told in
+  // the body. On the loop.
+  static absl::StatusOr<JobRequest> RequestFor(const Core& core, Prepared& prepared);
+  static absl::Status FitGpus(const ClusterView& cluster, Prepared& prepared, JobRequest& job);
+  // A specification that is no job, as far as RequestFor needs it. Blocking.
+  absl::StatusOr<SpecCheck> PrepareUnsubmitted(const rpc::Call& call, const std::string& parent,
+                                               const graft::v1::JobSpec& spec, Prepared& prepared);
   absl::StatusOr<Prepared> Prepare(const rpc::Call& call,
                                    const graft::v1::CreateJobRequest& request);
   // Prepares and inserts; answers by itself.

@@ -518,8 +518,7 @@ JobRequest ToJobRequest(const v1::JobSpec& resolved, const JobKey& key,
   return request;
 }
 
-std::string RunJson(const v1::JobSpec& spec) {
-  const Layout layout = LayoutOf(spec);
+std::string RunJson(const v1::JobSpec& spec, const Layout& layout) {
   Json model = Json::MakeObject();
   model.Set("path", "${inputs.model}").Set("name", spec.model().base());
   Json batch = Json::MakeObject();

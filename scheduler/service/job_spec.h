@@ -41,9 +41,9 @@ void SetLayout(const Layout& layout, graft::v1::Layout& out);
 JobRequest ToJobRequest(const graft::v1::JobSpec& resolved, const JobKey& key,
                         const std::string& workspace, const std::string& device);
 
-// The trainer's run.json. Paths are `${inputs.KEY}`, `${output}` and `${checkpoints}`, which the
-// agent replaces; rank, world and rendezvous are the agent's too.
-std::string RunJson(const graft::v1::JobSpec& resolved);
+// The trainer's run.json for an attempt in that layout. Paths are `${inputs.KEY}`, `${output}` and
+// `${checkpoints}`, which the agent replaces; rank, world and rendezvous are the agent's too.
+std::string RunJson(const graft::v1::JobSpec& resolved, const Layout& layout);
 
 // "lora" of FINETUNING_TYPE_LORA: the enum's value in lower case without its prefix.
 std::string ShortName(const google::protobuf::EnumDescriptor& type, int value);

@@ -25,7 +25,6 @@ constexpr absl::Duration kJoinTokenTtl = absl::Minutes(10);
 constexpr absl::Duration kLongestJoinTokenTtl = absl::Hours(24);
 constexpr int kMostJoinTokenUses = 10'000;
 constexpr absl::Duration kBookmark = absl::Seconds(30);
-constexpr int kChangesAtATime = 1000;
 constexpr absl::string_view kBodyPrefix = "node/";
 
 const ListFields& NodeFields() {
@@ -251,31 +250,20 @@ absl::Status NodeService::SendNode(const rpc::Call& call, NodeWatch& watch, cons
 absl::Status NodeService::SendNews(const rpc::Call& call, NodeWatch& watch, NodeWriter& writer) {
   bool bookmark = context_.clock.Now() - watch.last_sent >= kBookmark;
   if (!watch.snapshot_sent) {
-    ListRequest list{.prefix = std::string(kBodyPrefix)};
-    for (bool more = true; more;) {
-      GRAFT_ASSIGN_OR_RETURN(const ListResult page, context_.store.List(list));
-      if (watch.revision == 0) watch.revision = page.revision;
-      for (const Record& record : page.records) {
-        list.after = record.key;
-        GRAFT_RETURN_IF_ERROR(
-            SendNode(call, watch, NodeOfKey(record.key), true, page.revision, writer));
-      }
-      more = page.more;
-    }
+    if (watch.revision == 0) watch.revision = context_.store.revision();
+    GRAFT_RETURN_IF_ERROR(ForEachRecord(context_.store, {.prefix = std::string(kBodyPrefix)},
+                                        [&](const Record& record, int64_t revision) {
+                                          return SendNode(call, watch, NodeOfKey(record.key), true,
+                                                          revision, writer);
+                                        }));
     watch.snapshot_sent = bookmark = true;
   }
   for (;;) {
-    const auto changes = context_.store.Changes(watch.revision, kChangesAtATime);
-    if (!changes.ok()) {
-      return rpc::ErrorBuilder(changes.status())
-          .Reason("REVISION_COMPACTED")
-          .Metadata("revision", absl::StrCat(context_.store.compacted()))
-          .Build();
-    }
-    if (changes->empty()) break;
+    GRAFT_ASSIGN_OR_RETURN(const auto changes, ReadChanges(context_.store, watch.revision));
+    if (changes.empty()) break;
     // Body and core's record of one node mostly change together: it is told once a round.
     std::map<std::string, int64_t> changed;
-    for (const Change& change : *changes) {
+    for (const Change& change : changes) {
       watch.revision = change.revision;
       if (const std::string id = NodeOfKey(change.key); !id.empty()) changed[id] = change.revision;
     }

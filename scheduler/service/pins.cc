@@ -15,8 +15,6 @@ namespace {
 namespace v1 = graft::v1;
 using Pin = std::pair<std::string, std::string>;  // version, holder
 
-constexpr int kPage = 1000;
-
 void Need(std::set<Pin>& needed, const std::string& version, const std::string& holder) {
   if (!version.empty()) needed.insert({version, holder});
 }
@@ -32,18 +30,12 @@ void AddJob(const v1::Job& job, std::set<Pin>& needed) {
 
 template <typename T, typename Add>
 absl::Status ForEach(const Store& store, const std::string& prefix, const Add& add) {
-  ListRequest list{.prefix = prefix, .limit = kPage};
-  for (bool more = true; more;) {
-    GRAFT_ASSIGN_OR_RETURN(const ListResult page, store.List(list));
-    for (const Record& record : page.records) {
-      list.after = record.key;
-      T resource;
-      GRAFT_RETURN_IF_ERROR(DecodeResource(record.key, record.value, resource));
-      add(resource);
-    }
-    more = page.more;
-  }
-  return absl::OkStatus();
+  return ForEachRecord(store, {.prefix = prefix}, [&](const Record& record, int64_t) {
+    T resource;
+    GRAFT_RETURN_IF_ERROR(DecodeResource(record.key, record.value, resource));
+    add(resource);
+    return absl::OkStatus();
+  });
 }
 
 // Every pin that the records stand for.

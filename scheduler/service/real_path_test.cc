@@ -1,25 +1,17 @@
 // The whole way of a job over real gRPC: created by a client, placed on a worker that speaks the
 // agent protocol, run, measured, completed, and its adapter there. The fileservice and the worker's
 // ranks are stand-ins.
-#include <grpcpp/create_channel.h>
 #include <grpcpp/grpcpp.h>
 
-#include <set>
-
 #include "absl/strings/str_cat.h"
-#include "base/clock.h"
-#include "base/random.h"
-#include "base/status_matchers.h"
 #include "graft/agent/v1/agent.grpc.pb.h"
 #include "graft/v1/job.grpc.pb.h"
 #include "graft/v1/model.grpc.pb.h"
 #include "graft/v1/node.grpc.pb.h"
 #include "gtest/gtest.h"
 #include "rpc/status.h"
-#include "scheduler/service/job_records.h"
-#include "scheduler/service/resources.h"
-#include "scheduler/service/scheduler_server.h"
-#include "scheduler/store/mem_store.h"
+#include "scheduler/service/testing/test_server.h"
+#include "scheduler/service/testing/test_worker.h"
 
 namespace graft::scheduler {
 namespace {
@@ -27,100 +19,18 @@ namespace {
 namespace v1 = graft::v1;
 namespace agent = graft::agent::v1;
 
-class FakeFiles final : public FileserviceLink {
- public:
-  absl::StatusOr<FilesetVersion> Resolve(const std::string& name) override {
-    if (name == "workspaces/default/filesets/absent") return absl::NotFoundError(name);
-    return FilesetVersion{name + "/versions/1", "sha256:00", 10};
-  }
-  absl::Status PutPin(const std::string& version, const std::string&) override {
-    MutexLock lock(mu_);
-    pins.insert(version);
-    return absl::OkStatus();
-  }
-  absl::Status DeletePin(const std::string& version, const std::string&) override {
-    MutexLock lock(mu_);
-    pins.erase(version);
-    return absl::OkStatus();
-  }
-  absl::StatusOr<std::vector<PinInfo>> ListPins() override { return std::vector<PinInfo>(); }
-  absl::Status DeleteFilesets(const std::string&) override { return absl::OkStatus(); }
-  absl::Status EnsureFileset(const std::string&, int) override { return absl::OkStatus(); }
-  absl::StatusOr<std::string> OpenSession(const std::string& fileset) override {
-    MutexLock lock(mu_);
-    return absl::StrCat(fileset, "/uploads/u", ++sessions_);
-  }
-  absl::StatusOr<FilesetVersion> Publish(const std::string& session, const std::string&,
-                                         const std::string&) override {
-    return FilesetVersion{session.substr(0, session.find("/uploads/")) + "/versions/1", "sha256:11",
-                          5};
-  }
-  absl::StatusOr<std::unique_ptr<spec::ModelFiles>> OpenModel(const std::string&) override {
-    return absl::UnimplementedError("no model files here");
-  }
-  std::set<std::string> pins;
-
- private:
-  Mutex mu_;
-  int sessions_ = 0;
-};
-
-class RealPathTest : public ::testing::Test {
+class RealPathTest : public ServiceTest {
  protected:
   void SetUp() override {
-    v1::Model model;
-    model.set_name("workspaces/default/models/base");
-    model.set_fileset("workspaces/default/filesets/base/versions/1");
-    model.set_state(v1::Model::STATE_READY);
-    model.mutable_spec()->set_attention_heads(9);
-    model.mutable_spec()->set_kv_heads(3);
-    model.mutable_spec()->set_context_length(2048);
-    ASSERT_THAT(store_.Commit({.writes = {{Family::kRecords, ModelRecordKey("default", "base"),
-                                           EncodeResource(model)}}}),
-                IsOk());
-    GRAFT_ASSERT_OK_AND_ASSIGN(auto signer, rpc::TokenSigner::FromSeed(std::string(32, 's')));
-    signer_ = std::make_unique<rpc::TokenSigner>(std::move(signer));
-    SchedulerOptions options{
-        .no_auth = true, .attempt_secret = "secret", .data_key = std::string(32, 'd')};
-    options.server.insecure = true;
-    options.rows_first = rows_first_;
-    GRAFT_ASSERT_OK_AND_ASSIGN(server_, SchedulerServer::Start(std::move(options), store_, clock_,
-                                                               random_, files_, *signer_));
-    auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
-                                       grpc::InsecureChannelCredentials());
-    jobs_ = v1::JobService::NewStub(channel);
-    models_ = v1::ModelService::NewStub(channel);
-    nodes_ = v1::NodeService::NewStub(channel);
-    agents_ = agent::AgentService::NewStub(channel);
-  }
-
-  template <typename Stub, typename Request, typename Response>
-  absl::Status Call(Stub& stub,
-                    grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
-                    const Request& request, Response& response, bool as_worker = false) {
-    grpc::ClientContext context;
-    if (as_worker) context.AddMetadata("authorization", "Bearer " + worker_token_);
-    return rpc::FromGrpcStatus((stub.*method)(&context, request, &response));
+    options_.rows_first = rows_first_;
+    Start(true);
+    models_ = v1::ModelService::NewStub(channel_);
+    worker_ = std::make_unique<TestWorker>(channel_);
   }
 
   void RegisterWorker() {
-    v1::CreateJoinTokenRequest join;
-    v1::CreateJoinTokenResponse token;
-    ASSERT_THAT(Call(*nodes_, &v1::NodeService::Stub::CreateJoinToken, join, token), IsOk());
-    agent::RegisterRequest request;
-    request.add_protocol_versions(1);
-    request.set_node_id("n0");
-    request.set_join_token(token.token());
-    auto& device = *request.mutable_inventory()->add_devices();
-    device.set_kind(v1::Device::KIND_CPU);
-    device.set_health(v1::Device::HEALTH_OK);
-    agent::RegisterResponse response;
-    ASSERT_THAT(Call(*agents_, &agent::AgentService::Stub::Register, request, response), IsOk());
-    worker_token_ = response.access_token();
-    sync_.set_node("nodes/n0");
-    sync_.set_epoch(response.epoch());
-    EXPECT_THAT(Call(*agents_, &agent::AgentService::Stub::Register, request, response),
-                StatusIs(absl::StatusCode::kUnauthenticated))
+    worker_->Register();
+    EXPECT_THAT(worker_->TryRegister(), StatusIs(absl::StatusCode::kUnauthenticated))
         << "a join token is used once";
   }
 
@@ -128,18 +38,18 @@ class RealPathTest : public ::testing::Test {
   agent::SynchronizeResponse SyncUntil(
       const std::function<bool(const agent::SynchronizeResponse&)>& wanted) {
     for (int i = 0; i < 50; ++i) {
+      agent::SynchronizeRequest& report = worker_->report();
       agent::SynchronizeResponse response;
-      const absl::Status status =
-          Call(*agents_, &agent::AgentService::Stub::Synchronize, sync_, response, true);
+      const absl::Status status = worker_->TrySync(response);
       EXPECT_THAT(status, IsOk());
       if (!status.ok()) break;
-      sync_.set_revision(response.revision());
+      report.set_revision(response.revision());
       // What is desired is listed from the call on that reports the revision.
       if (response.attempts_size() > 0 &&
-          (sync_.attempts_size() == 0 ||
-           sync_.attempts(0).attempt() != response.attempts(0).attempt())) {
-        sync_.clear_attempts();
-        auto& actual = *sync_.add_attempts();
+          (report.attempts_size() == 0 ||
+           report.attempts(0).attempt() != response.attempts(0).attempt())) {
+        report.clear_attempts();
+        auto& actual = *report.add_attempts();
         actual.set_attempt(response.attempts(0).attempt());
         actual.set_state(agent::ActualAttempt::STATE_STAGING);
         if (response.attempts(0).kind() == agent::DesiredAttempt::KIND_VALIDATE) {
@@ -158,30 +68,14 @@ class RealPathTest : public ::testing::Test {
   }
 
   v1::CreateJobRequest NewJob() {
-    v1::CreateJobRequest request;
-    request.set_parent("workspaces/default");
-    request.set_job_id("tickets-1");
+    v1::CreateJobRequest request = ServiceTest::NewJob("tickets-1");
     request.set_request_id("r1");
-    auto& spec = *request.mutable_job()->mutable_spec();
-    spec.mutable_model()->set_base("workspaces/default/models/base");
-    spec.mutable_dataset()->add_training()->set_fileset("workspaces/default/filesets/rows");
-    spec.mutable_output()->set_name("tickets");
+    request.mutable_job()->mutable_spec()->mutable_output()->set_name("tickets");
     return request;
   }
 
-  MemDisk disk_;
-  MemStore store_{disk_};
-  RealClock clock_;
-  SecureRandom random_;
-  FakeFiles files_;
-  std::unique_ptr<rpc::TokenSigner> signer_;
-  std::unique_ptr<SchedulerServer> server_;
-  std::unique_ptr<v1::JobService::Stub> jobs_;
   std::unique_ptr<v1::ModelService::Stub> models_;
-  std::unique_ptr<v1::NodeService::Stub> nodes_;
-  std::unique_ptr<agent::AgentService::Stub> agents_;
-  std::string worker_token_;
-  agent::SynchronizeRequest sync_;
+  std::unique_ptr<TestWorker> worker_;
   bool rows_first_ = true;
 };
 
@@ -192,7 +86,8 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   EXPECT_EQ(job.resolved_spec().tuning().lora().rank(), 16);
   EXPECT_EQ(job.resolved_spec().dataset().training(0).fileset(),
             "workspaces/default/filesets/rows/versions/1");
-  EXPECT_EQ(files_.pins.count("workspaces/default/filesets/rows/versions/1"), 1);
+  ASSERT_EQ(files_.pins.size(), 1);
+  EXPECT_EQ(files_.pins[0].version, "workspaces/default/filesets/rows/versions/1");
   v1::Job again;
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, NewJob(), again), IsOk());
   EXPECT_EQ(again.uid(), job.uid()) << "the same request id makes one job";
@@ -208,12 +103,10 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   EXPECT_EQ(attempt.inputs_size(), 2);
   EXPECT_NE(attempt.run_json().find("\"kind\":\"lora\""), std::string::npos);
 
-  auto& actual = *sync_.mutable_attempts(0);
+  auto& actual = *worker_->report().mutable_attempts(0);
   actual.set_state(agent::ActualAttempt::STATE_RUNNING);
   actual.mutable_progress()->set_steps_done(3);
-  agent::SynchronizeResponse ignored;
-  ASSERT_THAT(Call(*agents_, &agent::AgentService::Stub::Synchronize, sync_, ignored, true),
-              IsOk());
+  worker_->Sync();
   v1::GetJobRequest get;
   get.set_name(job.name());
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::GetJob, get, job), IsOk());
@@ -224,8 +117,8 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   EXPECT_EQ(job.warnings(job.warnings_size() - 1).code(), "ROWS_TRUNCATED");
 
   grpc::ClientContext context;
-  context.AddMetadata("authorization", "Bearer " + worker_token_);
-  auto stream = agents_->PushEvents(&context);
+  worker_->Sign(context);
+  auto stream = worker_->stub().PushEvents(&context);
   agent::PushEventsRequest push;
   push.set_node("nodes/n0");
   auto& batch = *push.add_batches();
@@ -283,23 +176,45 @@ TEST_F(RealPathTest, BadRowsFailTheJobBeforeAnyDeviceIsTaken) {
   RegisterWorker();
   v1::Job job;
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, NewJob(), job), IsOk());
-  agent::SynchronizeResponse desired;
-  ASSERT_THAT(Call(*agents_, &agent::AgentService::Stub::Synchronize, sync_, desired, true),
-              IsOk());
+  const agent::SynchronizeResponse desired = worker_->Sync();
   ASSERT_EQ(desired.attempts_size(), 1);
   EXPECT_EQ(desired.attempts(0).kind(), agent::DesiredAttempt::KIND_VALIDATE);
   EXPECT_EQ(desired.attempts(0).local_ranks_size(), 0);
-  auto& actual = *sync_.add_attempts();
+  auto& actual = *worker_->report().add_attempts();
   actual.set_attempt(desired.attempts(0).attempt());
   actual.set_state(agent::ActualAttempt::STATE_FAILED);
   actual.set_message("training.jsonl:3:1: expected an object");
-  ASSERT_THAT(Call(*agents_, &agent::AgentService::Stub::Synchronize, sync_, desired, true),
-              IsOk());
+  worker_->Sync();
   v1::GetJobRequest get;
   get.set_name(job.name());
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::GetJob, get, job), IsOk());
   EXPECT_EQ(job.status().state(), v1::JOB_STATE_FAILED);
   EXPECT_EQ(job.status().message(), "training.jsonl:3:1: expected an object");
+}
+
+TEST_F(RealPathTest, ADeviceThatBreaksWhileItsWorkerRunsIsGivenToNobodyUntilItIsWell) {
+  RegisterWorker();
+  agent::Inventory inventory = worker_->introduction().inventory();
+  inventory.mutable_devices(0)->set_health(v1::Device::HEALTH_FAULTY);
+  *worker_->report().mutable_inventory() = inventory;
+  worker_->Sync();
+  worker_->report().clear_inventory();
+  v1::GetNodeRequest get;
+  get.set_name("nodes/n0");
+  v1::Node node;
+  const auto nodes = v1::NodeService::NewStub(channel_);
+  ASSERT_THAT(Call(*nodes, &v1::NodeService::Stub::GetNode, get, node), IsOk());
+  EXPECT_EQ(node.devices(0).health(), v1::Device::HEALTH_FAULTY);
+  v1::Job job;
+  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, NewJob(), job),
+              StatusIs(absl::StatusCode::kInvalidArgument))
+      << "no device could ever carry it";
+  inventory.mutable_devices(0)->set_health(v1::Device::HEALTH_OK);
+  *worker_->report().mutable_inventory() = inventory;
+  worker_->Sync();
+  worker_->report().clear_inventory();
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, NewJob(), job), IsOk());
+  EXPECT_EQ(worker_->Sync().attempts_size(), 1);
 }
 
 TEST_F(RealPathTest, EveryViolationIsAnsweredAtOnce) {

@@ -211,14 +211,14 @@ Attempt AttemptOf(const Json& json) {
 Json UsageJson(const JobUsage& usage) {
   Json json = Json::MakeObject();
   json.Set("device", usage.device_seconds).Set("busy", usage.busy_device_seconds);
-  json.Set("lost", usage.lost_device_seconds).Set("queued", usage.queued_seconds);
+  json.Set("lost_s", usage.lost_seconds).Set("queued", usage.queued_seconds);
   json.Set("preempted", usage.preempted_seconds).Set("preemptions", usage.preemptions);
   return json;
 }
 JobUsage UsageOf(const Json& json) {
   return {.device_seconds = json.GetDouble("device"),
           .busy_device_seconds = json.GetDouble("busy"),
-          .lost_device_seconds = json.GetDouble("lost"),
+          .lost_seconds = json.GetDouble("lost_s"),
           .queued_seconds = json.GetDouble("queued"),
           .preempted_seconds = json.GetDouble("preempted"),
           .preemptions = static_cast<int>(json.GetInt("preemptions"))};

@@ -1,9 +1,5 @@
 #include "scheduler/service/resources.h"
 
-#include <algorithm>
-
-#include "absl/strings/escaping.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
@@ -14,21 +10,8 @@ namespace graft::scheduler {
 namespace {
 
 constexpr char kVersion = 1;
-constexpr int kDefaultPage = 50;
-constexpr int kMaxPage = 1000;
-constexpr int kScanned = 2000;  // records looked at a time
+constexpr int kChangesAtATime = 1000;
 constexpr absl::Duration kRequestIdTtl = absl::Hours(24);
-
-// The same bytes for the same message, maps included.
-std::string Deterministic(const google::protobuf::Message& message) {
-  std::string bytes;
-  google::protobuf::io::StringOutputStream stream(&bytes);
-  google::protobuf::io::CodedOutputStream coded(&stream);
-  coded.SetSerializationDeterministic(true);
-  message.SerializeToCodedStream(&coded);
-  coded.Trim();
-  return bytes;
-}
 
 std::string RequestKey(absl::string_view principal, absl::string_view method,
                        absl::string_view request_id) {
@@ -67,6 +50,16 @@ std::string FirstDifference(absl::string_view before, const google::protobuf::Me
 }
 
 }  // namespace
+
+std::string DeterministicBytes(const google::protobuf::Message& message) {
+  std::string bytes;
+  google::protobuf::io::StringOutputStream stream(&bytes);
+  google::protobuf::io::CodedOutputStream coded(&stream);
+  coded.SetSerializationDeterministic(true);
+  message.SerializeToCodedStream(&coded);
+  coded.Trim();
+  return bytes;
+}
 
 std::string EncodeResource(const google::protobuf::Message& message) {
   std::string bytes(1, kVersion);
@@ -135,7 +128,7 @@ absl::StatusOr<bool> Replay(Turn& turn, absl::string_view principal, absl::strin
   if (!record.ok()) return false;
   const absl::optional<RememberedRequest> known = ParseRemembered(record->value);
   if (!known.has_value() || known->expires < turn.now()) return false;
-  if (known->request != Deterministic(request)) {
+  if (known->request != DeterministicBytes(request)) {
     const std::string field = FirstDifference(known->request, request);
     return rpc::ErrorBuilder(absl::StatusCode::kAlreadyExists,
                              absl::StrCat("the request id ", request_id,
@@ -156,7 +149,7 @@ void RememberRequest(Turn& turn, absl::string_view principal, absl::string_view 
                      const google::protobuf::Message& response) {
   if (request_id.empty()) return;
   const int64_t until = absl::ToUnixSeconds(turn.now() + kRequestIdTtl);
-  const std::string sent = Deterministic(request);
+  const std::string sent = DeterministicBytes(request);
   turn.Put(Family::kIdempotency, RequestKey(principal, method, request_id),
            absl::StrCat(std::string(1, kRememberedVersion), BigEndian(static_cast<uint64_t>(until)),
                         BigEndian(sent.size()), sent, response.SerializeAsString()));
@@ -167,56 +160,12 @@ bool IsForgotten(absl::string_view remembered, absl::Time now) {
   return !known.has_value() || known->expires < now;
 }
 
-absl::StatusOr<Page> ReadPage(const Store& store, const PageRequest& request,
-                              const std::function<bool(const Record&)>& keep) {
-  if (request.page_size < 0) {
-    return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument, "page_size is below 0")
-        .Reason("FIELD_INVALID")
-        .Field("page_size", "must be at least 0")
-        .Build();
-  }
-  const size_t size = request.page_size == 0 ? kDefaultPage : std::min(request.page_size, kMaxPage);
-  ListRequest list{.prefix = request.prefix, .limit = kScanned};
-  Page page;
-  if (!request.token.empty()) {
-    std::string token;
-    std::pair<std::string, std::string> parts;
-    if (absl::WebSafeBase64Unescape(request.token, &token)) {
-      parts = absl::StrSplit(token, absl::MaxSplits('\n', 1));
-    }
-    // A token belongs to the list that made it: its key lies under the list's prefix.
-    if (!absl::SimpleAtoi(parts.first, &page.revision) ||
-        parts.second.compare(0, request.prefix.size(), request.prefix) != 0) {
-      return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
-                               "the page token is damaged or belongs to another list")
-          .Reason("PAGE_TOKEN_INVALID")
-          .Build();
-    }
-    list.after = parts.second;
-  }
-  for (;;) {
-    GRAFT_ASSIGN_OR_RETURN(ListResult result, store.List(list));
-    if (page.revision == 0) page.revision = result.revision;
-    for (Record& record : result.records) {
-      list.after = record.key;
-      if (!keep(record)) continue;
-      if (page.records.size() == size) {
-        page.next_token =
-            absl::WebSafeBase64Escape(absl::StrCat(page.revision, "\n", page.records.back().key));
-        return page;
-      }
-      page.records.push_back(std::move(record));
-    }
-    if (!result.more) return page;
-  }
-}
-
-absl::Status NoFilters(absl::string_view filter, absl::string_view order_by) {
-  if (filter.empty() && order_by.empty()) return absl::OkStatus();
-  return rpc::ErrorBuilder(absl::StatusCode::kUnimplemented,
-                           "this build lists in one order and without filter")
-      .Reason("FEATURE_UNAVAILABLE")
-      .Metadata("feature", "list.filter")
+absl::StatusOr<std::vector<Change>> ReadChanges(const Store& store, int64_t revision) {
+  absl::StatusOr<std::vector<Change>> changes = store.Changes(revision, kChangesAtATime);
+  if (changes.ok()) return changes;
+  return rpc::ErrorBuilder(changes.status())
+      .Reason("REVISION_COMPACTED")
+      .Metadata("revision", absl::StrCat(store.compacted()))
       .Build();
 }
 

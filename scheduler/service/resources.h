@@ -7,6 +7,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,6 +22,8 @@
 
 namespace graft::scheduler {
 
+// The same bytes for the same message, maps included.
+std::string DeterministicBytes(const google::protobuf::Message& message);
 std::string EncodeResource(const google::protobuf::Message& message);
 absl::Status DecodeResource(absl::string_view key, absl::string_view bytes,
                             google::protobuf::Message& message);
@@ -74,22 +77,7 @@ void RememberRequest(Turn& turn, absl::string_view principal, absl::string_view 
 // Whether a remembered request may be swept away.
 bool IsForgotten(absl::string_view remembered, absl::Time now);
 
-// The page of a list over a prefix. `token` is what an earlier page answered.
-struct PageRequest {
-  std::string prefix;
-  int page_size = 0;
-  std::string token;
-};
-struct Page {
-  std::vector<Record> records;
-  std::string next_token;  // empty on the last page
-  int64_t revision = 0;
-};
-// `keep` decides in the store's scan which records count for the page.
-absl::StatusOr<Page> ReadPage(const Store& store, const PageRequest& request,
-                              const std::function<bool(const Record&)>& keep);
-
-// UNIMPLEMENTED where a list is asked for with a filter or an order: none is ever ignored.
-absl::Status NoFilters(absl::string_view filter, absl::string_view order_by);
+// A watch's next changes. OUT_OF_RANGE (REVISION_COMPACTED) when they are forgotten.
+absl::StatusOr<std::vector<Change>> ReadChanges(const Store& store, int64_t revision);
 
 }  // namespace graft::scheduler

@@ -133,8 +133,9 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   auto state = std::make_unique<State>();
   State& s = *state;
   s.store = std::make_unique<MeteredStore>(store, clock, s.metrics);
-  GRAFT_ASSIGN_OR_RETURN(s.control,
-                         Control::Start(*s.store, clock, s.outputs, {.lease = options.lease}));
+  GRAFT_ASSIGN_OR_RETURN(s.control, Control::Start(*s.store, clock, s.outputs,
+                                                   {.lease = options.lease,
+                                                    .keep_room_after = options.keep_room_after}));
   s.background = std::make_unique<Background>(clock, options.background_threads);
   s.watchers = std::make_unique<Watchers>(*s.background, store);
 
@@ -176,7 +177,9 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   s.nodes = std::make_unique<NodeService>(context);
   s.queues = std::make_unique<QueueService>(context);
   s.workspaces = std::make_unique<WorkspaceService>(context);
-  s.info = std::make_unique<ServerService>(context);
+  s.info = std::make_unique<ServerService>(
+      context,
+      ServerService::Bounds{options.server.calls_per_second, options.server.concurrent_streams});
   s.models = std::make_unique<ModelService>(context);
   s.jobs = std::make_unique<JobService>(context, s.progress);
   s.agents = std::make_unique<AgentService>(

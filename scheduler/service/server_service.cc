@@ -33,8 +33,8 @@ constexpr Feature kFeatures[] = {
 
 }  // namespace
 
-ServerService::ServerService(const ServiceContext& context)
-    : context_(context), started_(context.clock.WallNow()) {
+ServerService::ServerService(const ServiceContext& context, Bounds bounds)
+    : context_(context), bounds_(bounds), started_(context.clock.WallNow()) {
   // Absent services are found by name: their descriptors must be linked into the program.
   for (const auto* linked : {v1::Evaluation::descriptor(), v1::Notification::descriptor(),
                              v1::InferenceSession::descriptor()}) {
@@ -63,6 +63,8 @@ absl::StatusOr<v1::ServerInfo> ServerService::GetServerInfo(const rpc::Call&,
   limits.set_watch_horizon_s(absl::ToInt64Seconds(kWatchHorizon));
   limits.set_access_token_ttl_s(600);
   limits.set_default_deadline_s(60);
+  limits.set_calls_per_second(bounds_.calls_per_second);
+  limits.set_concurrent_streams(bounds_.concurrent_streams);
   info.add_methods(v1::METHOD_SFT);
   for (const Feature& feature : kFeatures) {
     v1::ServerInfo::Feature& one = *info.add_features();

@@ -17,7 +17,12 @@ inline constexpr AbsentService kAbsentServices[] = {
 
 class ServerService {
  public:
-  explicit ServerService(const ServiceContext& context);
+  // What each user may ask for; 0: no bound.
+  struct Bounds {
+    double calls_per_second = 0;
+    int concurrent_streams = 0;
+  };
+  ServerService(const ServiceContext& context, Bounds bounds);
   rpc::Service Bind();
 
  private:
@@ -25,6 +30,7 @@ class ServerService {
       const rpc::Call& call, const graft::v1::GetServerInfoRequest& request);
 
   const ServiceContext& context_;
+  const Bounds bounds_;
   const absl::Time started_;
 };
 

@@ -16,17 +16,14 @@
 namespace graft::scheduler {
 namespace {
 
-using google::protobuf::Descriptor;
-using google::protobuf::FieldDescriptor;
-using google::protobuf::FieldMask;
-using google::protobuf::Message;
+namespace pb = google::protobuf;
 using google::protobuf::util::FieldMaskUtil;
 
 constexpr size_t kMaxDescription = 4096;
 constexpr int kMaxLabels = 64;
 constexpr size_t kMaxLabel = 63;
 
-bool HasBehavior(const FieldDescriptor& field, google::api::FieldBehavior wanted) {
+bool HasBehavior(const pb::FieldDescriptor& field, google::api::FieldBehavior wanted) {
   const auto& options = field.options();
   for (int i = 0; i < options.ExtensionSize(google::api::field_behavior); ++i) {
     if (options.GetExtension(google::api::field_behavior, i) == wanted) return true;
@@ -34,7 +31,7 @@ bool HasBehavior(const FieldDescriptor& field, google::api::FieldBehavior wanted
   return false;
 }
 
-bool MayBeUpdated(const FieldDescriptor& field) {
+bool MayBeUpdated(const pb::FieldDescriptor& field) {
   return !HasBehavior(field, google::api::OUTPUT_ONLY) &&
          !HasBehavior(field, google::api::IMMUTABLE) &&
          !HasBehavior(field, google::api::IDENTIFIER) && field.name() != "etag";
@@ -55,35 +52,35 @@ absl::Status Invalid(absl::string_view field, absl::string_view why) {
       .Build();
 }
 
-const FieldDescriptor* FindString(const Message& message, const char* name) {
-  const FieldDescriptor* field = message.GetDescriptor()->FindFieldByName(name);
+const pb::FieldDescriptor* FindString(const pb::Message& message, const char* name) {
+  const pb::FieldDescriptor* field = message.GetDescriptor()->FindFieldByName(name);
   const bool fits = field != nullptr && !field->is_repeated() &&
-                    field->cpp_type() == FieldDescriptor::CPPTYPE_STRING;
+                    field->cpp_type() == pb::FieldDescriptor::CPPTYPE_STRING;
   return fits ? field : nullptr;
 }
 
-void SetString(Message& message, const char* name, const std::string& value) {
-  const FieldDescriptor* field = FindString(message, name);
+void SetString(pb::Message& message, const char* name, const std::string& value) {
+  const pb::FieldDescriptor* field = FindString(message, name);
   if (field != nullptr) message.GetReflection()->SetString(&message, field, value);
 }
 
-void SetTime(Message& message, const char* name, absl::Time time) {
-  const FieldDescriptor* field = message.GetDescriptor()->FindFieldByName(name);
+void SetTime(pb::Message& message, const char* name, absl::Time time) {
+  const pb::FieldDescriptor* field = message.GetDescriptor()->FindFieldByName(name);
   if (field == nullptr) return;
   static_cast<google::protobuf::Timestamp&>(
       *message.GetReflection()->MutableMessage(&message, field)) = ToTimestamp(time);
 }
 
 // The value at `path` as JSON; null where it is absent.
-Json ValueAt(const Message& message, const std::string& path) {
-  FieldMask mask;
+Json ValueAt(const pb::Message& message, const std::string& path) {
+  pb::FieldMask mask;
   mask.add_paths(path);
-  std::unique_ptr<Message> only(message.New());
+  std::unique_ptr<pb::Message> only(message.New());
   FieldMaskUtil::MergeMessageTo(message, mask, FieldMaskUtil::MergeOptions(), only.get());
   std::string text;
-  google::protobuf::util::JsonPrintOptions options;
+  pb::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;
-  if (!google::protobuf::util::MessageToJsonString(*only, &text, options).ok()) return Json();
+  if (!pb::util::MessageToJsonString(*only, &text, options).ok()) return Json();
   absl::StatusOr<Json> json = Json::Parse(text);
   if (!json.ok()) return Json();
   const Json* at = &*json;
@@ -95,8 +92,8 @@ Json ValueAt(const Message& message, const std::string& path) {
 
 }  // namespace
 
-void ClearOutputOnly(Message& resource) {
-  const Descriptor& type = *resource.GetDescriptor();
+void ClearOutputOnly(pb::Message& resource) {
+  const pb::Descriptor& type = *resource.GetDescriptor();
   for (int i = 0; i < type.field_count(); ++i) {
     if (HasBehavior(*type.field(i), google::api::OUTPUT_ONLY)) {
       resource.GetReflection()->ClearField(&resource, type.field(i));
@@ -104,20 +101,20 @@ void ClearOutputOnly(Message& resource) {
   }
 }
 
-absl::Status CheckCommon(const Message& resource) {
+absl::Status CheckCommon(const pb::Message& resource) {
   const auto& reflection = *resource.GetReflection();
-  const FieldDescriptor* text = FindString(resource, "description");
+  const pb::FieldDescriptor* text = FindString(resource, "description");
   if (text != nullptr && reflection.GetString(resource, text).size() > kMaxDescription) {
     return Invalid("description", absl::StrCat("is longer than ", kMaxDescription, " bytes"));
   }
-  const FieldDescriptor* labels = resource.GetDescriptor()->FindFieldByName("labels");
+  const pb::FieldDescriptor* labels = resource.GetDescriptor()->FindFieldByName("labels");
   if (labels == nullptr || !labels->is_map()) return absl::OkStatus();
   if (reflection.FieldSize(resource, labels) > kMaxLabels) {
     return Invalid("labels", absl::StrCat("are more than ", kMaxLabels));
   }
   for (int i = 0; i < reflection.FieldSize(resource, labels); ++i) {
-    const Message& entry = reflection.GetRepeatedMessage(resource, labels, i);
-    const auto part = [&](const FieldDescriptor* field) {
+    const pb::Message& entry = reflection.GetRepeatedMessage(resource, labels, i);
+    const auto part = [&](const pb::FieldDescriptor* field) {
       return entry.GetReflection()->GetString(entry, field);
     };
     const std::string key = part(entry.GetDescriptor()->map_key());
@@ -131,7 +128,7 @@ absl::Status CheckCommon(const Message& resource) {
   return absl::OkStatus();
 }
 
-void StampNew(Message& resource, absl::Time now, const std::string& creator,
+void StampNew(pb::Message& resource, absl::Time now, const std::string& creator,
               const std::string& uid) {
   SetTime(resource, "create_time", now);
   SetTime(resource, "update_time", now);
@@ -139,15 +136,15 @@ void StampNew(Message& resource, absl::Time now, const std::string& creator,
   SetString(resource, "uid", uid);
 }
 
-void StampUpdate(Message& resource, absl::Time now) { SetTime(resource, "update_time", now); }
+void StampUpdate(pb::Message& resource, absl::Time now) { SetTime(resource, "update_time", now); }
 
 absl::StatusOr<std::vector<std::string>> ApplyUpdate(
-    const Message& sent, const FieldMask& mask, Message& to,
+    const pb::Message& sent, const pb::FieldMask& mask, pb::Message& to,
     const std::vector<std::string>& also_settable) {
-  const Descriptor& type = *sent.GetDescriptor();
-  FieldMask paths;
+  const pb::Descriptor& type = *sent.GetDescriptor();
+  pb::FieldMask paths;
   for (const std::string& path : mask.paths()) {
-    std::vector<const FieldDescriptor*> fields;
+    std::vector<const pb::FieldDescriptor*> fields;
     if (!FieldMaskUtil::GetFieldDescriptors(&type, path, &fields)) {
       return BadPath(path, absl::StrCat(type.name(), " does not have"));
     }
@@ -157,9 +154,9 @@ absl::StatusOr<std::vector<std::string>> ApplyUpdate(
     paths.add_paths(path);
   }
   if (mask.paths().empty()) {
-    std::vector<const FieldDescriptor*> present;
+    std::vector<const pb::FieldDescriptor*> present;
     sent.GetReflection()->ListFields(sent, &present);
-    for (const FieldDescriptor* field : present) {
+    for (const pb::FieldDescriptor* field : present) {
       if (MayBeUpdated(*field)) paths.add_paths(field->name());
     }
   }
@@ -170,11 +167,11 @@ absl::StatusOr<std::vector<std::string>> ApplyUpdate(
   return std::vector<std::string>(paths.paths().begin(), paths.paths().end());
 }
 
-std::string ChangeJson(const Message& before, const Message& after,
+std::string ChangeJson(const pb::Message& before, const pb::Message& after,
                        const std::vector<std::string>& paths) {
   Json json = Json::MakeObject();
   for (const std::string& path : paths) {
-    std::vector<const FieldDescriptor*> fields;
+    std::vector<const pb::FieldDescriptor*> fields;
     FieldMaskUtil::GetFieldDescriptors(before.GetDescriptor(), path, &fields);
     if (HasBehavior(*fields.back(), google::api::INPUT_ONLY)) continue;
     Json change = Json::MakeArray();

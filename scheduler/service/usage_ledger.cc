@@ -52,32 +52,37 @@ UsageEntry EntryOf(const v1::Job& body, absl::Time begin, absl::Time end) {
   return entry;
 }
 
+// Of the stored form, both ways.
+constexpr std::pair<const char*, std::string UsageEntry::*> kTexts[] = {
+    {"workspace", &UsageEntry::workspace},
+    {"user", &UsageEntry::user},
+    {"queue", &UsageEntry::queue},
+    {"project", &UsageEntry::project},
+    {"job", &UsageEntry::job},
+    {"product", &UsageEntry::product}};
+constexpr std::pair<const char*, double UsageEntry::*> kSeconds[] = {
+    {"queued_s", &UsageEntry::queued_seconds},
+    {"lost_s", &UsageEntry::lost_seconds},
+    {"preempted_s", &UsageEntry::preempted_seconds}};
+constexpr std::pair<const char*, absl::Time UsageEntry::*> kTimes[] = {
+    {"begin_us", &UsageEntry::begin}, {"end_us", &UsageEntry::end}};
+
 Json ToJson(const UsageEntry& entry) {
   Json json = Json::MakeObject();
-  json.Set("v", 1).Set("workspace", entry.workspace).Set("user", entry.user);
-  json.Set("queue", entry.queue).Set("project", entry.project).Set("job", entry.job);
-  json.Set("product", entry.product).Set("devices", entry.devices);
-  json.Set("begin_us", absl::ToUnixMicros(entry.begin));
-  json.Set("end_us", absl::ToUnixMicros(entry.end));
-  json.Set("queued_s", entry.queued_seconds).Set("lost_s", entry.lost_seconds);
-  json.Set("preempted_s", entry.preempted_seconds).Set("tokens", entry.tokens);
+  json.Set("v", 1).Set("devices", entry.devices).Set("tokens", entry.tokens);
+  for (const auto& [key, field] : kTexts) json.Set(key, entry.*field);
+  for (const auto& [key, field] : kSeconds) json.Set(key, entry.*field);
+  for (const auto& [key, field] : kTimes) json.Set(key, absl::ToUnixMicros(entry.*field));
   return json;
 }
 
 UsageEntry FromJson(const Json& json) {
-  return {.workspace = json.GetString("workspace"),
-          .user = json.GetString("user"),
-          .queue = json.GetString("queue"),
-          .project = json.GetString("project"),
-          .job = json.GetString("job"),
-          .product = json.GetString("product"),
-          .devices = static_cast<int>(json.GetInt("devices")),
-          .begin = absl::FromUnixMicros(json.GetInt("begin_us")),
-          .end = absl::FromUnixMicros(json.GetInt("end_us")),
-          .queued_seconds = json.GetDouble("queued_s"),
-          .lost_seconds = json.GetDouble("lost_s"),
-          .preempted_seconds = json.GetDouble("preempted_s"),
-          .tokens = json.GetInt("tokens")};
+  UsageEntry entry{.devices = static_cast<int>(json.GetInt("devices")),
+                   .tokens = json.GetInt("tokens")};
+  for (const auto& [key, field] : kTexts) entry.*field = json.GetString(key);
+  for (const auto& [key, field] : kSeconds) entry.*field = json.GetDouble(key);
+  for (const auto& [key, field] : kTimes) entry.*field = absl::FromUnixMicros(json.GetInt(key));
+  return entry;
 }
 
 }  // namespace
@@ -122,16 +127,13 @@ void KeepUsage(Turn& turn, const v1::Job& body, const v1::Attempt& attempt, bool
 
 absl::StatusOr<std::vector<UsageEntry>> ReadUsage(const Store& store, absl::Time since) {
   std::vector<UsageEntry> entries;
-  ListRequest list{.prefix = std::string(kPrefix), .after = EndKey(since), .limit = kPage};
-  for (bool more = true; more;) {
-    GRAFT_ASSIGN_OR_RETURN(const ListResult page, store.List(list));
-    for (const Record& record : page.records) {
-      list.after = record.key;
-      GRAFT_ASSIGN_OR_RETURN(const Json json, Json::Parse(record.value));
-      entries.push_back(FromJson(json));
-    }
-    more = page.more;
-  }
+  GRAFT_RETURN_IF_ERROR(
+      ForEachRecord(store, {.prefix = std::string(kPrefix), .after = EndKey(since), .limit = kPage},
+                    [&](const Record& record, int64_t) {
+                      GRAFT_ASSIGN_OR_RETURN(const Json json, Json::Parse(record.value));
+                      entries.push_back(FromJson(json));
+                      return absl::OkStatus();
+                    }));
   return entries;
 }
 

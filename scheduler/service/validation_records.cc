@@ -1,14 +1,17 @@
 #include "scheduler/service/validation_records.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/digest.h"
-#include "google/protobuf/io/coded_stream.h"
-#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "graft/v1/model.pb.h"
 #include "scheduler/service/agent_convert.h"
+#include "scheduler/service/estimates.h"
 #include "scheduler/service/job_records.h"
+#include "scheduler/service/recipe_warnings.h"
 #include "scheduler/service/resources.h"
 
 namespace graft::scheduler {
@@ -16,16 +19,6 @@ namespace {
 
 namespace v1 = graft::v1;
 namespace agent = graft::agent::v1;
-
-std::string Deterministic(const google::protobuf::Message& message) {
-  std::string bytes;
-  google::protobuf::io::StringOutputStream stream(&bytes);
-  google::protobuf::io::CodedOutputStream coded(&stream);
-  coded.SetSerializationDeterministic(true);
-  message.SerializeToCodedStream(&coded);
-  coded.Trim();
-  return bytes;
-}
 
 void Fill(const agent::ValidationReport& report, v1::Job& body) {
   v1::DatasetFindings& found = *body.mutable_status()->mutable_dataset();
@@ -42,6 +35,15 @@ void Fill(const agent::ValidationReport& report, v1::Job& body) {
   body.mutable_estimate()->set_steps(report.steps());
   body.mutable_estimate()->set_tokens(report.tokens());
   for (const v1::Warning& warning : report.warnings()) *body.add_warnings() = warning;
+  // What only shows beside the rows.
+  for (v1::Warning& odd :
+       RecipeWarnings(body.resolved_spec(),
+                      {.rows = report.training_rows(), .longest_tokens = report.longest_row()})) {
+    const bool told =
+        std::any_of(body.warnings().begin(), body.warnings().end(),
+                    [&](const v1::Warning& warning) { return warning.code() == odd.code(); });
+    if (!told) *body.add_warnings() = std::move(odd);
+  }
 }
 
 std::string KeyOf(Turn& turn, const v1::JobSpec& spec) {
@@ -72,7 +74,7 @@ std::string ValidationKey(const v1::JobSpec& resolved, const std::vector<std::st
                         relevant.mutable_dataset()->mutable_validation()}) {
     for (auto& source : *sources) source.clear_fileset();  // its digest says what is in it
   }
-  return absl::StrCat("validated/", Sha256::HexOf(absl::StrCat(Deterministic(relevant), "\n",
+  return absl::StrCat("validated/", Sha256::HexOf(absl::StrCat(DeterministicBytes(relevant), "\n",
                                                                absl::StrJoin(digests, "\n"))));
 }
 
@@ -107,6 +109,19 @@ void KeepFindings(Turn& turn, const JobFindings& findings) {
   turn.Put(Family::kRecords, KeyOf(turn, body->resolved_spec()), EncodeResource(findings.report));
   Fill(findings.report, *body);
   PutResource(turn, key, *body);
+}
+
+void AmendRunTime(Turn& turn, const JobFindings& findings) {
+  const Job* job = turn.core().FindJob(findings.job);
+  if (job == nullptr || job->state != JobState::kQueued) return;
+  const std::vector<std::string> ids = absl::StrSplit(findings.job, '/');
+  const auto body = ReadResource<v1::Job>(turn, JobRecordKey(ids[0], ids[1]), findings.job);
+  if (!body.ok()) return;
+  JobRequest request = job->request;
+  request.expected_run_time = ExpectedRunTime(*body);
+  if (request.expected_run_time != job->request.expected_run_time) {
+    (void)turn.Step(JobAmended{std::move(request)});
+  }
 }
 
 }  // namespace graft::scheduler

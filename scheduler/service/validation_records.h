@@ -32,5 +32,8 @@ std::vector<JobFindings> FindingsOf(const graft::agent::v1::SynchronizeRequest& 
 // Writes a report into its job, and where the next job will find it. No-op unless the attempt is
 // the job's live token pass.
 void KeepFindings(Turn& turn, const JobFindings& findings);
+// Tells the core how long the job will run, now that its steps are known. After the step that ended
+// the pass.
+void AmendRunTime(Turn& turn, const JobFindings& findings);
 
 }  // namespace graft::scheduler

@@ -1,6 +1,19 @@
 #include "scheduler/store/store.h"
 
+#include "base/status_macros.h"
+
 namespace graft::scheduler {
+
+absl::Status ForEachRecord(const Store& store, ListRequest list,
+                           const std::function<absl::Status(Record&, int64_t)>& each) {
+  for (bool more = true; more;) {
+    GRAFT_ASSIGN_OR_RETURN(ListResult page, store.List(list));
+    if (!page.records.empty()) list.after = page.records.back().key;
+    for (Record& record : page.records) GRAFT_RETURN_IF_ERROR(each(record, page.revision));
+    more = page.more;
+  }
+  return absl::OkStatus();
+}
 
 std::string AfterPrefix(absl::string_view prefix) {
   std::string after(prefix);

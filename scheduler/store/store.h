@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -83,6 +84,10 @@ class Store {
   virtual absl::Status Erase(Series series, absl::string_view from, absl::string_view to) = 0;
 };
 
+// Every record of the list from the first page to the last; ends with the first error of `each`,
+// which is also told the revision of its page. Commits may come between two pages.
+absl::Status ForEachRecord(const Store& store, ListRequest list,
+                           const std::function<absl::Status(Record& record, int64_t)>& each);
 // The least key that is greater than every key with this prefix; empty when there is none.
 std::string AfterPrefix(absl::string_view prefix);
 // Eight bytes, in the order of the numbers.

@@ -9,10 +9,9 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/random.h"
-#include "grpcpp/create_channel.h"
-#include "scheduler/service/scheduler_server.h"
 #include "scheduler/service/testing/fake_files.h"
 #include "scheduler/service/testing/generic_call.h"
+#include "scheduler/service/testing/start.h"
 #include "scheduler/store/mem_store.h"
 
 // Descriptors of every service must be linked in.
@@ -40,17 +39,11 @@ struct World {
   std::vector<const google::protobuf::MethodDescriptor*> methods;
 
   World() {
-    auto made = rpc::TokenSigner::FromSeed(std::string(32, 's'));
-    GRAFT_CHECK_OK(made.status());
-    signer = std::make_unique<rpc::TokenSigner>(*std::move(made));
-    SchedulerOptions options{
-        .no_auth = true, .attempt_secret = "secret", .data_key = std::string(32, 'd')};
-    options.server.insecure = true;
-    auto started = SchedulerServer::Start(std::move(options), store, clock, random, files, *signer);
+    signer = TestSigner();
+    auto started = StartTestServer({store, clock, random, files, *signer}, {.no_auth = true});
     GRAFT_CHECK_OK(started.status());
     server = *std::move(started);
-    caller = std::make_unique<GenericCaller>(grpc::CreateChannel(
-        absl::StrCat("127.0.0.1:", server->port()), grpc::InsecureChannelCredentials()));
+    caller = std::make_unique<GenericCaller>(ChannelTo(*server));
     const auto& pool = *google::protobuf::DescriptorPool::generated_pool();
     for (const char* name : kContractServices) {
       const auto* service = pool.FindServiceByName(name);

@@ -2,7 +2,6 @@
 // yes, for the tests of the services.
 #pragma once
 
-#include <grpcpp/create_channel.h>
 #include <grpcpp/grpcpp.h>
 
 #include <map>
@@ -20,28 +19,29 @@
 #include "rpc/status.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/resources.h"
-#include "scheduler/service/scheduler_server.h"
 #include "scheduler/service/testing/fake_files.h"
+#include "scheduler/service/testing/start.h"
 #include "scheduler/store/mem_store.h"
 
 namespace graft::scheduler {
 
 class ServiceTest : public ::testing::Test {
  protected:
+  ServiceTest() {
+    model_spec_.set_attention_heads(9);
+    model_spec_.set_kv_heads(3);
+    model_spec_.set_context_length(2048);
+  }
   void SetUp() override { Start(true); }
 
   // `open`: callers without a token are administrators.
   void Start(bool open) {
     AddModel("default", "base");
-    GRAFT_ASSERT_OK_AND_ASSIGN(auto signer, rpc::TokenSigner::FromSeed(std::string(32, 's')));
-    signer_ = std::make_unique<rpc::TokenSigner>(std::move(signer));
-    SchedulerOptions options{
-        .no_auth = open, .attempt_secret = "secret", .data_key = std::string(32, 'd')};
-    options.server.insecure = true;
-    GRAFT_ASSERT_OK_AND_ASSIGN(server_, SchedulerServer::Start(std::move(options), store_, clock_,
-                                                               random_, files_, *signer_));
-    channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
-                                   grpc::InsecureChannelCredentials());
+    signer_ = TestSigner();
+    options_.no_auth = open;
+    GRAFT_ASSERT_OK_AND_ASSIGN(
+        server_, StartTestServer({store_, clock_, random_, files_, *signer_}, options_));
+    channel_ = ChannelTo(*server_);
     jobs_ = graft::v1::JobService::NewStub(channel_);
   }
 
@@ -51,9 +51,7 @@ class ServiceTest : public ::testing::Test {
     model.set_name(absl::StrCat("workspaces/", workspace, "/models/", id));
     model.set_fileset(absl::StrCat("workspaces/", workspace, "/filesets/", id, "/versions/1"));
     model.set_state(graft::v1::Model::STATE_READY);
-    model.mutable_spec()->set_attention_heads(9);
-    model.mutable_spec()->set_kv_heads(3);
-    model.mutable_spec()->set_context_length(2048);
+    *model.mutable_spec() = model_spec_;
     ASSERT_THAT(store_.Commit({.writes = {{Family::kRecords, ModelRecordKey(workspace, id),
                                            EncodeResource(model)}}}),
                 IsOk());
@@ -94,6 +92,8 @@ class ServiceTest : public ::testing::Test {
     return job;
   }
 
+  SchedulerOptions options_;         // of the next Start
+  graft::v1::ModelSpec model_spec_;  // of the next AddModel
   MemDisk disk_;
   MemStore store_{disk_};
   RealClock clock_;

@@ -1,0 +1,191 @@
+// What is said of jobs that are not there yet: estimates, the schema, what they would wait for, and
+// the layout that is chosen for them.
+#include "absl/strings/str_cat.h"
+#include "base/json.h"
+#include "scheduler/service/job_schema.h"
+#include "scheduler/service/testing/test_server.h"
+#include "scheduler/service/testing/test_worker.h"
+#include "worker/spec/test_models.h"
+
+namespace graft::scheduler {
+namespace {
+
+namespace v1 = graft::v1;
+using ::testing::HasSubstr;
+
+constexpr char kConfig[] = R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+  "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 8,
+  "num_key_value_heads": 4, "vocab_size": 256, "max_position_embeddings": 512,
+  "rms_norm_eps": 1e-5, "tie_word_embeddings": true})";
+
+class AdviceTest : public ServiceTest {
+ protected:
+  // A worker with so many GPUs of 80 GiB in one NVLink domain.
+  void AddGpus(const std::string& node, int gpus) {
+    TestWorker worker(channel_, node);
+    worker.introduction().mutable_inventory()->clear_devices();
+    for (int i = 0; i < gpus; ++i) {
+      v1::Device& device = *worker.introduction().mutable_inventory()->add_devices();
+      device.set_index(i);
+      device.set_kind(v1::Device::KIND_CUDA);
+      device.set_health(v1::Device::HEALTH_OK);
+      device.set_memory_bytes(int64_t{80} << 30);
+    }
+    worker.Register();
+  }
+  // The base model is said to be as large as that.
+  void SetFacts(int64_t parameters, int layers, int heads, int kv_heads, int64_t hidden) {
+    model_spec_.set_parameters(parameters);
+    model_spec_.set_layers(layers);
+    model_spec_.set_attention_heads(heads);
+    model_spec_.set_kv_heads(kv_heads);
+    model_spec_.set_hidden_size(hidden);
+    server_.reset();
+    Start(true);
+  }
+  absl::StatusOr<v1::Explanation> Explain(const v1::JobSpec& spec) {
+    v1::ExplainJobRequest request;
+    request.set_parent("workspaces/default");
+    *request.mutable_spec() = spec;
+    v1::Explanation explanation;
+    const absl::Status status =
+        Call(*jobs_, &v1::JobService::Stub::ExplainJob, request, explanation);
+    if (!status.ok()) return status;
+    return explanation;
+  }
+};
+
+TEST_F(AdviceTest, AnEstimateComesFromTheModelsFiles) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(const Json config, Json::Parse(kConfig));
+  GRAFT_ASSERT_OK_AND_ASSIGN(const auto described, spec::DescribeConfig(config));
+  const auto files = spec::NumberedModel(config, described);
+  std::vector<std::pair<std::string, std::string>> contents;
+  for (const std::string& name : files->Names()) {
+    GRAFT_ASSERT_OK_AND_ASSIGN(const std::string bytes, spec::ReadWhole(*files, name, 1 << 24));
+    contents.push_back({name, bytes});
+  }
+  files_.models["workspaces/default/filesets/base/versions/1"] = contents;
+  v1::EstimateJobRequest request;
+  request.set_parent("workspaces/default");
+  *request.mutable_spec() = NewJob("x").job().spec();
+  request.mutable_spec()->mutable_schedule()->set_max_steps(10);
+  request.set_device_memory(int64_t{8} << 30);
+  v1::EstimateJobResponse response;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::EstimateJob, request, response), IsOk());
+  EXPECT_TRUE(response.fits());
+  EXPECT_EQ(response.estimate().steps(), 10);
+  EXPECT_GT(response.estimate().device_memory().weights(), 0);
+  EXPECT_EQ(response.estimate().layout().world_size(), 1);
+  request.set_device_memory(1000);
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::EstimateJob, request, response), IsOk());
+  EXPECT_FALSE(response.fits());
+  EXPECT_EQ(response.warnings(response.warnings_size() - 1).code(), "DOES_NOT_FIT");
+  request.set_device_memory(-1);
+  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::EstimateJob, request, response),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("device_memory")));
+}
+
+TEST_F(AdviceTest, TheSchemaIsJsonAndItsExampleNamesEverySection) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(const Json schema, Json::Parse(JobSchema(v1::METHOD_SFT)));
+  const Json* properties = schema.Find("properties");
+  ASSERT_NE(properties, nullptr);
+  const std::string example = ExampleJobFile(v1::METHOD_SFT);
+  const auto* spec = v1::JobSpec::descriptor();
+  int sections = 0;
+  for (int i = 0; i < spec->field_count(); ++i) {
+    const auto* field = spec->field(i);
+    if (field->message_type() == nullptr || properties->Find(field->name()) == nullptr) continue;
+    ++sections;
+    EXPECT_THAT(example, HasSubstr(absl::StrCat(field->name(), ":")));
+  }
+  EXPECT_GT(sections, 5);
+}
+
+TEST_F(AdviceTest, ASpecificationIsExplainedBeforeItIsSubmitted) {
+  v1::JobSpec spec = NewJob("x").job().spec();
+  spec.mutable_resources()->set_device(v1::ResourcesSection::DEVICE_GPU);
+  AddGpus("n0", 2);
+  GRAFT_ASSERT_OK_AND_ASSIGN(v1::Explanation free, Explain(spec));
+  ASSERT_EQ(free.causes_size(), 1);
+  EXPECT_THAT(free.text(), HasSubstr("the next pass over the queue starts it"));
+
+  v1::CreateJobRequest taken = NewJob("taken");
+  *taken.mutable_job()->mutable_spec()->mutable_resources() = spec.resources();
+  taken.mutable_job()->mutable_spec()->mutable_parallelism()->set_gpus_per_node(2);
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, taken, job), IsOk());
+  GRAFT_ASSERT_OK_AND_ASSIGN(v1::Explanation full, Explain(spec));
+  ASSERT_GT(full.causes_size(), 0);
+  EXPECT_EQ(full.causes(0).code(), v1::Explanation::CODE_CAPACITY);
+  EXPECT_GT(full.funnel_size(), 0);
+
+  spec.mutable_parallelism()->set_gpus_per_node(8);
+  GRAFT_ASSERT_OK_AND_ASSIGN(v1::Explanation never, Explain(spec));
+  ASSERT_EQ(never.causes_size(), 1);
+  EXPECT_EQ(never.causes(0).code(), v1::Explanation::CODE_INVALID_SHAPE);
+  EXPECT_THAT(never.text(), HasSubstr("8"));
+
+  spec.mutable_tuning()->mutable_lora()->set_rank(0);
+  EXPECT_THAT(Explain(spec).status(), StatusIs(absl::StatusCode::kInvalidArgument));
+  v1::ListJobsRequest list;
+  list.set_parent("workspaces/default");
+  v1::ListJobsResponse jobs;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::ListJobs, list, jobs), IsOk());
+  EXPECT_EQ(jobs.jobs_size(), 1) << "explaining makes nothing";
+}
+
+TEST_F(AdviceTest, TheSmallestLayoutThatHoldsTheModelIsChosenAndItsRunnersUpAreKept) {
+  SetFacts(70'000'000'000, 80, 64, 8, 8192);
+  AddGpus("n0", 8);
+  v1::CreateJobRequest request = NewJob("large");
+  request.mutable_job()->mutable_spec()->mutable_schedule()->set_max_steps(100);
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job), IsOk());
+  const v1::Layout& layout = job.estimate().layout();
+  EXPECT_GT(layout.world_size(), 1) << "140 GB of weights are more than a GPU has";
+  EXPECT_LE(layout.world_size(), 8);
+  EXPECT_EQ(job.resolved_spec().parallelism().gpus_per_node(), layout.world_size());
+  EXPECT_EQ(job.resolved_spec().parallelism().tensor_parallel_size(),
+            layout.tensor_parallel_size());
+  EXPECT_EQ(job.status().state(), v1::JOB_STATE_QUEUED);
+  EXPECT_GT(job.estimate().device_memory().total(), 0);
+  EXPECT_GT(job.estimate().step_seconds(), 0);
+  for (const v1::Alternative& other : job.estimate().alternatives()) {
+    EXPECT_EQ(other.devices(), layout.world_size());
+  }
+
+  request = NewJob("given");
+  auto& given = *request.mutable_job()->mutable_spec()->mutable_parallelism();
+  given.set_tensor_parallel_size(8);
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job), IsOk());
+  EXPECT_EQ(job.estimate().layout().tensor_parallel_size(), 8) << "what is given is kept";
+
+  request = NewJob("whole");
+  request.mutable_job()->mutable_spec()->mutable_tuning()->set_type(
+      v1::FINETUNING_TYPE_ALL_WEIGHTS);
+  request.mutable_job()->mutable_spec()->mutable_resources()->set_device(
+      v1::ResourcesSection::DEVICE_GPU);
+  request.mutable_job()->mutable_spec()->mutable_parallelism()->set_gpus_per_node(8);
+  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("GiB of each device")));
+}
+
+TEST_F(AdviceTest, AModelThatOneDeviceHoldsTakesOne) {
+  SetFacts(135'000'000, 30, 9, 3, 576);
+  AddGpus("n0", 8);
+  const v1::Job job = MakeJob("small");
+  EXPECT_EQ(job.estimate().layout().world_size(), 1);
+  v1::ValidateJobRequest request;
+  request.set_parent("workspaces/default");
+  *request.mutable_spec() = NewJob("x").job().spec();
+  request.mutable_spec()->mutable_parallelism()->set_gpus_per_node(1000);
+  request.mutable_spec()->mutable_resources()->set_device(v1::ResourcesSection::DEVICE_GPU);
+  request.mutable_spec()->mutable_batch()->set_global_batch_size(1000);
+  v1::ValidateJobResponse response;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::ValidateJob, request, response), IsOk());
+  ASSERT_EQ(response.violations_size(), 1);
+  EXPECT_EQ(response.violations(0).reason(), v1::REASON_NEVER_FITS);
+}
+
+}  // namespace
+}  // namespace graft::scheduler
