@@ -2,10 +2,6 @@
 // checked with every call; client and server share the machine. The fileservice and the worker are
 // simulated in this process. $1 is a folder on the disk that is to be measured, $2 the
 // graft-scheduler program.
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -24,10 +20,8 @@
 #include "base/file.h"
 #include "base/mutex.h"
 #include "base/random.h"
-#include "graft/agent/v1/agent.grpc.pb.h"
 #include "graft/v1/job.grpc.pb.h"
 #include "graft/v1/model.pb.h"
-#include "graft/v1/node.grpc.pb.h"
 #include "graft/v1/server.grpc.pb.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/impl/codegen/client_callback.h"
@@ -38,15 +32,14 @@
 #include "scheduler/service/scheduler_server.h"
 #include "scheduler/service/testing/fake_files.h"
 #include "scheduler/store/rocks_store.h"
+#include "tests/bench/scheduler/simulated_workers.h"
+#include "tests/support/program.h"
 #include "tests/support/tier.h"
-
-extern char** environ;
 
 namespace graft::scheduler {
 namespace {
 
 namespace v1 = graft::v1;
-namespace agent = graft::agent::v1;
 
 constexpr int kClients = 64;
 constexpr char kBase[] = "workspaces/default/models/base";
@@ -192,24 +185,26 @@ class Bench {
     made_ += count;
     return Driver(count, kClients,
                   [this, first](int i, std::function<void()> done) {
-                    struct Pending {
-                      grpc::ClientContext context;
-                      v1::CreateJobRequest request;
-                      v1::Job response;
-                    };
-                    auto* pending = new Pending;
-                    pending->request = NewJob(absl::StrCat("job-", first + i));
-                    GRAFT_CHECK_OK(
-                        connection_->Prepare(pending->context, {.deadline = absl::Seconds(120)}));
-                    jobs_->async()->CreateJob(&pending->context, &pending->request,
-                                              &pending->response,
-                                              [pending, done](const grpc::Status& status) {
-                                                GRAFT_CHECK_OK(rpc::FromGrpcStatus(status));
-                                                delete pending;
-                                                done();
-                                              });
+                    Create(NewJob(absl::StrCat("job-", first + i)), std::move(done));
                   })
         .Run();
+  }
+
+  void Create(v1::CreateJobRequest request, std::function<void()> done) {
+    struct Pending {
+      grpc::ClientContext context;
+      v1::CreateJobRequest request;
+      v1::Job response;
+    };
+    auto* pending = new Pending;
+    pending->request = std::move(request);
+    GRAFT_CHECK_OK(connection_->Prepare(pending->context, {.deadline = absl::Seconds(120)}));
+    jobs_->async()->CreateJob(&pending->context, &pending->request, &pending->response,
+                              [pending, done](const grpc::Status& status) {
+                                GRAFT_CHECK_OK(rpc::FromGrpcStatus(status));
+                                delete pending;
+                                done();
+                              });
   }
 
   Latencies GetJobs(int count) {
@@ -255,6 +250,7 @@ class Bench {
   }
 
   Latencies SubmitToStart(int count);
+  absl::Duration Burst(int nodes, int jobs);
 
   int made() const { return made_; }
   rpc::Connection& connection() { return *connection_; }
@@ -271,74 +267,6 @@ class Bench {
   std::unique_ptr<rpc::Connection> connection_;
   std::unique_ptr<v1::JobService::Stub> jobs_;
   int made_ = 0;
-};
-
-// A worker of one GPU that reports every attempt as running as soon as it is told of it, and as
-// ended in the call after.
-class SimulatedWorker {
- public:
-  explicit SimulatedWorker(rpc::Connection& connection)
-      : stub_(agent::AgentService::NewStub(connection.channel())) {
-    const auto nodes = v1::NodeService::NewStub(connection.channel());
-    const auto token = connection.Call<v1::CreateJoinTokenResponse>(
-        *nodes, &v1::NodeService::Stub::CreateJoinToken, v1::CreateJoinTokenRequest());
-    GRAFT_CHECK_OK(token.status());
-    agent::RegisterRequest request;
-    request.add_protocol_versions(1);
-    request.set_node_id("n0");
-    request.set_join_token(token->token());
-    v1::Device& device = *request.mutable_inventory()->add_devices();
-    device.set_kind(v1::Device::KIND_CUDA);
-    device.set_memory_bytes(int64_t{80} << 30);
-    device.set_health(v1::Device::HEALTH_OK);
-    grpc::ClientContext context;
-    agent::RegisterResponse response;
-    GRAFT_CHECK_OK(rpc::FromGrpcStatus(stub_->Register(&context, request, &response)));
-    token_ = response.access_token();
-    sync_.set_node(response.node());
-    sync_.set_epoch(response.epoch());
-  }
-
-  // Returns when an attempt of `job` stands in the desired state.
-  void WaitFor(const std::string& job) {
-    for (;;) {
-      const agent::SynchronizeResponse desired = Synchronize();
-      for (const agent::DesiredAttempt& attempt : desired.attempts()) {
-        if (absl::StartsWith(attempt.attempt(), job + "/")) return;
-      }
-    }
-  }
-  // Says that everything has failed for good, until nothing is desired any more.
-  void EndAll() {
-    while (sync_.attempts_size() > 0) {
-      for (agent::ActualAttempt& attempt : *sync_.mutable_attempts()) {
-        attempt.set_state(agent::ActualAttempt::STATE_FAILED);
-        attempt.set_retryable(false);
-      }
-      Synchronize();
-    }
-  }
-
- private:
-  agent::SynchronizeResponse Synchronize() {
-    grpc::ClientContext context;
-    context.AddMetadata("authorization", "Bearer " + token_);
-    agent::SynchronizeResponse response;
-    GRAFT_CHECK_OK(rpc::FromGrpcStatus(stub_->Synchronize(&context, sync_, &response)));
-    sync_.set_revision(response.revision());
-    agent::SynchronizeRequest next = sync_;
-    next.clear_attempts();
-    for (const agent::DesiredAttempt& wanted : response.attempts()) {
-      agent::ActualAttempt& actual = *next.add_attempts();
-      actual.set_attempt(wanted.attempt());
-      actual.set_state(agent::ActualAttempt::STATE_RUNNING);
-    }
-    sync_ = std::move(next);
-    return response;
-  }
-  std::unique_ptr<agent::AgentService::Stub> stub_;
-  std::string token_;
-  agent::SynchronizeRequest sync_;
 };
 
 // From the call of CreateJob to the moment in which the worker has been told of the attempt.
@@ -358,6 +286,22 @@ Latencies Bench::SubmitToStart(int count) {
   }
   result.wall = absl::Now() - begin;
   return result;
+}
+
+// 1,000 jobs of 8 GPUs are created at once over 512 nodes of 8; each ends as soon as its node has
+// been told of it. From the first call to the moment in which the last node was told.
+absl::Duration Bench::Burst(int nodes, int jobs) {
+  SimulatedCluster cluster(*connection_, nodes, jobs);
+  const absl::Time begin = absl::Now();
+  Driver(jobs, kClients, [this](int i, std::function<void()> done) {
+    v1::CreateJobRequest request = NewJob(absl::StrCat("burst-", i));
+    request.mutable_job()->mutable_spec()->mutable_parallelism()->set_gpus_per_node(8);
+    Create(std::move(request), std::move(done));
+  }).Run();
+  cluster.WaitForAll();
+  const absl::Duration took = absl::Now() - begin;
+  cluster.Stop();
+  return took;
 }
 
 // --- The program by itself ---
@@ -382,21 +326,15 @@ struct Started {
 // Until it answers a call.
 Started StartProgram(const std::string& program, const std::string& folder) {
   const std::string port_file = JoinPath(folder, "port");
-  (void)unlink(port_file.c_str());
-  std::vector<std::string> args = {program,       "--data",      folder,
-                                   "--insecure",  "--no-auth",   "--listen",
-                                   "127.0.0.1:0", "--port-file", port_file};
-  std::vector<char*> argv;
-  for (std::string& arg : args) argv.push_back(arg.data());
-  argv.push_back(nullptr);
   const absl::Time begin = absl::Now();
-  pid_t pid = 0;
-  GRAFT_CHECK(posix_spawn(&pid, program.c_str(), nullptr, nullptr, argv.data(), environ) == 0)
-      << "cannot start " << program;
-  while (!FileExists(port_file)) absl::SleepFor(absl::Milliseconds(1));
-  const auto port = ReadFile(port_file, 64);
+  auto started_program =
+      testing::Program::Start({program, "--data", folder, "--insecure", "--no-auth", "--listen",
+                               "127.0.0.1:0", "--port-file", port_file},
+                              port_file);
+  GRAFT_CHECK_OK(started_program.status());
+  testing::Program& running = **started_program;
   auto connection = rpc::Connection::Dial(
-      {.address = absl::StrCat("127.0.0.1:", port->substr(0, port->find('\n'))), .insecure = true});
+      {.address = absl::StrCat("127.0.0.1:", running.port()), .insecure = true});
   const auto jobs = v1::JobService::NewStub((*connection)->channel());
   v1::ListJobsRequest request;
   request.set_parent("workspaces/default");
@@ -406,11 +344,9 @@ Started StartProgram(const std::string& program, const std::string& folder) {
                                                   {.idempotent = true})
                      .status());
   Started started{.ready = absl::Now() - begin};
-  absl::SleepFor(absl::Milliseconds(500));
-  started.rss = RssBytes(pid);
-  kill(pid, SIGTERM);
-  int status = 0;
-  waitpid(pid, &status, 0);
+  absl::SleepFor(absl::Milliseconds(500));  // at rest
+  started.rss = RssBytes(running.pid());
+  running.End(SIGTERM);
   return started;
 }
 
@@ -456,6 +392,24 @@ int Main(const std::string& folder, const std::string& program) {
   Report("submit_to_start_p50", starts.ms(0.5), "ms", "Slurm 22.05, 64 nodes", 470, 50, true);
   Report("submit_to_start_p99", starts.ms(0.99), "ms", "none", 0, 200, true);
   cluster.Close();
+
+  const std::string burst = JoinPath(folder, "burst");
+  GRAFT_CHECK_OK(MakeDirectories(burst, 0700));
+  Bench many(burst);
+  many.AddBase();
+  many.Open(nullptr, "");
+  const absl::Duration last_start = many.Burst(512, 1000);
+  Report("burst_1000_on_512_nodes_last_start", absl::ToDoubleSeconds(last_start), "s",
+         "Slurm 22.05, 512 nodes", 39.6, 5, true);
+  many.Close();
+  const std::string few_nodes = JoinPath(folder, "few");
+  GRAFT_CHECK_OK(MakeDirectories(few_nodes, 0700));
+  Bench few(few_nodes);
+  few.AddBase();
+  few.Open(nullptr, "");
+  Report("burst_100_on_16_nodes_last_start", absl::ToDoubleMilliseconds(few.Burst(16, 100)), "ms",
+         "none", 0, 0);
+  few.Close();
 
   bench.Open(nullptr, "");
   const int stored = 100'000;

@@ -29,7 +29,8 @@ export SLURM_CONF=$work/slurm.conf
 dd if=/dev/urandom of="$work/munge.key" bs=1024 count=1 2> /dev/null
 chmod 0400 "$work/munge.key"
 munged --force --foreground --key-file="$work/munge.key" --socket="$work/munge.socket" \
-  --log-file="$work/munge.log" --pid-file="$work/munge.pid" --seed-file="$work/munge.seed" &
+  --log-file="$work/munge.log" --pid-file="$work/munge.pid" --seed-file="$work/munge.seed" \
+  > "$work/munge.out" 2>&1 &
 started+=($!)
 
 cat > "$SLURM_CONF" << CONF
