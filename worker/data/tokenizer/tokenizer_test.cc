@@ -223,6 +223,17 @@ TEST(TokenizerSentencePieceTest, ReadsAUnigramModel) {
   EXPECT_EQ(tokenizer->Decode(encoding.ids), "hello world");
 }
 
+// Both ways to read "!!!" score alike but for the last bit, which hangs on how the unknown
+// characters before them were added up.
+TEST(TokenizerUnigramTest, AddsUpUnknownCharactersAsTheReferenceDoes) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(
+      const auto tokenizer,
+      Tokenizer::FromJson(R"({"model": {"type": "Unigram", "unk_id": 0, "byte_fallback": false,
+          "vocab": [["<unk>", 0.0], ["a", -4.31], ["!", -2.34], ["!!", -1.85]]}})"));
+  GRAFT_ASSERT_OK_AND_ASSIGN(const Encoding encoding, tokenizer->Encode("zzz!!!"));
+  EXPECT_THAT(encoding.ids, ElementsAre(0, 3, 2));
+}
+
 TEST(TokenizerSentencePieceTest, ReadsABpeModelWithBytes) {
   const std::string model = absl::StrCat(
       PieceOf("<unk>", 0, 2), PieceOf("<s>", 0, 3), PieceOf("</s>", 0, 3), PieceOf("<0xC3>", 0, 6),

@@ -24,12 +24,13 @@ absl::StatusOr<std::unique_ptr<UnigramModel>> UnigramModel::Create(
         absl::StrCat("model.unk_id ", *unk_id, " is not in the vocabulary of ", vocab.size()));
   }
   model->vocab_.Reserve(vocab.size(), vocab.size() * 8);
-  model->min_score_ = std::numeric_limits<double>::infinity();
+  double least = std::numeric_limits<double>::infinity();
   for (size_t id = 0; id < vocab.size(); ++id) {
     GRAFT_RETURN_IF_ERROR(model->vocab_.Add(vocab[id].first, static_cast<int64_t>(id)));
     model->scores_.push_back(vocab[id].second);
-    model->min_score_ = std::min(model->min_score_, vocab[id].second);
+    least = std::min(least, vocab[id].second);
   }
+  model->unknown_score_ = least - kUnknownPenalty;
   if (unk_id) model->unk_id_ = static_cast<int32_t>(*unk_id);
   model->byte_fallback_ = byte_fallback;
   model->BuildTrie();
@@ -62,7 +63,7 @@ void UnigramModel::Extend(absl::string_view piece, uint32_t start, std::vector<B
     offer(at + 1, here + scores_[node->id], node->id);
     has_single = has_single || at + 1 - start == char_length;
   }
-  if (!has_single) offer(start + char_length, here + min_score_ - kUnknownPenalty, unk_id_);
+  if (!has_single) offer(start + char_length, here + unknown_score_, unk_id_);
 }
 
 absl::Status UnigramModel::Emit(absl::string_view text, int32_t id,

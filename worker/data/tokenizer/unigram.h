@@ -41,7 +41,7 @@ class UnigramModel final : public Model {
 
   TokenTable vocab_;
   std::vector<double> scores_;
-  double min_score_ = 0;
+  double unknown_score_ = 0;  // of a character that no token spells
   int32_t unk_id_ = TokenTable::kNone;
   bool byte_fallback_ = false;
   ByteTrie trie_;
