@@ -47,6 +47,19 @@ absl::Status ChunkReader::ReadRow(const ChunkRow& row, char* out) const {
     return CheckStored(row, absl::string_view(out, row.stored_bytes));
   }
   GRAFT_ASSIGN_OR_RETURN(const std::string stored, ReadStored(row));
+  return Decode(row, stored, out);
+}
+
+absl::StatusOr<absl::string_view> ChunkReader::RawOf(const ChunkRow& row, absl::string_view stored,
+                                                     std::string& decoded) const {
+  GRAFT_RETURN_IF_ERROR(CheckStored(row, stored));
+  if (row.encoding == ChunkEncoding::kRaw) return stored;
+  decoded.resize(row.raw_bytes);
+  GRAFT_RETURN_IF_ERROR(Decode(row, stored, decoded.data()));
+  return decoded;
+}
+
+absl::Status ChunkReader::Decode(const ChunkRow& row, absl::string_view stored, char* out) const {
   if (row.encoding == ChunkEncoding::kZstd) return Decompress(stored, row.raw_bytes, out);
   if (stored.size() < row.base.size()) return absl::DataLossError("a delta chunk is too short");
   GRAFT_ASSIGN_OR_RETURN(const ChunkRow base_row, Find(row.base));
@@ -55,7 +68,7 @@ absl::Status ChunkReader::ReadRow(const ChunkRow& row, char* out) const {
   }
   std::string base(base_row.raw_bytes, '\0');
   GRAFT_RETURN_IF_ERROR(ReadRow(base_row, base.data()));
-  return DecodeDelta(absl::string_view(stored).substr(row.base.size()), base, row.raw_bytes, out);
+  return DecodeDelta(stored.substr(row.base.size()), base, row.raw_bytes, out);
 }
 
 absl::StatusOr<std::string> ChunkReader::Read(const ChunkId& id) const {

@@ -30,6 +30,10 @@ class ChunkReader {
   absl::Status ReadRow(const ChunkRow& row, char* out) const;
   // Reads the bytes as they lie, with the base's id of a delta; errors as ReadRow.
   absl::StatusOr<std::string> ReadStored(const ChunkRow& row) const;
+  // The raw bytes that `stored`, as they lie, stand for: a part of it, or `decoded`. DATA_LOSS when
+  // they are damaged.
+  absl::StatusOr<absl::string_view> RawOf(const ChunkRow& row, absl::string_view stored,
+                                          std::string& decoded) const;
   // The same as Read with SHA-256 besides CRC32C.
   absl::Status Verify(const ChunkId& id) const;
 
@@ -42,6 +46,9 @@ class ChunkReader {
   void Forget(uint32_t pack) const { cache_.Forget(pack); }
 
  private:
+  // `stored`: sound, and of a chunk that is not kRaw.
+  absl::Status Decode(const ChunkRow& row, absl::string_view stored, char* out) const;
+
   const Database& db_;
   mutable PackCache cache_;
 };

@@ -211,6 +211,23 @@ absl::StatusOr<std::string> ChunkStore::ReadHeld(const ChunkId& id,
   return absl::NotFoundError(absl::StrCat("the session does not hold chunk ", ToHex(id)));
 }
 
+absl::StatusOr<ChunkRuns> ChunkStore::ReadHeld(absl::Span<const ChunkId> ids,
+                                               absl::string_view session) {
+  std::vector<std::optional<ChunkRow>> rows(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    GRAFT_ASSIGN_OR_RETURN(const bool held,
+                           db_.Contains(Column::kLease, LeaseKey(ids[i], session)));
+    if (!held) continue;
+    absl::StatusOr<ChunkRow> row = Find(ids[i]);
+    if (row.ok()) {
+      rows[i] = *row;
+    } else if (!absl::IsNotFound(row.status())) {
+      return row.status();
+    }
+  }
+  return ChunkRuns(reader_, read_pool_, std::move(rows));
+}
+
 absl::Status ChunkStore::WithSweepLock(
     const std::function<absl::Status(const std::function<bool(const ChunkId&)>& is_pending)>&
         sweep) {

@@ -1,9 +1,11 @@
 #include "fileservice/cas/chunk_store.h"
 
+#include <cstdlib>
 #include <set>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/file.h"
 #include "base/random.h"
 #include "base/status_matchers.h"
 #include "fileservice/cas/encoding.h"
@@ -107,6 +109,53 @@ TEST_F(ChunkStoreTest, TextIsStoredCompressed) {
   const std::string noise = Bytes(50'000);
   GRAFT_ASSERT_OK_AND_ASSIGN(const auto raw, Put(noise, true));
   EXPECT_EQ(raw.stored_bytes, 50'000);
+}
+
+TEST_F(ChunkStoreTest, ManyAreReadInTheOrderAskedWhereverTheyLie) {
+  std::vector<std::string> all;
+  for (const size_t size : {70'000, 20'000, 300'000, 1 << 20, 4 << 20, 5'000, 600'000}) {
+    all.push_back(Bytes(size));
+    ASSERT_THAT(PutDurably(all.back()), IsOk());
+  }
+  all.push_back(std::string(50'000, 'x'));
+  ASSERT_THAT(Put(all.back(), /*compressible=*/true), IsOk());
+  const std::string absent = Bytes(10);
+  const std::vector<size_t> order = {0, 1, 2, 3, 4, 5, 6, 7, 6, 0, 2, 2, 1};
+  std::vector<ChunkId> ids;
+  for (const size_t i : order) {
+    ids.push_back(Sha256::Of(all[i]));
+    ids.push_back(Sha256::Of(absent));
+  }
+  ASSERT_THAT(store_->WaitDurable(Put(Bytes(1))->ticket), IsOk());
+  GRAFT_ASSERT_OK_AND_ASSIGN(ChunkRuns runs, store_->ReadHeld(ids, kSession));
+  for (const size_t i : order) {
+    EXPECT_EQ(*runs.Next(), all[i]) << i;
+    EXPECT_THAT(runs.Next(), StatusIs(absl::StatusCode::kNotFound));
+  }
+  GRAFT_ASSERT_OK_AND_ASSIGN(ChunkRuns others, store_->ReadHeld(ids, "fedcba9876543210"));
+  EXPECT_THAT(others.Next(), StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST(RealFilesTest, AReadPastThePageCacheGivesTheSameBytes) {
+  char folder[] = "/tmp/graft-files-XXXXXX";
+  const std::string path = JoinPath(mkdtemp(folder), "file");
+  const std::string content = SeededRandom(5).Bytes((1 << 20) + 17);  // ends inside of a block
+  ASSERT_THAT(WriteFileAtomically(path, content), IsOk());
+  GRAFT_ASSERT_OK_AND_ASSIGN(const auto file, RealFiles().OpenForRead(path));
+  const std::unique_ptr<char, decltype(&std::free)> buffer(
+      static_cast<char*>(std::aligned_alloc(kBlockBytes, 2 << 20)), &std::free);
+  const auto size = static_cast<int64_t>(content.size());
+  for (const int64_t begin : {int64_t{0}, int64_t{1}, int64_t{4096}, int64_t{70'001}, size - 5}) {
+    for (const int64_t bytes : {int64_t{1}, int64_t{4096}, size - begin}) {
+      if (begin + bytes > size) continue;
+      const auto got = file->ReadOnce(begin, static_cast<size_t>(bytes), buffer.get());
+      ASSERT_THAT(got, IsOk());
+      EXPECT_EQ(*got, absl::string_view(content).substr(static_cast<size_t>(begin),
+                                                        static_cast<size_t>(bytes)));
+    }
+  }
+  EXPECT_THAT(file->ReadOnce(size - 5, 6, buffer.get()), StatusIs(absl::StatusCode::kDataLoss));
+  ASSERT_THAT(RemoveTree(folder), IsOk());
 }
 
 TEST_F(ChunkStoreTest, OpenedAgainItHasEverything) {

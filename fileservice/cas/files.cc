@@ -19,32 +19,49 @@ namespace {
 class RealReadableFile final : public ReadableFile {
  public:
   RealReadableFile(std::string path, UniqueFd fd, int64_t size)
-      : path_(std::move(path)), fd_(std::move(fd)), size_(size) {}
+      : path_(std::move(path)),
+        fd_(std::move(fd)),
+        direct_(open(path_.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC)),
+        size_(size) {}
 
   absl::Status ReadAt(int64_t offset, size_t size, char* out) const override {
-    while (size > 0) {
-      const ssize_t got = pread(fd_.get(), out, size, offset);
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0 && errno == EIO) {
-        return absl::DataLossError(absl::StrCat("the disk cannot read ", path_, " at ", offset));
-      }
-      if (got < 0) return ErrnoStatus(errno, absl::StrCat("cannot read ", path_));
-      if (got == 0) {
-        return absl::DataLossError(
-            absl::StrCat(path_, " ends at ", offset, ", wanted ", size, " bytes more"));
-      }
-      out += got;
-      offset += got;
-      size -= static_cast<size_t>(got);
-    }
-    return absl::OkStatus();
+    return ReadFrom(fd_.get(), offset, size, size, out);
+  }
+  absl::StatusOr<absl::string_view> ReadOnce(int64_t offset, size_t size,
+                                             char* buffer) const override {
+    if (!direct_.valid()) return ReadableFile::ReadOnce(offset, size, buffer);
+    const size_t before = static_cast<size_t>(offset) % kBlockBytes;
+    const size_t blocks = (before + size + kBlockBytes - 1) / kBlockBytes;
+    GRAFT_RETURN_IF_ERROR(ReadFrom(direct_.get(), offset - static_cast<int64_t>(before),
+                                   blocks * kBlockBytes, before + size, buffer));
+    return absl::string_view(buffer + before, size);
   }
   int64_t size() const override { return size_; }
   int fd() const override { return fd_.get(); }
 
  private:
+  // Reads up to `size` bytes, of which `needed` must be there: a file may end inside of a block.
+  absl::Status ReadFrom(int fd, int64_t offset, size_t size, size_t needed, char* out) const {
+    for (size_t done = 0; done < needed;) {
+      const ssize_t got = pread(fd, out + done, size - done, offset + static_cast<int64_t>(done));
+      if (got < 0 && errno == EINTR) continue;
+      const int64_t at = offset + static_cast<int64_t>(done);
+      if (got < 0 && errno == EIO) {
+        return absl::DataLossError(absl::StrCat("the disk cannot read ", path_, " at ", at));
+      }
+      if (got < 0) return ErrnoStatus(errno, absl::StrCat("cannot read ", path_));
+      if (got == 0) {
+        return absl::DataLossError(
+            absl::StrCat(path_, " ends at ", at, ", wanted ", needed - done, " bytes more"));
+      }
+      done += static_cast<size_t>(got);
+    }
+    return absl::OkStatus();
+  }
+
   const std::string path_;
   const UniqueFd fd_;
+  const UniqueFd direct_;  // invalid where the file system refuses O_DIRECT
   const int64_t size_;
 };
 

@@ -26,6 +26,15 @@ class ReadableFile {
   virtual ~ReadableFile() = default;
   // Reads exactly `size` bytes. DATA_LOSS when the file ends before, or the disk cannot read them.
   virtual absl::Status ReadAt(int64_t offset, size_t size, char* out) const = 0;
+  // The same for a pass that comes by once: past the page cache where the file system allows it.
+  // `buffer` begins at a block and has room for two blocks more than `size`; the bytes are returned
+  // as the part of it where they came to lie.
+  virtual absl::StatusOr<absl::string_view> ReadOnce(int64_t offset, size_t size,
+                                                     char* buffer) const {
+    const absl::Status status = ReadAt(offset, size, buffer);
+    if (!status.ok()) return status;
+    return absl::string_view(buffer, size);
+  }
   virtual int64_t size() const = 0;
   // The descriptor for sendfile(2), or -1 where there is none.
   virtual int fd() const = 0;

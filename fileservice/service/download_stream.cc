@@ -55,11 +55,10 @@ class DownloadStream final : public DataStream<RawWriteReactor> {
       producing_ = true;
     }
     const size_t capacity = data_bytes_.load();
-    auto self = shared_from_this();
-    if (plane_.budget.Acquire(static_cast<int64_t>(capacity),
-                              [this, self, capacity] { Read(capacity); })) {
-      Read(capacity);
-    }
+    const auto read = [this, self = shared_from_this(), capacity] {
+      plane_.store.read_pool().Post([this, self, capacity] { Read(capacity); });
+    };
+    if (plane_.budget.Acquire(static_cast<int64_t>(capacity), read)) read();
   }
 
   void Read(size_t capacity) {
@@ -70,23 +69,31 @@ class DownloadStream final : public DataStream<RawWriteReactor> {
     {
       MutexLock lock(mu_);
       producing_ = false;
-      if (finished_) return;
       next_ = std::move(message);
       all_read_ = range_ == request_.ranges_size();
-      Write();
     }
-    Produce();
+    Advance();
   }
 
-  void Write() GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (writing_ || finished_) return;
-    if (!next_.has_value()) {
-      if (all_read_) FinishOnce(absl::OkStatus());
-      return;
+  // Sends what waits, unless something is being sent. The next read begins first: to send takes as
+  // long as to read.
+  void Advance() {
+    bool write = false;
+    {
+      MutexLock lock(mu_);
+      if (!writing_ && !next_.has_value() && all_read_) FinishOnce(absl::OkStatus());
+      if (finished_) return;
+      write = !writing_ && next_.has_value();
+      if (write) {
+        outgoing_ = *std::move(next_);
+        next_.reset();
+        writing_ = true;
+      }
     }
-    outgoing_ = *std::move(next_);
-    next_.reset();
-    writing_ = true;
+    Produce();
+    if (!write) return;
+    MutexLock lock(mu_);
+    if (finished_) return;
     write_began_ = plane_.clock.Now();
     StartWrite(&outgoing_);
   }
@@ -152,9 +159,8 @@ class DownloadStream final : public DataStream<RawWriteReactor> {
       }
       writing_ = false;
       outgoing_.Clear();
-      Write();
     }
-    Produce();
+    Advance();
   }
 
   void OnCancel() override { End(absl::CancelledError("the client has gone away")); }

@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -14,6 +15,9 @@
 
 namespace graft::fileservice {
 namespace {
+
+// Whose rows are looked up at a time.
+constexpr size_t kSliceChunks = 1024;
 
 class StageStream final : public DataStream<grpc::ServerReadReactor<v1::StageFilesRequest>> {
  public:
@@ -95,27 +99,40 @@ class StageStream final : public DataStream<grpc::ServerReadReactor<v1::StageFil
     const std::optional<Sha256Digest> known = plane_.verified.Find(session_.id, ids_.Finish());
     if (known.has_value()) return *known;
     Sha256 hash;
-    for (const ChunkRef& chunk : file_.chunks) {
-      GRAFT_RETURN_IF_ERROR(HashChunk(chunk, hash));
-      Touch(plane_.clock);  // a large file takes longer than a client may rest
+    for (size_t begin = 0; begin < file_.chunks.size(); begin += kSliceChunks) {
+      GRAFT_RETURN_IF_ERROR(
+          HashSlice(absl::MakeConstSpan(file_.chunks).subspan(begin, kSliceChunks), hash));
     }
     return hash.Finish();
   }
 
-  absl::Status HashChunk(const ChunkRef& chunk, Sha256& hash) {
-    const absl::StatusOr<std::string> bytes = plane_.store.ReadHeld(chunk.id, session_.id);
-    if (absl::IsNotFound(bytes.status())) {
-      return rpc::ErrorBuilder(absl::StatusCode::kFailedPrecondition,
-                               absl::StrCat("\"", path_, "\" needs chunk ", ToHex(chunk.id),
-                                            ": ask FindMissing and upload what it says"))
-          .Reason("CHUNKS_MISSING")
-          .Metadata("path", path_)
-          .Metadata("missing", "1")
-          .Build();
+  absl::Status HashSlice(absl::Span<const ChunkRef> chunks, Sha256& hash) {
+    std::vector<ChunkId> ids;
+    for (const ChunkRef& chunk : chunks) ids.push_back(chunk.id);
+    GRAFT_ASSIGN_OR_RETURN(ChunkRuns runs, plane_.store.ReadHeld(ids, session_.id));
+    for (const ChunkId& id : ids) {
+      absl::StatusOr<absl::string_view> bytes = runs.Next();
+      absl::StatusOr<std::string> again = std::string();
+      if (absl::IsNotFound(bytes.status())) {  // or a compaction has moved it meanwhile
+        again = plane_.store.ReadHeld(id, session_.id);
+        bytes = again.ok() ? absl::StatusOr<absl::string_view>(*again) : again.status();
+      }
+      if (absl::IsNotFound(bytes.status())) return MissingError(id);
+      GRAFT_RETURN_IF_ERROR(bytes.status());
+      hash.Update(*bytes);
+      Touch(plane_.clock);  // a large file takes longer than a client may rest
     }
-    GRAFT_RETURN_IF_ERROR(bytes.status());
-    hash.Update(*bytes);
     return absl::OkStatus();
+  }
+
+  absl::Status MissingError(const ChunkId& id) const {
+    return rpc::ErrorBuilder(absl::StatusCode::kFailedPrecondition,
+                             absl::StrCat("\"", path_, "\" needs chunk ", ToHex(id),
+                                          ": ask FindMissing and upload what it says"))
+        .Reason("CHUNKS_MISSING")
+        .Metadata("path", path_)
+        .Metadata("missing", "1")
+        .Build();
   }
 
   absl::Status StageWhole(const v1::FileManifest& part) {

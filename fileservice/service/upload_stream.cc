@@ -68,9 +68,13 @@ class UploadStream final : public IncomingStream<RawBidiReactor> {
     wire::DataCursor data(message.payload);
     ChunkStore::Ticket last = 0;
     size_t at = 0;
+    std::vector<ChunkId> ids;
+    for (const uint32_t held : message.held) ids.push_back(DigestFromBytes(IdOf(message, held)));
+    if (!file_hash_.sound()) ids.clear();
+    GRAFT_ASSIGN_OR_RETURN(ChunkRuns runs, plane_.store.ReadHeld(ids, session_));
     for (const uint32_t held : message.held) {
       GRAFT_RETURN_IF_ERROR(PutRun(message, at, held, data, last));
-      TakeHeld(IdOf(message, held), last);
+      if (!ids.empty()) TakeHeld(runs, IdOf(message, held), last);
       at = held + 1;
     }
     GRAFT_RETURN_IF_ERROR(PutRun(message, at, message.sizes.size(), data, last));
@@ -82,13 +86,15 @@ class UploadStream final : public IncomingStream<RawBidiReactor> {
   }
 
   // Where it cannot be read here the file is read, and refused, when it is staged.
-  void TakeHeld(absl::string_view id, ChunkStore::Ticket last) {
+  void TakeHeld(ChunkRuns& runs, absl::string_view id, ChunkStore::Ticket last) {
     if (!file_hash_.sound()) return;
-    const ChunkId chunk = DigestFromBytes(id);
-    absl::StatusOr<std::string> bytes = plane_.store.ReadHeld(chunk, session_);
-    // A part of the file that occurs again may have come a moment ago.
+    absl::StatusOr<absl::string_view> bytes = runs.Next();
+    absl::StatusOr<std::string> again = std::string();
+    // A part of the file that occurs again may have come a moment ago; a compaction may have moved
+    // what lay elsewhere.
     if (absl::IsNotFound(bytes.status()) && plane_.store.WaitDurable(std::max(last, Last())).ok()) {
-      bytes = plane_.store.ReadHeld(chunk, session_);
+      again = plane_.store.ReadHeld(DigestFromBytes(id), session_);
+      if (again.ok()) bytes = *again;
     }
     if (!bytes.ok()) return file_hash_.GiveUp();
     file_hash_.TakeHeld(*bytes, id);

@@ -17,6 +17,7 @@ cleanup() {
   rm -rf "$work"
 }
 trap cleanup EXIT
+trap 'exit 1' INT TERM
 if ! command -v tc >/dev/null || ! ip netns add "$tag-0" 2>/dev/null; then
   echo "skipped: network namespaces need root and iproute2"
   exit 0

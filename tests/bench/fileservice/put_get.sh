@@ -23,6 +23,7 @@ cleanup() {
   rm -rf "$work"
 }
 trap cleanup EXIT
+trap 'exit 1' INT TERM
 
 files=${GRAFT_BENCH_FILES:-$work}
 mkdir -p "$files"
@@ -99,6 +100,8 @@ our_round() {
 }
 
 for _ in $(seq "$rounds"); do
+  # What goes up is in the page cache, whoever sends it.
+  cat "$files/v1.bin" "$files/v2.bin" >/dev/null
   [ -z "$nginx_pid" ] || nginx_round
   our_round
 done

@@ -215,9 +215,9 @@ bool Run(const std::string& program, const std::string& folder, int clients, int
   GRAFT_CHECK_OK(client.status());
   UploadOptions up;
   up.state_folder = folder + "/state";
-  const auto published = (*client)->UploadFolder(folder + "/in", "workspaces/ws/filesets/f", up);
+  const auto published = (*client)->UploadFolder(folder + "/in", "workspaces/ws/filesets/file", up);
   GRAFT_CHECK_OK(published.status());
-  const auto session = (*client)->CreateUploadSession("workspaces/ws/filesets/f", up);
+  const auto session = (*client)->CreateUploadSession("workspaces/ws/filesets/file", up);
   GRAFT_CHECK_OK(session.status());
 
   SlowProxy proxy(port);

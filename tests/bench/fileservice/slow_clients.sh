@@ -4,4 +4,5 @@
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM
 "$1/bin/fileservice_slow_clients" "$1/bin/graft-fileservice" "$work" "${2:-1000}" "${3:-60}"

@@ -9,6 +9,7 @@ cleanup() {
   rm -rf "$work"
 }
 trap cleanup EXIT
+trap 'exit 1' INT TERM
 mkdir "$work/data"
 openssl enc -aes-128-ctr -K 00112233445566778899aabbccddeeff -iv 0 -in /dev/zero 2>/dev/null \
   | head -c "$((${2:-768} << 20))" >"$work/data/file.bin" || true
