@@ -50,6 +50,7 @@ constexpr absl::string_view kUsage =
   --server-ca FILE         PEM; the fileservice's certificate is verified with it
   --insecure               plaintext; loopback addresses only
   --no-auth                callers without a token are administrators; with --insecure only
+  --fake-trainer           training is simulated; every job says so
   --accept-loss            serve a store that is known to have lost acknowledged writes
 check proves the audit trail and reads every record. restore fills an empty folder from a backup; the
 restored cluster counts on with new epochs, so that workers of the old one are refused.
@@ -132,7 +133,8 @@ absl::Status Serve(const SchedulerConfig& config, const sigset_t& signals) {
                            .fileservice_address = config.fileservice(),
                            .attempt_secret = secret,
                            .data_key = data_key,
-                           .rows_first = true};
+                           .rows_first = true,
+                           .fake_trainer = config.fake_trainer()};
   options.server.address = config.listen().empty() ? kDefaultAddress : config.listen();
   options.server.metrics_address = config.metrics();
   options.server.insecure = config.insecure();

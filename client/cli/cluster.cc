@@ -1,29 +1,13 @@
-// graft node, graft queue, graft workspace, graft token.
+// graft node, graft queue, graft workspace.
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "client/cli/command.h"
+#include "client/cli/resources.h"
 
 namespace graft::cli {
-namespace {
-
-constexpr int kPageSize = 500;
-
-absl::StatusOr<std::vector<v1::Node>> FetchNodes(client::Client& client) {
-  v1::ListNodesRequest request;
-  request.set_page_size(kPageSize);
-  std::vector<v1::Node> nodes;
-  do {
-    GRAFT_ASSIGN_OR_RETURN(const auto page, client.Call<v1::ListNodesResponse>(
-                                                client.nodes(), &v1::NodeService::Stub::ListNodes,
-                                                request, {.idempotent = true}));
-    nodes.insert(nodes.end(), page.nodes().begin(), page.nodes().end());
-    request.set_page_token(page.next_page_token());
-  } while (!request.page_token().empty());
-  return nodes;
-}
 
 std::string NodeState(const Terminal& terminal, const v1::Node& node) {
   if (node.state() != v1::Node::STATE_READY) {
@@ -36,6 +20,8 @@ std::string NodeState(const Terminal& terminal, const v1::Node& node) {
   if (node.has_cordon()) return terminal.Paint(Style::kYellow, "cordoned");
   return terminal.Paint(Style::kGreen, "ready");
 }
+
+namespace {
 
 std::string NodeTable(const Terminal& terminal, const std::vector<v1::Node>& nodes) {
   Table table({"NAME", "STATE", "DEVICES", "USED", "PRODUCT", "MEMORY", "CORES", "REASON"});
@@ -57,9 +43,7 @@ absl::Status ListNodes(Invocation& invocation) {
   GRAFT_RETURN_IF_ERROR(invocation.Parse("graft node list"));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
   GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Node> nodes, FetchNodes(*client));
-  std::vector<const google::protobuf::Message*> messages;
-  for (const v1::Node& node : nodes) messages.push_back(&node);
-  return invocation.PrintList(messages, [&] { return NodeTable(invocation.out, nodes); });
+  return invocation.PrintList(Messages(nodes), [&] { return NodeTable(invocation.out, nodes); });
 }
 
 absl::StatusOr<std::string> NodeName(const Invocation& invocation) {
@@ -123,16 +107,13 @@ absl::Status ListWorkspaces(Invocation& invocation) {
   GRAFT_RETURN_IF_ERROR(invocation.Parse("graft workspace list"));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
   v1::ListWorkspacesRequest request;
-  request.set_page_size(kPageSize);
-  GRAFT_ASSIGN_OR_RETURN(const auto page,
-                         client->Call<v1::ListWorkspacesResponse>(
-                             client->workspaces(), &v1::WorkspaceService::Stub::ListWorkspaces,
-                             request, {.idempotent = true}));
-  std::vector<const google::protobuf::Message*> messages;
-  for (const v1::Workspace& workspace : page.workspaces()) messages.push_back(&workspace);
-  return invocation.PrintList(messages, [&] {
+  GRAFT_ASSIGN_OR_RETURN(
+      const std::vector<v1::Workspace> workspaces,
+      AllPages(*client, client->workspaces(), &v1::WorkspaceService::Stub::ListWorkspaces,
+               std::move(request), &v1::ListWorkspacesResponse::workspaces));
+  return invocation.PrintList(Messages(workspaces), [&] {
     Table table({"NAME", "DESCRIPTION", "AGE"});
-    for (const v1::Workspace& workspace : page.workspaces()) {
+    for (const v1::Workspace& workspace : workspaces) {
       table.Add({ShortName(workspace.name()), Sanitize(workspace.description()),
                  AgeOf(workspace.create_time())});
     }
@@ -157,17 +138,22 @@ absl::Status CreateWorkspace(Invocation& invocation) {
       workspace, [&] { return absl::StrCat("workspace ", ShortName(workspace.name()), "\n"); });
 }
 
-absl::Status WhoAmI(Invocation& invocation) {
-  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft token whoami"));
+absl::Status ListQueues(Invocation& invocation) {
+  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft queue list"));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
-  GRAFT_ASSIGN_OR_RETURN(const auto me, client->Call<v1::WhoAmIResponse>(
-                                            client->auth(), &v1::AuthService::Stub::WhoAmI,
-                                            v1::WhoAmIRequest(), {.idempotent = true}));
-  return invocation.Print(me, [&] {
-    Table table({"SUBJECT", "RESOURCE", "ROLE"});
-    for (const v1::Grant& grant : me.grants()) {
-      table.Add({Sanitize(me.subject()), Sanitize(grant.resource()),
-                 WordOf(v1::Role_Name(grant.role()), "ROLE_")});
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Queue> queues,
+                         AllPages(*client, client->queues(), &v1::QueueService::Stub::ListQueues,
+                                  v1::ListQueuesRequest(), &v1::ListQueuesResponse::queues));
+  return invocation.PrintList(Messages(queues), [&] {
+    Table table(
+        {"NAME", "STATE", "PRIORITY", "QUEUED", "RUNNING", "DEVICES", "WANTED", "DESCRIPTION"});
+    for (size_t column : {2u, 3u, 4u, 5u, 6u}) table.AlignRight(column);
+    for (const v1::Queue& queue : queues) {
+      const v1::QueueStatus& status = queue.status();
+      table.Add({ShortName(queue.name()), WordOf(v1::Queue::State_Name(queue.state()), "STATE_"),
+                 absl::StrCat(queue.priority()), absl::StrCat(status.queued_jobs()),
+                 absl::StrCat(status.running_jobs()), absl::StrCat(status.devices_used()),
+                 absl::StrCat(status.devices_wanted()), Sanitize(queue.description())});
     }
     return table.Render(invocation.out);
   });
@@ -175,7 +161,7 @@ absl::Status WhoAmI(Invocation& invocation) {
 
 absl::Status Version(Invocation& invocation) {
   GRAFT_RETURN_IF_ERROR(invocation.Parse("graft version"));
-  printf("graft 0.1.0\n");
+  printf("graft %s\n", GRAFT_VERSION);
   const auto client = invocation.Connect();
   if (!client.ok()) return absl::OkStatus();
   const auto info =
@@ -198,9 +184,9 @@ const std::vector<Command>& ClusterCommands() {
       {"node uncordon", "place on it again", UncordonNode},
       {"node drain", "checkpoint and move what runs there", DrainNode},
       {"node join-token", "a token that a new worker registers with", JoinToken},
+      {"queue list", "the queues, and what waits in them", ListQueues},
       {"workspace list", "the workspaces you may see", ListWorkspaces},
       {"workspace create", "make a workspace", CreateWorkspace},
-      {"token whoami", "who this context is, and its roles", WhoAmI},
       {"version", "of this program and of the server", Version},
   };
   return commands;

@@ -3,9 +3,9 @@
 #include <cstdio>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/json.h"
@@ -15,6 +15,8 @@
 
 namespace graft::cli {
 namespace {
+
+constexpr absl::string_view kHintUrl = "graft.dev/cli/hint";
 
 bool IsPlainYaml(const std::string& text) {
   if (text.empty() || absl::ascii_isspace(static_cast<unsigned char>(text.front())) ||
@@ -63,38 +65,41 @@ void AppendYaml(const Json& value, int indent, std::string& out) {
   }
 }
 
-std::string ToYaml(const google::protobuf::Message& message) {
-  const absl::StatusOr<Json> json = Json::Parse(ToJson(message, false));
+std::string ToYaml(const Json& value) {
   std::string out;
-  if (json.ok()) AppendYaml(*json, 0, out);
+  AppendYaml(value, 0, out);
   return out;
 }
 
-std::string NameOf(const google::protobuf::Message& message) {
-  const auto* field = message.GetDescriptor()->FindFieldByName("name");
-  if (field == nullptr || field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_STRING) {
-    return "";
-  }
-  return message.GetReflection()->GetString(message, field);
+absl::StatusOr<Json> JsonOf(const google::protobuf::Message& message) {
+  return Json::Parse(ToJson(message, false));
 }
-
-void WriteOut(absl::string_view text) { fwrite(text.data(), 1, text.size(), stdout); }
 
 }  // namespace
 
-absl::Status Invocation::Parse(absl::string_view usage) {
+absl::Status Invocation::ParseFlags(absl::string_view usage) {
   flags.String("context", &context_name_, "NAME", "the context to use instead of the current one");
   flags.String("workspace", &workspace_, "NAME", "the workspace to use instead of the context's");
   flags.Short('w');
-  flags.String("output", &format_name_, "FORMAT", "table, wide, json, yaml or name");
-  flags.Short('o');
   flags.Bool("help", &help_, "this text");
   flags.Short('h');
+  if (name_flags_only_) return absl::CancelledError("");
   GRAFT_RETURN_IF_ERROR(flags.Parse(args_));
-  if (help_) {
-    WriteOut(absl::StrCat("usage: ", usage, "\n\nflags:\n", flags.Help()));
-    return absl::CancelledError("");
-  }
+  if (!help_) return absl::OkStatus();
+  Write(absl::StrCat("usage: ", usage, "\n\nflags:\n", flags.Help()));
+  return absl::CancelledError("");
+}
+
+absl::Status Invocation::ParseWithFile(absl::string_view usage, std::string* file) {
+  flags.String("output", file, "FILE", "where to write");
+  flags.Short('o');
+  return ParseFlags(usage);
+}
+
+absl::Status Invocation::Parse(absl::string_view usage) {
+  flags.String("output", &format_name_, "FORMAT", "table, wide, json, yaml or name");
+  flags.Short('o');
+  GRAFT_RETURN_IF_ERROR(ParseFlags(usage));
   const std::pair<const char*, OutputFormat> formats[] = {{"table", OutputFormat::kTable},
                                                           {"wide", OutputFormat::kWide},
                                                           {"json", OutputFormat::kJson},
@@ -125,45 +130,58 @@ absl::StatusOr<client::Client*> Invocation::Connect() {
 
 absl::Status Invocation::Print(const google::protobuf::Message& message,
                                const std::function<std::string()>& table) {
-  switch (format_) {
-    case OutputFormat::kJson:
-      WriteOut(ToJson(message, true));
-      break;
-    case OutputFormat::kYaml:
-      WriteOut(ToYaml(message));
-      break;
-    case OutputFormat::kName:
-      WriteOut(NameOf(message) + "\n");
-      break;
-    default:
-      WriteOut(table());
+  if (format_ == OutputFormat::kTable || format_ == OutputFormat::kWide) {
+    Write(table());
+    return absl::OkStatus();
   }
-  return absl::OkStatus();
+  GRAFT_ASSIGN_OR_RETURN(const Json json, JsonOf(message));
+  return PrintJson(json, table);
 }
 
 absl::Status Invocation::PrintList(const std::vector<const google::protobuf::Message*>& messages,
                                    const std::function<std::string()>& table) {
   if (format_ == OutputFormat::kTable || format_ == OutputFormat::kWide) {
-    WriteOut(table());
+    Write(table());
     return absl::OkStatus();
   }
-  if (format_ == OutputFormat::kJson) {
-    const std::string body = absl::StrJoin(
-        messages, ",\n", [](std::string* text, const google::protobuf::Message* message) {
-          std::string json = ToJson(*message, true);
-          absl::StrAppend(text, absl::StripTrailingAsciiWhitespace(json));
-        });
-    WriteOut(absl::StrCat("[", body, "]\n"));
-    return absl::OkStatus();
-  }
+  Json list = Json::MakeArray();
   for (const google::protobuf::Message* message : messages) {
-    if (format_ == OutputFormat::kYaml) {
-      WriteOut(absl::StrCat("---\n", ToYaml(*message)));
+    GRAFT_ASSIGN_OR_RETURN(Json json, JsonOf(*message));
+    list.Append(std::move(json));
+  }
+  return PrintJson(list, table);
+}
+
+absl::Status Invocation::PrintJson(const Json& value, const std::function<std::string()>& table) {
+  switch (format_) {
+    case OutputFormat::kTable:
+    case OutputFormat::kWide:
+      Write(table());
+      return absl::OkStatus();
+    case OutputFormat::kJson:
+      Write(value.Dump(1) + "\n");
+      return absl::OkStatus();
+    case OutputFormat::kYaml:
+    case OutputFormat::kName:
+      break;
+  }
+  const Json::Array one = value.is_array() ? value.as_array() : Json::Array{value};
+  for (const Json& element : one) {
+    if (format_ == OutputFormat::kName) {
+      Write(element.GetString("name") + "\n");
     } else {
-      WriteOut(NameOf(*message) + "\n");
+      Write((value.is_array() ? "---\n" : "") + ToYaml(element));
     }
   }
   return absl::OkStatus();
+}
+
+void Invocation::Write(absl::string_view text) const {
+  if (sink_ != nullptr) {
+    absl::StrAppend(sink_, text);
+  } else {
+    fwrite(text.data(), 1, text.size(), stdout);
+  }
 }
 
 void Invocation::Say(absl::string_view text) const {
@@ -183,6 +201,28 @@ std::string ToJson(const google::protobuf::Message& message, bool pretty) {
   // Only a message with a malformed Any could fail, and the API has none.
   if (!google::protobuf::util::MessageToJsonString(message, &out, options).ok()) return "{}\n";
   return out;
+}
+
+absl::Status WithHint(absl::Status status, absl::string_view hint) {
+  status.SetPayload(kHintUrl, absl::Cord(hint));
+  return status;
+}
+
+std::string HintOf(const absl::Status& status) {
+  const auto hint = status.GetPayload(kHintUrl);
+  return hint ? std::string(*hint) : "";
+}
+
+std::vector<const Command*> AllCommands() {
+  std::vector<const Command*> commands;
+  for (const auto* group :
+       {&MachineCommands(), &DoctorCommands(), &ModelCommands(), &FitCommands(), &DatasetCommands(),
+        &RowCommands(), &JobCreateCommands(), &JobCommands(), &CurveCommands(), &ChatCommands(),
+        &ViewCommands(), &ClusterCommands(), &AccessCommands(), &ContextCommands(),
+        &ShellCommands()}) {
+    for (const Command& command : *group) commands.push_back(&command);
+  }
+  return commands;
 }
 
 std::string AgeOf(const google::protobuf::Timestamp& time) {

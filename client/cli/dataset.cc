@@ -8,13 +8,12 @@
 #include "base/file.h"
 #include "base/status_macros.h"
 #include "client/cli/command.h"
+#include "client/cli/resources.h"
 #include "client/cli/transfer_progress.h"
 #include "graft/v1/fileset.grpc.pb.h"
 
 namespace graft::cli {
 namespace {
-
-constexpr int kPageSize = 500;
 
 absl::Status Upload(Invocation& invocation, v1::FileSetPurpose purpose, absl::string_view usage) {
   std::string message;
@@ -96,12 +95,8 @@ absl::Status ListFiles(Invocation& invocation) {
   GRAFT_ASSIGN_OR_RETURN(const std::string word, invocation.Word(0, "the NAME"));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
   GRAFT_ASSIGN_OR_RETURN(fileservice::Client * files, client->Files());
-  const size_t at = word.find('@');
-  const std::string version =
-      absl::StrCat(client->Name("filesets", word.substr(0, at)), "/versions/",
-                   at == std::string::npos ? "latest" : word.substr(at + 1));
   GRAFT_ASSIGN_OR_RETURN(const std::vector<fileservice::RemoteFile> list,
-                         files->ListFiles(version));
+                         files->ListFiles(FilesetVersion(*client, word)));
   Table table({"PATH", "SIZE", "SHA-256"});
   table.AlignRight(1);
   for (const fileservice::RemoteFile& file : list) {
@@ -117,13 +112,10 @@ absl::Status Download(Invocation& invocation) {
   GRAFT_ASSIGN_OR_RETURN(const std::string target, invocation.Word(1, "the FOLDER to write to"));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
   GRAFT_ASSIGN_OR_RETURN(fileservice::Client * files, client->Files());
-  const size_t at = word.find('@');
-  const std::string version =
-      absl::StrCat(client->Name("filesets", word.substr(0, at)), "/versions/",
-                   at == std::string::npos ? "latest" : word.substr(at + 1));
   TransferProgress progress(invocation.err, "downloading");
-  GRAFT_ASSIGN_OR_RETURN(const fileservice::Downloaded done,
-                         files->DownloadVersion(version, target, {}, progress.callback()));
+  GRAFT_ASSIGN_OR_RETURN(
+      const fileservice::Downloaded done,
+      files->DownloadVersion(FilesetVersion(*client, word), target, {}, progress.callback()));
   progress.Finish(done.totals);
   return absl::OkStatus();
 }

@@ -44,13 +44,6 @@ constexpr absl::Duration kCertificateLife = absl::Hours(24 * 3650);
 
 volatile sig_atomic_t stop_requested = 0;
 
-std::string BesideThisProgram(const std::string& name) {
-  char path[PATH_MAX] = {};
-  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
-  const std::string self(path, length > 0 ? static_cast<size_t>(length) : 0);
-  return self.substr(0, self.rfind('/') + 1) + name;
-}
-
 absl::StatusOr<int> FreePort() {
   UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_in address = {};
@@ -197,12 +190,14 @@ class Supervisor {
   absl::Status StartScheduler() {
     const std::string ready = Path("scheduler.port");
     unlink(ready.c_str());
-    GRAFT_RETURN_IF_ERROR(Start(
-        {.name = "scheduler",
-         .command = {BesideThisProgram("graft-scheduler"), "--data", Path("scheduler"), "--listen",
-                     SchedulerAddress(), "--fileservice", FileserviceAddress(), "--tls-certificate",
-                     Path("tls/server.pem"), "--tls-key", Path("tls/server.key"), "--server-ca",
-                     Path("tls/ca.pem"), "--port-file", ready}}));
+    Daemon daemon{
+        .name = "scheduler",
+        .command = {BesideThisProgram("graft-scheduler"), "--data", Path("scheduler"), "--listen",
+                    SchedulerAddress(), "--fileservice", FileserviceAddress(), "--tls-certificate",
+                    Path("tls/server.pem"), "--tls-key", Path("tls/server.key"), "--server-ca",
+                    Path("tls/ca.pem"), "--port-file", ready}};
+    if (options_.fake_trainer) daemon.command.push_back("--fake-trainer");
+    GRAFT_RETURN_IF_ERROR(Start(std::move(daemon)));
     return WaitUntil("scheduler", [&] { return FileExists(ready); });
   }
 
@@ -265,11 +260,14 @@ class Supervisor {
     if (!options_.declared_devices.empty()) {
       absl::StrAppend(&config, "  declared_file: ", quoted(options_.declared_devices));
     }
+    if (!options_.gpus.empty()) absl::StrAppend(&config, "  only: ", quoted(options_.gpus));
     absl::StrAppend(&config, "}\n");
     GRAFT_RETURN_IF_ERROR(WriteFileAtomically(Path("worker.textproto"), config));
-    GRAFT_RETURN_IF_ERROR(Start(
-        {.name = "worker",
-         .command = {BesideThisProgram("graft-worker"), "--config", Path("worker.textproto")}}));
+    Daemon daemon{
+        .name = "worker",
+        .command = {BesideThisProgram("graft-worker"), "--config", Path("worker.textproto")}};
+    if (options_.fake_trainer) daemon.environment = FakeEnvironment();
+    GRAFT_RETURN_IF_ERROR(Start(std::move(daemon)));
     return WaitUntil("worker", [&] {
       const auto nodes = client->Call<v1::ListNodesResponse>(
           client->nodes(), &v1::NodeService::Stub::ListNodes, v1::ListNodesRequest());
@@ -279,6 +277,18 @@ class Supervisor {
       }
       return false;
     });
+  }
+
+  // How the simulated trainer behaves; what the caller's environment says stands.
+  std::vector<std::pair<std::string, std::string>> FakeEnvironment() const {
+    std::vector<std::pair<std::string, std::string>> environment;
+    if (options_.fake_speed > 0) {
+      environment.emplace_back("GRAFT_FAKE_STEP_SECONDS", absl::StrCat(1 / options_.fake_speed));
+    }
+    if (!options_.fake_fail_at.empty()) {
+      environment.emplace_back("GRAFT_FAKE_FAIL_AT", options_.fake_fail_at);
+    }
+    return environment;
   }
 
   absl::Status Start(Daemon daemon) {
@@ -312,6 +322,7 @@ class Supervisor {
       dup2(null, 0);
       dup2(out.get(), 1);
       dup2(out.get(), 2);
+      for (const auto& [key, value] : daemon.environment) setenv(key.c_str(), value.c_str(), 1);
       execv(argv[0], argv.data());
       _exit(127);
     }
@@ -397,6 +408,13 @@ class Supervisor {
 };
 
 }  // namespace
+
+std::string BesideThisProgram(const std::string& name) {
+  char path[PATH_MAX] = {};
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
+  const std::string self(path, length > 0 ? static_cast<size_t>(length) : 0);
+  return self.substr(0, self.rfind('/') + 1) + name;
+}
 
 std::string EmbeddedHome() {
   if (const char* home = std::getenv("GRAFT_HOME"); home != nullptr && *home != '\0') return home;

@@ -23,7 +23,10 @@ struct EmbeddedOptions {
   int cpu_devices = 1;
   std::string device_kind = "auto";  // as in the worker's configuration
   std::string declared_devices;      // JSON file, for device_kind declared
+  std::string gpus;                  // "0,2": the devices to use; empty: all
   bool fake_trainer = false;
+  double fake_speed = 0;     // with fake_trainer: steps a second; 0: its own
+  std::string fake_fail_at;  // with fake_trainer: "7=out_of_memory", the step that fails and how
 };
 
 // What state.json says.
@@ -38,6 +41,8 @@ struct EmbeddedState {
   std::map<std::string, int> restarts;
 };
 
+// A program that was installed with this one.
+std::string BesideThisProgram(const std::string& name);
 std::string EmbeddedHome();
 // Whether a supervisor holds the folder.
 bool EmbeddedRuns(const std::string& home);

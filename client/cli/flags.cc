@@ -78,9 +78,7 @@ absl::Status FlagSet::SetFlag(Flag& flag, absl::string_view value) {
 }
 
 absl::Status FlagSet::Unknown(absl::string_view written) const {
-  std::vector<std::string> names;
-  for (const Flag& flag : flags_) names.push_back(flag.name);
-  const std::string nearest = rpc::NearestName(absl::StripPrefix(written, "--"), names);
+  const std::string nearest = rpc::NearestName(absl::StripPrefix(written, "--"), Names());
   return absl::InvalidArgumentError(
       absl::StrCat("unknown flag ", written, " for `", command_, "`",
                    nearest.empty() ? "" : absl::StrCat("; did you mean --", nearest, "?")));
@@ -123,6 +121,12 @@ absl::Status FlagSet::Parse(const std::vector<std::string>& args) {
     }
   }
   return absl::OkStatus();
+}
+
+std::vector<std::string> FlagSet::Names() const {
+  std::vector<std::string> names;
+  for (const Flag& flag : flags_) names.push_back(flag.name);
+  return names;
 }
 
 std::string FlagSet::Help() const {

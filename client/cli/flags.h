@@ -40,6 +40,7 @@ class FlagSet {
   const std::vector<std::string>& words() const { return words_; }
   // Whether the user gave the flag.
   bool Given(absl::string_view name) const;
+  std::vector<std::string> Names() const;
   // The flags with their help, one a line.
   std::string Help() const;
 

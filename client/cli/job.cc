@@ -1,185 +1,27 @@
-// graft job, and the short forms graft lora and graft sft.
+// graft job: what is done with jobs that are there (job_create.cc makes them).
 #include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "base/file.h"
 #include "base/status_macros.h"
 #include "client/cli/command.h"
 #include "client/cli/job_view.h"
-#include "client/graft/job_file.h"
+#include "client/cli/resources.h"
 
 namespace graft::cli {
 namespace {
-
-constexpr int kPageSize = 500;
-
-void SayWarnings(const Invocation& invocation,
-                 const google::protobuf::RepeatedPtrField<v1::Warning>& warnings) {
-  for (const v1::Warning& warning : warnings) {
-    invocation.Say(absl::StrCat(invocation.err.Paint(Style::kYellow, "warning:"), " ",
-                                Sanitize(warning.field()), warning.field().empty() ? "" : ": ",
-                                Sanitize(warning.message())));
-  }
-}
-
-// References in a spec as users write them, made whole.
-void MakeNamesWhole(const client::Client& client, v1::JobSpec& spec) {
-  if (spec.has_model()) spec.mutable_model()->set_base(client.Name("models", spec.model().base()));
-  for (auto* sources :
-       {spec.mutable_dataset()->mutable_training(), spec.mutable_dataset()->mutable_validation()}) {
-    for (v1::DatasetSource& source : *sources)
-      source.set_fileset(client.Name("filesets", source.fileset()));
-  }
-  if (spec.resources().has_queue() && !absl::StartsWith(spec.resources().queue(), "queues/")) {
-    spec.mutable_resources()->set_queue(absl::StrCat("queues/", spec.resources().queue()));
-  }
-}
-
-absl::Status ApplySets(const std::vector<std::string>& sets, v1::JobSpec& spec) {
-  for (const std::string& set : sets) {
-    const size_t equals = set.find('=');
-    if (equals == std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat("--set ", set, ": expected PATH=VALUE"));
-    }
-    GRAFT_RETURN_IF_ERROR(client::SetField(set.substr(0, equals), set.substr(equals + 1), spec));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Submit(Invocation& invocation, client::Client& client, v1::CreateJobRequest request,
-                    bool watch) {
-  request.set_parent(client.workspace());
-  request.set_request_id(NewRequestId());
-  MakeNamesWhole(client, *request.mutable_job()->mutable_spec());
-  GRAFT_ASSIGN_OR_RETURN(
-      const v1::Job job,
-      client.Call<v1::Job>(client.jobs(), &v1::JobService::Stub::CreateJob, request,
-                           {.deadline = absl::Minutes(2), .idempotent = true}));
-  SayWarnings(invocation, job.warnings());
-  if (request.validate_only()) {
-    return invocation.Print(job, [&] { return absl::StrCat("valid: nothing was created\n"); });
-  }
-  if (!watch) {
-    return invocation.Print(job, [&] {
-      return absl::StrCat("job ", ShortName(job.name()), ": ", JobStateWord(job.status().state()),
-                          "; `graft job watch ", ShortName(job.name()), "` follows it\n");
-    });
-  }
-  return FollowJob(invocation, client, job.name());
-}
-
-absl::Status CreateJob(Invocation& invocation) {
-  std::string file, name;
-  std::vector<std::string> sets;
-  bool watch = false, dry_run = false;
-  invocation.flags.String("file", &file, "FILE",
-                          "the job file, YAML or JSON; - reads standard input");
-  invocation.flags.Short('f');
-  invocation.flags.String("name", &name, "NAME", "the job's name");
-  invocation.flags.Strings("set", &sets, "PATH=VALUE",
-                           "a field of the spec, such as optimizer.learning_rate=1e-4");
-  invocation.flags.Bool("watch", &watch, "follow the job until it ends");
-  invocation.flags.Bool("dry-run", &dry_run, "check it all and create nothing");
-  GRAFT_RETURN_IF_ERROR(
-      invocation.Parse("graft job create -f FILE [--set PATH=VALUE ...] [--watch]"));
-  client::JobFile job;
-  if (!file.empty()) {
-    GRAFT_ASSIGN_OR_RETURN(const std::string text,
-                           ReadFile(file == "-" ? "/dev/stdin" : file, client::kMaxJobFileBytes));
-    GRAFT_ASSIGN_OR_RETURN(job, client::ParseJobFile(text, file));
-  }
-  GRAFT_RETURN_IF_ERROR(ApplySets(sets, *job.job.mutable_spec()));
-  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
-  v1::CreateJobRequest request;
-  request.set_job_id(name.empty() ? job.job_id : name);
-  *request.mutable_job() = job.job;
-  request.set_validate_only(dry_run);
-  return Submit(invocation, *client, std::move(request), watch);
-}
-
-absl::Status TuneShort(Invocation& invocation, v1::FinetuningType type, absl::string_view usage) {
-  std::string name, output;
-  double epochs = 0, learning_rate = 0;
-  int64_t max_steps = 0, rank = 0, alpha = 0, batch = 0, max_seq_length = 0, seed = -1;
-  std::vector<std::string> sets;
-  bool watch = false, dry_run = false;
-  FlagSet& flags = invocation.flags;
-  flags.String("name", &name, "NAME", "the job's name");
-  flags.String("output-name", &output, "NAME", "the name of what comes out");
-  flags.Double("epochs", &epochs, "N", "passes over the data");
-  flags.Int("max-steps", &max_steps, "N", "optimizer steps at most");
-  flags.Double("lr", &learning_rate, "X", "learning rate");
-  flags.Int("rank", &rank, "N", "LoRA rank");
-  flags.Int("alpha", &alpha, "N", "LoRA alpha");
-  flags.Int("batch", &batch, "N", "examples of one step");
-  flags.Int("max-seq-length", &max_seq_length, "N", "longest sequence in tokens");
-  flags.Int("seed", &seed, "N", "the seed");
-  flags.Strings("set", &sets, "PATH=VALUE", "any other field of the spec");
-  flags.Bool("watch", &watch, "follow the job until it ends");
-  flags.Bool("dry-run", &dry_run, "check it all and create nothing");
-  GRAFT_RETURN_IF_ERROR(invocation.Parse(usage));
-  GRAFT_ASSIGN_OR_RETURN(const std::string model, invocation.Word(0, "the MODEL"));
-  GRAFT_ASSIGN_OR_RETURN(const std::string dataset, invocation.Word(1, "the DATASET"));
-  v1::CreateJobRequest request;
-  request.set_job_id(name);
-  request.set_validate_only(dry_run);
-  v1::JobSpec& spec = *request.mutable_job()->mutable_spec();
-  spec.mutable_model()->set_base(model);
-  spec.mutable_dataset()->add_training()->set_fileset(dataset);
-  spec.mutable_method()->mutable_sft();
-  spec.mutable_tuning()->set_type(type);
-  if (flags.Given("epochs")) spec.mutable_schedule()->set_epochs(epochs);
-  if (flags.Given("max-steps")) spec.mutable_schedule()->set_max_steps(max_steps);
-  if (flags.Given("seed")) spec.mutable_schedule()->set_seed(seed);
-  if (flags.Given("lr")) spec.mutable_optimizer()->set_learning_rate(learning_rate);
-  if (flags.Given("rank"))
-    spec.mutable_tuning()->mutable_lora()->set_rank(static_cast<int32_t>(rank));
-  if (flags.Given("alpha"))
-    spec.mutable_tuning()->mutable_lora()->set_alpha(static_cast<double>(alpha));
-  if (flags.Given("batch"))
-    spec.mutable_batch()->set_global_batch_size(static_cast<int32_t>(batch));
-  if (flags.Given("max-seq-length")) {
-    spec.mutable_batch()->set_max_seq_length(static_cast<int32_t>(max_seq_length));
-  }
-  if (!output.empty()) spec.mutable_output()->set_name(output);
-  GRAFT_RETURN_IF_ERROR(ApplySets(sets, spec));
-  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
-  return Submit(invocation, *client, std::move(request), watch);
-}
-
-absl::Status Lora(Invocation& invocation) {
-  return TuneShort(invocation, v1::FINETUNING_TYPE_LORA, "graft lora MODEL DATASET [flags]");
-}
-absl::Status Sft(Invocation& invocation) {
-  return TuneShort(invocation, v1::FINETUNING_TYPE_ALL_WEIGHTS, "graft sft MODEL DATASET [flags]");
-}
 
 absl::Status ListJobs(Invocation& invocation) {
   std::string filter;
   invocation.flags.String("filter", &filter, "EXPRESSION", "as the API's filters");
   GRAFT_RETURN_IF_ERROR(invocation.Parse("graft job list [--filter EXPRESSION]"));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
-  v1::ListJobsRequest request;
-  request.set_parent(client->workspace());
-  request.set_page_size(kPageSize);
-  request.set_filter(filter);
-  std::vector<v1::Job> jobs;
-  do {
-    GRAFT_ASSIGN_OR_RETURN(const auto page, client->Call<v1::ListJobsResponse>(
-                                                client->jobs(), &v1::JobService::Stub::ListJobs,
-                                                request, {.idempotent = true}));
-    jobs.insert(jobs.end(), page.jobs().begin(), page.jobs().end());
-    request.set_page_token(page.next_page_token());
-  } while (!request.page_token().empty());
-  std::vector<const google::protobuf::Message*> messages;
-  for (const v1::Job& job : jobs) messages.push_back(&job);
-  return invocation.PrintList(messages, [&] { return JobTable(invocation.out, jobs); });
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Job> jobs,
+                         FetchJobs(*client, client->workspace(), filter));
+  return invocation.PrintList(Messages(jobs), [&] { return JobTable(invocation.out, jobs); });
 }
 
 // The job named by the first word.
@@ -191,11 +33,8 @@ absl::StatusOr<std::string> JobName(Invocation& invocation, client::Client& clie
 absl::Status GetJob(Invocation& invocation) {
   GRAFT_RETURN_IF_ERROR(invocation.Parse("graft job get JOB"));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
-  v1::GetJobRequest request;
-  GRAFT_ASSIGN_OR_RETURN(*request.mutable_name(), JobName(invocation, *client));
-  GRAFT_ASSIGN_OR_RETURN(const v1::Job job,
-                         client->Call<v1::Job>(client->jobs(), &v1::JobService::Stub::GetJob,
-                                               request, {.idempotent = true}));
+  GRAFT_ASSIGN_OR_RETURN(const std::string name, JobName(invocation, *client));
+  GRAFT_ASSIGN_OR_RETURN(const v1::Job job, FetchJob(*client, name));
   return invocation.Print(job, [&] { return JobPage(invocation.out, job); });
 }
 
@@ -232,6 +71,53 @@ absl::Status PauseJob(Invocation& invocation) {
 absl::Status ResumeJob(Invocation& invocation) {
   return Verb<v1::ResumeJobRequest>(invocation, "graft job resume JOB", "resuming",
                                     &v1::JobService::Stub::ResumeJob);
+}
+
+// "node-a: 0 1, node-b: 0 1" in the order of the ranks.
+std::string PlacesOf(const v1::Attempt& attempt) {
+  std::string out, node;
+  for (const v1::RankPlacement& rank : attempt.ranks()) {
+    if (rank.node() != node) {
+      absl::StrAppend(&out, out.empty() ? "" : ", ", ShortName(rank.node()), ":");
+      node = rank.node();
+    }
+    absl::StrAppend(&out, " ", rank.device_index());
+  }
+  return out;
+}
+
+absl::Status ListAttempts(Invocation& invocation) {
+  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft job attempts JOB"));
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  v1::ListAttemptsRequest request;
+  GRAFT_ASSIGN_OR_RETURN(*request.mutable_parent(), JobName(invocation, *client));
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Attempt> attempts,
+                         AllPages(*client, client->jobs(), &v1::JobService::Stub::ListAttempts,
+                                  std::move(request), &v1::ListAttemptsResponse::attempts));
+  return invocation.PrintList(Messages(attempts), [&] {
+    Table table({"ATTEMPT", "STATE", "TP", "CP", "DP", "PP", "DEVICES", "AGE", "MESSAGE"});
+    for (size_t column : {0u, 2u, 3u, 4u, 5u}) table.AlignRight(column);
+    for (const v1::Attempt& attempt : attempts) {
+      const v1::Layout& layout = attempt.layout();
+      table.Add(
+          {ShortName(attempt.name()), WordOf(v1::Attempt::State_Name(attempt.state()), "STATE_"),
+           absl::StrCat(layout.tensor_parallel_size()),
+           absl::StrCat(layout.context_parallel_size()), absl::StrCat(layout.data_parallel_size()),
+           absl::StrCat(layout.pipeline_parallel_size()), PlacesOf(attempt),
+           AgeOf(attempt.create_time()), CutToWidth(Sanitize(attempt.message()), 60)});
+    }
+    return table.Render(invocation.out);
+  });
+}
+
+absl::Status CheckpointJob(Invocation& invocation) {
+  return Verb<v1::CheckpointJobRequest>(invocation, "graft job checkpoint JOB",
+                                        "writing a checkpoint",
+                                        &v1::JobService::Stub::CheckpointJob);
+}
+absl::Status FinishJob(Invocation& invocation) {
+  return Verb<v1::FinishJobRequest>(invocation, "graft job finish JOB", "finishing early",
+                                    &v1::JobService::Stub::FinishJob);
 }
 
 absl::Status DeleteJob(Invocation& invocation) {
@@ -332,23 +218,6 @@ absl::Status ExplainJob(Invocation& invocation) {
   });
 }
 
-absl::Status JobSchema(Invocation& invocation) {
-  bool example = false;
-  invocation.flags.Bool("example", &example, "a job file to start from, instead of the schema");
-  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft job schema [METHOD] [--example]"));
-  v1::GetJobSchemaRequest request;
-  request.set_method(v1::METHOD_SFT);
-  if (invocation.word_count() > 0) {
-    GRAFT_RETURN_IF_ERROR(client::SetField("method", invocation.flags.words()[0], request));
-  }
-  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
-  GRAFT_ASSIGN_OR_RETURN(const auto schema, client->Call<v1::GetJobSchemaResponse>(
-                                                client->jobs(), &v1::JobService::Stub::GetJobSchema,
-                                                request, {.idempotent = true}));
-  printf("%s\n", example ? schema.example_yaml().c_str() : schema.json_schema().c_str());
-  return absl::OkStatus();
-}
-
 absl::Status WaitJobs(Invocation& invocation) {
   int64_t timeout = 0;
   invocation.flags.Int("timeout", &timeout, "SECONDS", "give up after so long");
@@ -359,12 +228,9 @@ absl::Status WaitJobs(Invocation& invocation) {
       timeout > 0 ? absl::Now() + absl::Seconds(timeout) : absl::InfiniteFuture();
   absl::Status verdict;
   for (const std::string& word : invocation.flags.words()) {
-    v1::GetJobRequest request;
-    request.set_name(client->Name("jobs", word));
+    const std::string name = client->Name("jobs", word);
     for (;;) {
-      GRAFT_ASSIGN_OR_RETURN(const v1::Job job,
-                             client->Call<v1::Job>(client->jobs(), &v1::JobService::Stub::GetJob,
-                                                   request, {.idempotent = true}));
+      GRAFT_ASSIGN_OR_RETURN(const v1::Job job, FetchJob(*client, name));
       if (IsTerminal(job.status().state())) {
         invocation.Say(absl::StrCat(word, ": ", JobStateWord(job.status().state())));
         if (job.status().state() != v1::JOB_STATE_COMPLETED) {
@@ -384,9 +250,6 @@ absl::Status WaitJobs(Invocation& invocation) {
 
 const std::vector<Command>& JobCommands() {
   static const auto& commands = *new std::vector<Command>{
-      {"lora", "train an adapter: MODEL DATASET", Lora},
-      {"sft", "train all weights: MODEL DATASET", Sft},
-      {"job create", "create a job from a file", CreateJob},
       {"job list", "the jobs of the workspace", ListJobs},
       {"job get", "one job", GetJob},
       {"job watch", "follow a job live; Ctrl-C leaves it running", WatchJob},
@@ -394,11 +257,13 @@ const std::vector<Command>& JobCommands() {
       {"job logs", "what its ranks printed", Logs},
       {"job metrics", "loss and other curves", Metrics},
       {"job explain", "why it waits", ExplainJob},
+      {"job attempts", "where it ran, and how each try ended", ListAttempts},
       {"job pause", "checkpoint it and free its devices", PauseJob},
       {"job resume", "go on from the checkpoint", ResumeJob},
       {"job cancel", "end it", CancelJob},
+      {"job checkpoint", "keep its state now, and go on", CheckpointJob},
+      {"job finish", "end it now with what it has learnt", FinishJob},
       {"job delete", "remove it", DeleteJob},
-      {"job schema", "the fields of a job file", JobSchema},
   };
   return commands;
 }

@@ -61,6 +61,9 @@ absl::StatusOr<std::vector<Point>> LossCurve(client::Client& client, const std::
   return points;
 }
 
+// Nobody shall take a simulated loss for a real one.
+std::string FakeWord(const v1::Job& job) { return job.fake_trainer() ? " (FAKE trainer)" : ""; }
+
 class LiveView {
  public:
   LiveView(Invocation& invocation, client::Client& client, std::string name)
@@ -69,7 +72,7 @@ class LiveView {
   absl::Status Run() {
     absl::Time reachable = absl::Now();
     while (!interrupted) {
-      absl::StatusOr<v1::Job> job = Fetch();
+      absl::StatusOr<v1::Job> job = FetchJob(client_, name_);
       if (job.ok()) {
         reachable = absl::Now();
         Show(*job);
@@ -87,20 +90,13 @@ class LiveView {
   }
 
  private:
-  absl::StatusOr<v1::Job> Fetch() {
-    v1::GetJobRequest request;
-    request.set_name(name_);
-    return client_.Call<v1::Job>(client_.jobs(), &v1::JobService::Stub::GetJob, request,
-                                 {.idempotent = true});
-  }
-
   void Show(const v1::Job& job) {
     const v1::JobStatus& status = job.status();
     if (!invocation_.err.is_terminal) {
       ShowLine(job);
       return;
     }
-    std::string text = absl::StrCat(PaintState(invocation_.err, status.state()));
+    std::string text = PaintState(invocation_.err, status.state()) + FakeWord(job);
     if (!status.progress().phase().empty()) {
       absl::StrAppend(&text, " (", Sanitize(status.progress().phase()),
                       status.progress().has_phase_fraction()
@@ -140,7 +136,8 @@ class LiveView {
     if (job.status().state() == shown_state_ && tenth == shown_tenth_) return;
     shown_state_ = job.status().state();
     shown_tenth_ = tenth;
-    std::string line = absl::StrCat(ShortName(name_), ": ", JobStateWord(shown_state_));
+    std::string line =
+        absl::StrCat(ShortName(name_), ": ", JobStateWord(shown_state_), FakeWord(job));
     if (progress.steps_total() > 0)
       absl::StrAppend(&line, ", step ", progress.steps_done(), " of ", progress.steps_total());
     if (progress.has_train_loss())
@@ -180,6 +177,13 @@ class LiveView {
 
 }  // namespace
 
+absl::StatusOr<v1::Job> FetchJob(client::Client& client, const std::string& name) {
+  v1::GetJobRequest request;
+  request.set_name(name);
+  return client.Call<v1::Job>(client.jobs(), &v1::JobService::Stub::GetJob, request,
+                              {.idempotent = true});
+}
+
 std::string JobStateWord(v1::JobState state) {
   return WordOf(v1::JobState_Name(state), "JOB_STATE_");
 }
@@ -203,7 +207,7 @@ std::string JobTable(const Terminal& terminal, const std::vector<v1::Job>& jobs)
   for (size_t column : {3u, 4u, 5u}) table.AlignRight(column);
   for (const v1::Job& job : jobs) {
     const v1::JobProgress& progress = job.status().progress();
-    table.Add({ShortName(job.name()), PaintState(terminal, job.status().state()),
+    table.Add({ShortName(job.name()), PaintState(terminal, job.status().state()) + FakeWord(job),
                ShortName(job.spec().model().base()),
                progress.steps_total() > 0
                    ? absl::StrCat(progress.steps_done(), "/", progress.steps_total())
@@ -219,7 +223,7 @@ std::string JobPage(const Terminal& terminal, const v1::Job& job) {
   Table table({"FIELD", "VALUE"});
   const v1::JobStatus& status = job.status();
   table.Add({"name", Sanitize(job.name())});
-  table.Add({"state", PaintState(terminal, status.state())});
+  table.Add({"state", PaintState(terminal, status.state()) + FakeWord(job)});
   if (!status.message().empty()) table.Add({"message", Sanitize(status.message())});
   table.Add({"model", Sanitize(job.spec().model().base())});
   for (const auto& source : job.spec().dataset().training())

@@ -15,6 +15,7 @@ std::string JobStateWord(v1::JobState state);
 // The same in its colour.
 std::string PaintState(const Terminal& terminal, v1::JobState state);
 bool IsTerminal(v1::JobState state);
+absl::StatusOr<v1::Job> FetchJob(client::Client& client, const std::string& name);
 std::string JobTable(const Terminal& terminal, const std::vector<v1::Job>& jobs);
 std::string JobPage(const Terminal& terminal, const v1::Job& job);
 

@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "client/cli/command.h"
 #include "client/cli/embedded.h"
+#include "worker/device/inventory.h"
 
 namespace graft::cli {
 namespace {
@@ -60,6 +61,30 @@ absl::Status WaitUntilReady(const std::string& home) {
   return absl::DeadlineExceededError(absl::StrCat("it is not ready yet; see ", home, "/logs"));
 }
 
+// What would only be seen in a daemon's log otherwise.
+absl::Status CheckUp(const EmbeddedOptions& options, const FlagSet& flags) {
+  for (const char* flag : {"speed", "fail-at"}) {
+    if (flags.Given(flag) && !options.fake_trainer) {
+      return absl::InvalidArgumentError(absl::StrCat("--", flag, " goes with --fake-trainer"));
+    }
+  }
+  if (flags.Given("speed") && !(options.fake_speed > 0)) {
+    return absl::InvalidArgumentError("--speed must be above 0");
+  }
+  if (options.gpus.empty()) return absl::OkStatus();
+  std::unique_ptr<device::DeviceSource> devices;
+  if (options.device_kind == "cpu") {
+    devices = device::CpuDevices(options.cpu_devices);
+  } else if (options.device_kind == "declared") {
+    GRAFT_ASSIGN_OR_RETURN(const std::string text, ReadFile(options.declared_devices, 1 << 20));
+    GRAFT_ASSIGN_OR_RETURN(devices, device::DeclaredDevices(text));
+  } else {
+    devices = device::DetectDevices();
+  }
+  GRAFT_ASSIGN_OR_RETURN(const device::Inventory inventory, devices->Read());
+  return device::ParseSelection(options.gpus, static_cast<int>(inventory.devices.size())).status();
+}
+
 absl::Status Up(Invocation& invocation) {
   EmbeddedOptions options;
   options.home = EmbeddedHome();
@@ -71,10 +96,15 @@ absl::Status Up(Invocation& invocation) {
   flags.Int("cpu-devices", &cpu_devices, "N", "with cpu: devices that share the machine");
   flags.String("declared", &options.declared_devices, "FILE",
                "with declared: JSON that declares them");
+  flags.String("gpus", &options.gpus, "0,2", "the devices to use; without it, all");
   flags.Bool("fake-trainer", &options.fake_trainer, "simulate training, for tests of clients");
+  flags.Double("speed", &options.fake_speed, "N", "with --fake-trainer: steps a second");
+  flags.String("fail-at", &options.fake_fail_at, "STEP=CODE",
+               "with --fake-trainer: fail at this step, such as 7=out_of_memory");
   flags.Bool("foreground", &foreground, "stay, and stop with Ctrl-C");
   GRAFT_RETURN_IF_ERROR(invocation.Parse("graft up [flags]"));
   options.cpu_devices = static_cast<int>(cpu_devices);
+  GRAFT_RETURN_IF_ERROR(CheckUp(options, flags));
   if (EmbeddedRuns(options.home)) {
     invocation.Say("it runs already; `graft status` shows it");
     return absl::OkStatus();

@@ -2,13 +2,16 @@
 #include <signal.h>
 
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/log.h"
 #include "client/cli/command.h"
 #include "rpc/nearest_name.h"
@@ -39,16 +42,6 @@ constexpr absl::string_view kExitCodes =
     "  6  it exists already, or its state forbids this\n"
     " 10  the job that was waited for failed or was cancelled\n";
 
-std::vector<const Command*> AllCommands() {
-  std::vector<const Command*> commands;
-  for (const auto* group :
-       {&MachineCommands(), &ModelCommands(), &DatasetCommands(), &JobCommands(), &ChatCommands(),
-        &ClusterCommands(), &ContextCommands()}) {
-    for (const Command& command : *group) commands.push_back(&command);
-  }
-  return commands;
-}
-
 void PrintHelp() {
   const Terminal terminal = Terminal::Of(1);
   std::string text = absl::StrCat(terminal.Paint(Style::kBold, "graft"),
@@ -58,6 +51,7 @@ void PrintHelp() {
     width = std::max(width, absl::string_view(command->name).size());
   for (const Command* command : AllCommands()) {
     const absl::string_view name = command->name;
+    if (*command->summary == '\0') continue;
     absl::StrAppend(&text, "  graft ", name, std::string(width - name.size() + 2, ' '),
                     command->summary, "\n");
   }
@@ -92,8 +86,24 @@ int CodeOf(const absl::Status& status) {
   }
 }
 
+// "`graft job list` shows what is there", where the command's first word has such a list.
+std::string ListHint(const Command* command) {
+  if (command == nullptr) return "";
+  const std::string list =
+      absl::StrCat(std::string(command->name, strcspn(command->name, " ")), " list");
+  for (const Command* one : AllCommands()) {
+    if (one->name == list) return absl::StrCat("`graft ", list, "` shows what is there");
+  }
+  return "";
+}
+
 std::string HintFor(const absl::Status& status, const Command* command) {
+  if (const std::string hint = HintOf(status); !hint.empty()) return hint;
   switch (status.code()) {
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kFailedPrecondition:
+      return ListHint(command);
     case absl::StatusCode::kUnavailable:
       return "is the server running? `graft status` tells, `graft up` starts one on this machine";
     case absl::StatusCode::kUnauthenticated:
@@ -109,6 +119,7 @@ std::string HintFor(const absl::Status& status, const Command* command) {
 
 int Report(const absl::Status& status, const Command* command) {
   if (status.ok() || absl::IsCancelled(status)) return kOk;
+  fflush(stdout);  // what was printed stands before what is said of it
   const Terminal terminal = Terminal::Of(2);
   std::string text = absl::StrCat(terminal.Paint(Style::kRed, "error:"), " ",
                                   Sanitize(rpc::DescribeError(status), true), "\n");
@@ -133,16 +144,25 @@ const Command* Find(const std::vector<std::string>& words, size_t& used) {
 }
 
 int Unknown(const std::vector<std::string>& words) {
+  if (absl::StartsWith(words[0], "-")) {
+    return Report(absl::InvalidArgumentError(
+                      absl::StrCat(words[0],
+                                   " stands before the command; flags follow it: `graft "
+                                   "job list ",
+                                   words[0], " ...`")),
+                  nullptr);
+  }
   std::vector<std::string> names, below;
   for (const Command* command : AllCommands()) {
+    if (*command->summary == '\0') continue;
     names.push_back(command->name);
-    if (names.back().rfind(words[0] + " ", 0) == 0) below.push_back(names.back());
+    absl::string_view rest = names.back();
+    if (absl::ConsumePrefix(&rest, words[0] + " ")) below.emplace_back(rest);
   }
   if (!below.empty()) {
-    return Report(
-        absl::InvalidArgumentError(absl::StrCat("`graft ", words[0], "` needs one of: graft ",
-                                                absl::StrJoin(below, ", graft "))),
-        nullptr);
+    return Report(absl::InvalidArgumentError(absl::StrCat(
+                      "`graft ", words[0], "` needs one of: ", absl::StrJoin(below, ", "))),
+                  nullptr);
   }
   const std::string written = words.size() > 1 ? absl::StrCat(words[0], " ", words[1]) : words[0];
   return Report(absl::InvalidArgumentError(absl::StrCat("unknown command \"", written, "\"",

@@ -13,13 +13,14 @@
 #include "base/file.h"
 #include "base/status_macros.h"
 #include "client/cli/command.h"
+#include "client/cli/hub.h"
+#include "client/cli/hub_client.h"
+#include "client/cli/resources.h"
 #include "client/cli/transfer_progress.h"
 #include "graft/v1/fileset.pb.h"
 
 namespace graft::cli {
 namespace {
-
-constexpr int kPageSize = 500;
 
 std::string StateOf(const v1::Model& model) {
   return WordOf(v1::Model::State_Name(model.state()), "STATE_");
@@ -35,20 +36,29 @@ bool SkipForImport(absl::string_view path) {
   for (const char* suffix : {".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ckpt"}) {
     if (absl::EndsWith(path, suffix)) return true;
   }
-  return absl::StartsWith(path, ".git/") || absl::StartsWith(path, ".cache/");
+  for (const char* folder : {".git/", ".cache/", "onnx/", "original/"}) {
+    if (absl::StartsWith(path, folder)) return true;
+  }
+  return false;
 }
 
 absl::Status ImportModel(Invocation& invocation) {
   std::string from, description;
-  invocation.flags.String("from", &from, "PATH", "a Hugging Face folder, or one .gguf file");
+  invocation.flags.String("from", &from, "PATH",
+                          "a Hugging Face folder, one .gguf file, or hf://ORG/NAME[@REVISION]");
   invocation.flags.String("description", &description, "TEXT", "what it is");
   GRAFT_RETURN_IF_ERROR(invocation.Parse("graft model import NAME --from PATH"));
   GRAFT_ASSIGN_OR_RETURN(const std::string id, invocation.Word(0, "the model's NAME"));
   if (from.empty()) {
-    return absl::InvalidArgumentError("--from is missing: a folder or a .gguf file");
+    return absl::InvalidArgumentError("--from is missing: a folder, a .gguf file or hf://ORG/NAME");
   }
-  if (!FileExists(from)) return absl::NotFoundError(absl::StrCat("there is nothing at ", from));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  std::string path = from;
+  if (IsHubAddress(from)) {
+    GRAFT_ASSIGN_OR_RETURN(path, FetchFromHub(invocation, from, SkipForImport));
+  } else if (!FileExists(from)) {
+    return absl::NotFoundError(absl::StrCat("there is nothing at ", from));
+  }
   GRAFT_ASSIGN_OR_RETURN(fileservice::Client * files, client->Files());
 
   fileservice::UploadOptions upload;
@@ -58,7 +68,7 @@ absl::Status ImportModel(Invocation& invocation) {
   TransferProgress progress(invocation.err, "uploading");
   GRAFT_ASSIGN_OR_RETURN(
       const fileservice::Published published,
-      files->UploadFolder(from, client->Name("filesets", id), upload, progress.callback()));
+      files->UploadFolder(path, client->Name("filesets", id), upload, progress.callback()));
   progress.Finish(published.totals);
 
   v1::CreateModelRequest request;
@@ -89,22 +99,8 @@ absl::Status ListModels(Invocation& invocation) {
   invocation.flags.String("filter", &filter, "EXPRESSION", "as the API's filters");
   GRAFT_RETURN_IF_ERROR(invocation.Parse("graft model list"));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
-  std::vector<v1::Model> models;
-  v1::ListModelsRequest request;
-  request.set_parent(client->workspace());
-  request.set_page_size(kPageSize);
-  request.set_filter(filter);
-  do {
-    GRAFT_ASSIGN_OR_RETURN(
-        const auto page,
-        client->Call<v1::ListModelsResponse>(client->models(), &v1::ModelService::Stub::ListModels,
-                                             request, {.idempotent = true}));
-    models.insert(models.end(), page.models().begin(), page.models().end());
-    request.set_page_token(page.next_page_token());
-  } while (!request.page_token().empty());
-  std::vector<const google::protobuf::Message*> messages;
-  for (const v1::Model& model : models) messages.push_back(&model);
-  return invocation.PrintList(messages, [&] {
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Model> models, FetchModels(*client, filter));
+  return invocation.PrintList(Messages(models), [&] {
     Table table({"NAME", "STATE", "ARCHITECTURE", "PARAMETERS", "PRECISION", "CONTEXT", "ADAPTERS",
                  "BASE", "AGE"});
     for (size_t column : {3u, 5u, 6u}) table.AlignRight(column);
@@ -229,19 +225,11 @@ absl::Status ListAdapters(Invocation& invocation) {
   v1::ListAdaptersRequest request;
   request.set_parent(invocation.word_count() > 0 ? client->Name("models", *invocation.Word(0, ""))
                                                  : absl::StrCat(client->workspace(), "/models/-"));
-  request.set_page_size(kPageSize);
-  std::vector<v1::Adapter> adapters;
-  do {
-    GRAFT_ASSIGN_OR_RETURN(const auto page,
-                           client->Call<v1::ListAdaptersResponse>(
-                               client->models(), &v1::ModelService::Stub::ListAdapters, request,
-                               {.idempotent = true}));
-    adapters.insert(adapters.end(), page.adapters().begin(), page.adapters().end());
-    request.set_page_token(page.next_page_token());
-  } while (!request.page_token().empty());
-  std::vector<const google::protobuf::Message*> messages;
-  for (const v1::Adapter& adapter : adapters) messages.push_back(&adapter);
-  return invocation.PrintList(messages, [&] { return AdapterTable(invocation.out, adapters); });
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Adapter> adapters,
+                         AllPages(*client, client->models(), &v1::ModelService::Stub::ListAdapters,
+                                  std::move(request), &v1::ListAdaptersResponse::adapters));
+  return invocation.PrintList(Messages(adapters),
+                              [&] { return AdapterTable(invocation.out, adapters); });
 }
 
 absl::StatusOr<v1::Adapter> FetchAdapter(client::Client& client, const std::string& name) {

@@ -27,14 +27,25 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const Context& context) 
   return client;
 }
 
+rpc::DialOptions Client::OptionsFor(const std::string& address) const {
+  rpc::DialOptions options;
+  options.address = address;
+  options.insecure = context_.insecure;
+  options.server_ca = server_ca_;
+  options.client_certificate = certificate_;
+  options.client_key = key_;
+  return options;
+}
+
 absl::Status Client::Dial() {
   if (!context_.ca_file.empty()) {
     GRAFT_ASSIGN_OR_RETURN(server_ca_, ReadFile(context_.ca_file, 1 << 20));
   }
-  rpc::DialOptions options;
-  options.address = context_.address;
-  options.insecure = context_.insecure;
-  options.server_ca = server_ca_;
+  if (!context_.certificate_file.empty()) {
+    GRAFT_ASSIGN_OR_RETURN(certificate_, ReadFile(context_.certificate_file, 1 << 20));
+    GRAFT_ASSIGN_OR_RETURN(key_, ReadFile(context_.key_file, 1 << 20));
+  }
+  rpc::DialOptions options = OptionsFor(context_.address);
   GRAFT_ASSIGN_OR_RETURN(exchange_connection_, rpc::Connection::Dial(options));
   exchange_ = v1::AuthService::NewStub(exchange_connection_->channel());
   if (!context_.token.empty()) options.tokens = &tokens_;
@@ -93,6 +104,8 @@ absl::StatusOr<fileservice::Client*> Client::Files() {
   GRAFT_ASSIGN_OR_RETURN(options.address, FileserviceAddress());
   options.insecure = context_.insecure;
   options.root_certificates = server_ca_;
+  options.client_certificate = certificate_;
+  options.client_key = key_;
   if (!context_.token.empty()) options.token = [this] { return tokens_.Get(); };
   GRAFT_ASSIGN_OR_RETURN(files_, fileservice::Client::Connect(std::move(options)));
   return files_.get();
@@ -101,10 +114,8 @@ absl::StatusOr<fileservice::Client*> Client::Files() {
 absl::StatusOr<rpc::Connection*> Client::FilesConnection() {
   MutexLock lock(mu_);
   if (files_connection_ != nullptr) return files_connection_.get();
-  rpc::DialOptions options;
-  GRAFT_ASSIGN_OR_RETURN(options.address, FileserviceAddress());
-  options.insecure = context_.insecure;
-  options.server_ca = server_ca_;
+  GRAFT_ASSIGN_OR_RETURN(const std::string address, FileserviceAddress());
+  rpc::DialOptions options = OptionsFor(address);
   if (!context_.token.empty()) options.tokens = &tokens_;
   GRAFT_ASSIGN_OR_RETURN(files_connection_, rpc::Connection::Dial(options));
   return files_connection_.get();

@@ -71,12 +71,13 @@ class Client {
  private:
   explicit Client(Context context);
   absl::Status Dial();
+  rpc::DialOptions OptionsFor(const std::string& address) const;
   absl::StatusOr<rpc::AccessToken> Exchange();
   absl::StatusOr<std::string> FileserviceAddress() GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Context context_;
   RealClock clock_;
-  std::string server_ca_;
+  std::string server_ca_, certificate_, key_;             // PEM
   std::unique_ptr<rpc::Connection> exchange_connection_;  // without a token
   rpc::TokenSource tokens_;
   std::unique_ptr<rpc::Connection> connection_;

@@ -43,6 +43,8 @@ absl::StatusOr<ContextFile> ReadContexts(const std::string& path) {
                            .token = value.GetString("token"),
                            .ca_file = value.GetString("ca_file"),
                            .insecure = value.GetBool("insecure"),
+                           .certificate_file = value.GetString("certificate_file"),
+                           .key_file = value.GetString("key_file"),
                            .workspace = value.GetString("workspace", "default")};
   }
   return file;
@@ -56,6 +58,8 @@ absl::Status WriteContexts(const std::string& path, const ContextFile& file) {
         .Set("token", context.token)
         .Set("ca_file", context.ca_file)
         .Set("insecure", context.insecure)
+        .Set("certificate_file", context.certificate_file)
+        .Set("key_file", context.key_file)
         .Set("workspace", context.workspace);
     contexts.Set(name, std::move(entry));
   }
@@ -77,15 +81,16 @@ absl::StatusOr<Context> ResolveContext(const std::string& name) {
     return absl::NotFoundError(
         absl::StrCat("there is no context \"", name, "\"; known: ", absl::StrJoin(known, ", ")));
   }
-  if (const std::string value = Environment("GRAFT_ADDRESS"); !value.empty())
-    context.address = value;
-  if (const std::string value = Environment("GRAFT_TOKEN"); !value.empty()) context.token = value;
-  if (const std::string value = Environment("GRAFT_CA"); !value.empty()) context.ca_file = value;
+  for (const auto& [variable, member] : {std::pair{"GRAFT_ADDRESS", &Context::address},
+                                         {"GRAFT_TOKEN", &Context::token},
+                                         {"GRAFT_CA", &Context::ca_file},
+                                         {"GRAFT_CERTIFICATE", &Context::certificate_file},
+                                         {"GRAFT_KEY", &Context::key_file},
+                                         {"GRAFT_WORKSPACE", &Context::workspace}}) {
+    if (std::string value = Environment(variable); !value.empty()) context.*member = value;
+  }
   if (const std::string value = Environment("GRAFT_INSECURE"); !value.empty()) {
     context.insecure = value == "1" || value == "true";
-  }
-  if (const std::string value = Environment("GRAFT_WORKSPACE"); !value.empty()) {
-    context.workspace = value;
   }
   if (context.address.empty()) {
     return absl::FailedPreconditionError(

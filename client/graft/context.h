@@ -16,6 +16,9 @@ struct Context {
   std::string token;      // opaque; exchanged for access tokens
   std::string ca_file;    // PEM; empty: the system's authorities
   bool insecure = false;  // plaintext, loopback only
+  // PEM files of the certificate that is shown to the servers (mTLS); both or none.
+  std::string certificate_file;
+  std::string key_file;
   std::string workspace = "default";
 };
 
@@ -32,8 +35,8 @@ absl::StatusOr<ContextFile> ReadContexts(const std::string& path);
 absl::Status WriteContexts(const std::string& path, const ContextFile& file);
 
 // The context `name`, or the current one where that is empty; GRAFT_ADDRESS, GRAFT_TOKEN, GRAFT_CA,
-// GRAFT_INSECURE and GRAFT_WORKSPACE go before what it says. FAILED_PRECONDITION says what to do
-// when there is none.
+// GRAFT_CERTIFICATE, GRAFT_KEY, GRAFT_INSECURE and GRAFT_WORKSPACE go before what it says.
+// FAILED_PRECONDITION says what to do when there is none.
 absl::StatusOr<Context> ResolveContext(const std::string& name);
 
 }  // namespace graft::client

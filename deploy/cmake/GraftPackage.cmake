@@ -88,6 +88,6 @@ foreach(daemon IN ITEMS scheduler fileservice worker)
   set(CPACK_DEBIAN_${_upper}_PACKAGE_CONTROL_EXTRA ${CMAKE_BINARY_DIR}/debian/${daemon}/postinst)
   set(CPACK_DEBIAN_${_upper}_PACKAGE_DEPENDS adduser)
 endforeach()
-# The trainer's libtorch is no Debian package.
-set(CPACK_DEBIAN_GRAFT-WORKER_PACKAGE_SHLIBDEPS OFF)
+# The trainer's libtorch is no Debian package: looked up there, and left out of what is depended on.
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${GRAFT_DEPS_DIR}/torch/lib ${GRAFT_DEPS_DIR}/cuda/lib)
 include(CPack)

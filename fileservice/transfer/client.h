@@ -110,6 +110,9 @@ class Client {
     // for loopback addresses alone.
     std::string root_certificates;
     bool insecure = false;
+    // PEM, both for mTLS.
+    std::string client_certificate;
+    std::string client_key;
     // The bearer token of each call, asked anew for each; empty string: none. Null: none.
     std::function<absl::StatusOr<std::string>()> token;
     // Streams that a transfer runs side by side.

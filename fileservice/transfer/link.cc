@@ -205,6 +205,8 @@ class RealLink final : public Link {
     dial.address = options.address;
     dial.insecure = options.insecure;
     dial.server_ca = options.root_certificates;
+    dial.client_certificate = options.client_certificate;
+    dial.client_key = options.client_key;
     if (options.token != nullptr || options.insecure) dial.tokens = &tokens_;
     dial.bulk_data = true;
     GRAFT_ASSIGN_OR_RETURN(connection_, rpc::Connection::Dial(dial));

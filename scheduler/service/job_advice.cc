@@ -68,8 +68,14 @@ absl::StatusOr<v1::EstimateJobResponse> JobService::Estimate(
       ReadResource<v1::Model>(context_.store, ModelRecordKey(ids[0], ids[1]), base));
   GRAFT_ASSIGN_OR_RETURN(const auto files, context_.files.OpenModel(model.fileset()));
   GRAFT_ASSIGN_OR_RETURN(const spec::ModelDescription described, spec::ReadModel(*files));
-  const bool cpu = check.resolved.resources().device() == v1::ResourcesSection::DEVICE_CPU;
+  v1::ResourcesSection& resources = *check.resolved.mutable_resources();
+  const bool cpu = resources.device() == v1::ResourcesSection::DEVICE_CPU;
   DeviceNumbers device = LargestDevice(context_.store, cpu);
+  if (device.memory_bytes == 0 && resources.device() != v1::ResourcesSection::DEVICE_GPU) {
+    // A job would run on CPUs where there is no GPU.
+    resources.set_device(v1::ResourcesSection::DEVICE_CPU);
+    device = LargestDevice(context_.store, true);
+  }
   if (request.device_memory() > 0) device.memory_bytes = request.device_memory();
   v1::EstimateJobResponse response;
   *response.mutable_estimate() = EstimateFor(described, check.resolved, device);

@@ -320,6 +320,7 @@ void JobService::Create(CallPtr call, v1::CreateJobRequest request, std::string 
     absl::StatusOr<Prepared> prepared = Prepare(*call, request);
     if (!prepared.ok()) return answer->Answer(prepared.status());
     prepared->body.set_forked_from(forked_from);
+    prepared->body.set_fake_trainer(context_.fake_trainer);
     prepared->start = start;
     Mutate<v1::Job>(context_.control, std::move(*answer),
                     [this, call, request, prepared = *std::move(prepared)](Turn& turn) {

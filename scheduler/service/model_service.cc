@@ -34,6 +34,15 @@ v1::Precision PrecisionOf(const spec::ModelFacts& facts) {
   return v1::PRECISION_MIXED;
 }
 
+absl::Status CountAdapters(const Store& store, v1::Model& model) {
+  GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(model.name(), "workspaces/*/models/*"));
+  GRAFT_ASSIGN_OR_RETURN(
+      const ListResult adapters,
+      store.List({.prefix = absl::StrCat("adapter/", ids[0], "/", ids[1], "/")}));
+  model.set_adapter_count(static_cast<int32_t>(adapters.records.size()));
+  return absl::OkStatus();
+}
+
 // Why a model's files cannot be used, as the contract's reasons.
 absl::Status Unusable(const absl::Status& status, const std::string& version) {
   const bool remote = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
@@ -183,10 +192,7 @@ absl::StatusOr<v1::Model> ModelService::GetModel(const rpc::Call&,
   GRAFT_ASSIGN_OR_RETURN(
       v1::Model model,
       ReadResource<v1::Model>(context_.store, ModelRecordKey(ids[0], ids[1]), request.name()));
-  GRAFT_ASSIGN_OR_RETURN(
-      const ListResult adapters,
-      context_.store.List({.prefix = absl::StrCat("adapter/", ids[0], "/", ids[1], "/")}));
-  model.set_adapter_count(static_cast<int32_t>(adapters.records.size()));
+  GRAFT_RETURN_IF_ERROR(CountAdapters(context_.store, model));
   ApplyReadMask(request.read_mask(), model);
   return model;
 }
@@ -212,6 +218,7 @@ absl::StatusOr<v1::ListModelsResponse> ModelService::ListModels(
                                                              kFields, VisibleTo(call)));
   v1::ListModelsResponse response;
   for (v1::Model& model : page.resources) {
+    GRAFT_RETURN_IF_ERROR(CountAdapters(context_.store, model));
     if (request.read_mask().paths().empty()) {
       model.mutable_spec()->clear_linear_layers();
       model.mutable_spec()->clear_chat_template();

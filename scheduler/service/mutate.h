@@ -40,6 +40,8 @@ struct ServiceContext {
   std::string data_key;  // seals what is secret at rest
   // A worker reads the rows of a job before it is queued.
   bool rows_first = false;
+  // Training is simulated; jobs and GetServerInfo say so.
+  bool fake_trainer = false;
 };
 
 template <typename Response>

@@ -169,7 +169,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   s.context = std::make_unique<const ServiceContext>(
       ServiceContext{*s.control, store, clock, random, files, *s.background, first.cluster,
                      options.fileservice_address, *s.page_tokens, *s.watchers, options.data_key,
-                     options.rows_first});
+                     options.rows_first, options.fake_trainer});
   const ServiceContext& context = *s.context;
   s.authenticator = std::make_unique<SchedulerAuthenticator>(clock, signer, options.no_auth);
   s.auth = std::make_unique<AuthService>(context, signer);

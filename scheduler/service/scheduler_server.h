@@ -29,6 +29,7 @@ struct SchedulerOptions {
   // A worker reads the rows of a job before it is queued. The program does; tests of what comes
   // after need no worker for it.
   bool rows_first = false;
+  bool fake_trainer = false;  // training is simulated: jobs and GetServerInfo say so
 };
 
 class SchedulerServer {

@@ -79,6 +79,7 @@ absl::StatusOr<v1::ServerInfo> ServerService::GetServerInfo(const rpc::Call&,
   }
   for (const std::string& family : spec::KnownFamilies()) info.add_model_families(family);
   info.set_fileservice_address(context_.fileservice_address);
+  info.set_fake_trainer(context_.fake_trainer);
   *info.mutable_start_time() = ToTimestamp(started_);
   *info.mutable_time() = ToTimestamp(context_.clock.WallNow());
   info.set_revision(context_.store.revision());

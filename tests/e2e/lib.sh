@@ -8,9 +8,11 @@ work=$(mktemp -d)
 export GRAFT_HOME="$work/home" GRAFT_CONFIG="$work/contexts.json" NO_COLOR=1
 graft="$bin/graft"
 
+workers=()  # processes that end with the test
 tidy() { :; }
 finish() {
   local status=$?
+  [ ${#workers[@]} = 0 ] || kill "${workers[@]}" 2>/dev/null || true
   "$graft" down >/dev/null 2>&1 || true
   if [ $status != 0 ] && [ $status != 77 ]; then
     echo "--- logs"; tail -n 15 "$work"/home/logs/*.log 2>/dev/null || true
@@ -72,3 +74,23 @@ kill_daemon() {
   kill -9 "$old"
   until_true 200 has_new_pid "$1" "$old" || fail "$1 was not started again"
 }
+
+# add_worker NODE DEVICES [LINES]: one more worker with so many CPU devices beside those of `graft up`,
+# its folder "$work/NODE"; LINES are more of its configuration. Ends with the test.
+add_worker() {
+  mkdir -p "$work/$1"
+  "$graft" node join-token "$1" >"$work/$1/join-token"
+  cat >"$work/$1/worker.textproto" <<END
+node_id: "$1"
+scheduler_address: "$("$graft" context list -o json | sed -n 's/.*"address": "\(.*\)",*/\1/p' | sed -n 1p)"
+server_ca_file: "$GRAFT_HOME/tls/ca.pem"
+join_token_file: "$work/$1/join-token"
+state_folder: "$work/$1/state"
+devices { kind: "cpu" cpu_devices: $2 }
+${3:-}
+END
+  "$bin/graft-worker" --config "$work/$1/worker.textproto" >"$work/$1/log" 2>&1 &
+  workers+=($!)
+  until_true 200 node_is_ready "$1" || fail "worker $1: $(tail -n 3 "$work/$1/log")"
+}
+node_is_ready() { "$graft" node list | grep -q "^$1 .*ready"; }

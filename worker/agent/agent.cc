@@ -101,6 +101,7 @@ absl::Status Agent::Start() {
       .devices = static_cast<int>(inventory.devices.size()),
       .cuda = !inventory.devices.empty() && inventory.devices[0].kind == device::DeviceKind::kCuda,
       .nice = options_.nice,
+      .isolate = options_.isolate,
       .on_changed = [this] { StateChanged(); },
       .on_progress = [this] { ProgressMade(); }});
   return loop_->Post([this] {

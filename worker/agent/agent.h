@@ -34,6 +34,7 @@ struct AgentOptions {
   std::map<std::string, std::string> labels;
   absl::Time available_until = absl::InfiniteFuture();
   int nice = 0;
+  bool isolate = false;  // ranks without peers get no network
 };
 
 class Agent {

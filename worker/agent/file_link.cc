@@ -18,6 +18,8 @@ absl::StatusOr<std::unique_ptr<fileservice::Client>> Connect(const FileserviceOp
   client.address = address;
   client.insecure = options.insecure;
   client.root_certificates = options.server_ca;
+  client.client_certificate = options.client_certificate;
+  client.client_key = options.client_key;
   client.token = [token]() -> absl::StatusOr<std::string> { return token; };
   return fileservice::Client::Connect(std::move(client));
 }

@@ -103,7 +103,9 @@ absl::StatusOr<std::unique_ptr<GrpcSchedulerLink>> GrpcSchedulerLink::Connect(
   GRAFT_ASSIGN_OR_RETURN(state->connection,
                          rpc::Connection::Dial({.address = address.address,
                                                 .insecure = address.insecure,
-                                                .server_ca = address.server_ca}));
+                                                .server_ca = address.server_ca,
+                                                .client_certificate = address.client_certificate,
+                                                .client_key = address.client_key}));
   state->stub = v1::AgentService::NewStub(state->connection->channel());
   return std::unique_ptr<GrpcSchedulerLink>(new GrpcSchedulerLink(std::move(state)));
 }

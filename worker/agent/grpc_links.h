@@ -18,7 +18,9 @@ namespace graft::agent {
 struct SchedulerAddress {
   std::string address;
   bool insecure = false;
-  std::string server_ca;  // PEM
+  std::string server_ca;           // PEM
+  std::string client_certificate;  // PEM; both for mTLS
+  std::string client_key;
 };
 
 // Thread-safe. The access token is the one that the last answer carried.
@@ -47,7 +49,9 @@ class GrpcSchedulerLink final : public SchedulerLink {
 
 struct FileserviceOptions {
   bool insecure = false;
-  std::string server_ca;  // PEM
+  std::string server_ca;           // PEM
+  std::string client_certificate;  // PEM; both for mTLS
+  std::string client_key;
   std::string cache_folder;
   int64_t cache_bytes = 100LL << 30;
   // Where the other workers reach this one to share what they fetch. Empty: it fetches alone.

@@ -6,6 +6,10 @@
 namespace graft::agent {
 namespace {
 
+// Two fused multiply-adds of eight fp32 a cycle at 2.5 GHz: for estimates of time alone.
+constexpr double kTflopsPerCore = 0.08;
+constexpr double kCpuBandwidth = 20;  // GB/s, of two channels of DDR4
+
 graft::v1::Device::Kind KindOf(const device::Device& device) {
   if (device.kind == device::DeviceKind::kCpu) return graft::v1::Device::KIND_CPU;
   return device.mig_profile.empty() ? graft::v1::Device::KIND_CUDA
@@ -32,6 +36,8 @@ v1::Inventory ToProto(const device::Inventory& inventory) {
     }
     if (device.kind == device::DeviceKind::kCpu) {
       to.set_cpu_cores(inventory.cpus / static_cast<int>(inventory.devices.size()));
+      to.set_tflops(kTflopsPerCore * to.cpu_cores());
+      to.set_memory_bandwidth(kCpuBandwidth);
     }
     to.set_health(graft::v1::Device::HEALTH_OK);
     if (!device.healthy) {

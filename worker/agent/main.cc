@@ -17,6 +17,7 @@
 #include "rpc/server.h"
 #include "worker/agent/agent.h"
 #include "worker/agent/grpc_links.h"
+#include "worker/agent/isolation.h"
 #include "worker/agent/worker_config.pb.h"
 #include "worker/agent/worker_metrics.h"
 #include "worker/device/inventory.h"
@@ -50,7 +51,7 @@ absl::StatusOr<worker::config::WorkerConfig> ReadConfig(int argc, char** argv) {
   return config;
 }
 
-absl::StatusOr<std::unique_ptr<device::DeviceSource>> OpenDevices(
+absl::StatusOr<std::unique_ptr<device::DeviceSource>> OpenAllDevices(
     const worker::config::DeviceConfig& config) {
   const std::string& kind = config.kind();
   if (kind.empty() || kind == "auto") return device::DetectDevices();
@@ -62,6 +63,27 @@ absl::StatusOr<std::unique_ptr<device::DeviceSource>> OpenDevices(
   }
   return absl::InvalidArgumentError(
       absl::StrCat("devices.kind is \"", kind, "\"; known are auto, cuda, cpu and declared"));
+}
+
+absl::StatusOr<std::unique_ptr<device::DeviceSource>> OpenDevices(
+    const worker::config::DeviceConfig& config) {
+  GRAFT_ASSIGN_OR_RETURN(auto devices, OpenAllDevices(config));
+  if (config.only().empty()) return devices;
+  GRAFT_ASSIGN_OR_RETURN(const device::Inventory inventory, devices->Read());
+  GRAFT_ASSIGN_OR_RETURN(
+      std::vector<int> only,
+      device::ParseSelection(config.only(), static_cast<int>(inventory.devices.size())));
+  return device::SelectDevices(std::move(devices), std::move(only));
+}
+
+bool CanIsolate() {
+  const absl::Status possible = TryIsolation();
+  if (possible.ok()) {
+    LOG_INFO("ranks without peers run without network");
+  } else {
+    LOG_WARNING("ranks are not isolated", {{"reason", possible.message()}});
+  }
+  return possible.ok();
 }
 
 AgentOptions OptionsOf(const worker::config::WorkerConfig& config, const std::string& join_token) {
@@ -84,6 +106,7 @@ AgentOptions OptionsOf(const worker::config::WorkerConfig& config, const std::st
   if (!config.fabric_address().empty()) options.fabric_address = config.fabric_address();
   options.labels.insert(config.labels().begin(), config.labels().end());
   options.nice = config.nice();
+  options.isolate = config.isolation() != "off" && CanIsolate();
   return options;
 }
 
@@ -104,13 +127,22 @@ absl::Status Run(int argc, char** argv) {
 
   ConfigureLog(LogLevel::kInfo, LogFormat::kAuto, "graft-worker");
   GRAFT_ASSIGN_OR_RETURN(const worker::config::WorkerConfig config, ReadConfig(argc, argv));
-  std::string join_token, server_ca;
+  std::string join_token, server_ca, client_certificate, client_key;
   if (!config.join_token_file().empty()) {
     GRAFT_ASSIGN_OR_RETURN(join_token, ReadFile(config.join_token_file(), 4096));
     join_token = std::string(absl::StripAsciiWhitespace(join_token));
   }
   if (!config.server_ca_file().empty()) {
     GRAFT_ASSIGN_OR_RETURN(server_ca, ReadFile(config.server_ca_file(), 1 << 20));
+  }
+  if (!config.client_certificate_file().empty()) {
+    GRAFT_ASSIGN_OR_RETURN(client_certificate, ReadFile(config.client_certificate_file(), 1 << 20));
+    GRAFT_ASSIGN_OR_RETURN(client_key, ReadFile(config.client_key_file(), 1 << 20));
+  }
+  if (const std::string& isolation = config.isolation();
+      !isolation.empty() && isolation != "auto" && isolation != "off") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("isolation is \"", isolation, "\"; known are auto and off"));
   }
   GRAFT_ASSIGN_OR_RETURN(const auto devices, OpenDevices(config.devices()));
   const AgentOptions options = OptionsOf(config, join_token);
@@ -127,13 +159,17 @@ absl::Status Run(int argc, char** argv) {
       TransferFileLink::Open(
           {.insecure = config.insecure(),
            .server_ca = server_ca,
+           .client_certificate = client_certificate,
+           .client_key = client_key,
            .cache_folder = options.cache_folder,
            .cache_bytes = config.cache_bytes() > 0 ? config.cache_bytes() : kDefaultCacheBytes,
            .swarm_host = fan_out ? options.fabric_address : ""}));
   GRAFT_ASSIGN_OR_RETURN(const auto scheduler,
                          GrpcSchedulerLink::Connect({.address = config.scheduler_address(),
                                                      .insecure = config.insecure(),
-                                                     .server_ca = server_ca}));
+                                                     .server_ca = server_ca,
+                                                     .client_certificate = client_certificate,
+                                                     .client_key = client_key}));
   Agent agent(options, clock, *scheduler, *files, *devices);
   agent.set_on_fileservice_address(
       [&files](const std::string& address) { files->SetAddress(address); });

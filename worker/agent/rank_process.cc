@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "worker/agent/isolation.h"
 
 namespace graft::agent {
 namespace {
@@ -54,13 +55,17 @@ class ExecStrings {
 };
 
 // Runs in the child: async-signal-safe calls alone. Reports errno through `status_fd` on failure.
-[[noreturn]] void ExecInChild(const RankCommand& command, ExecStrings& strings, pid_t agent,
-                              const int fds[3], int status_fd) {
+[[noreturn]] void ExecInChild(const RankCommand& command, ExecStrings& strings,
+                              const Namespaces& namespaces, pid_t agent, const int fds[3],
+                              int status_fd) {
   const auto fail = [status_fd](int error) {
     [[maybe_unused]] const ssize_t ignored = write(status_fd, &error, sizeof(error));
     _exit(127);
   };
   setpgid(0, 0);
+  if (command.without_network) {
+    if (const int error = namespaces.Enter(); error != 0) fail(error);
+  }
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != agent) _exit(127);  // The agent died between fork and prctl.
   for (int i = 0; i < 3; ++i) {
@@ -105,6 +110,7 @@ absl::StatusOr<std::unique_ptr<RankProcess>> RankProcess::Start(const RankComman
   GRAFT_ASSIGN_OR_RETURN(Pipe err, MakePipe());
   GRAFT_ASSIGN_OR_RETURN(Pipe status, MakePipe());
   ExecStrings strings(command);
+  const Namespaces namespaces;
   const int fds[3] = {in.read.get(), out.write.get(), err.write.get()};
 
   // PR_SET_PDEATHSIG follows the *thread* that forked: the fork happens on the watcher, which lives
@@ -113,12 +119,12 @@ absl::StatusOr<std::unique_ptr<RankProcess>> RankProcess::Start(const RankComman
   std::promise<pid_t> forked;
   std::promise<RankProcess*> adopted;
   std::future<RankProcess*> owner = adopted.get_future();
-  std::thread watcher([&command, &strings, &fds, &forked, status_fd = status.write.get(),
-                       owner = std::move(owner), out_fd = std::move(out.read),
-                       err_fd = std::move(err.read)]() mutable {
+  std::thread watcher([&command, &strings, &namespaces, &fds, &forked,
+                       status_fd = status.write.get(), owner = std::move(owner),
+                       out_fd = std::move(out.read), err_fd = std::move(err.read)]() mutable {
     const pid_t agent = getpid();
     const pid_t pid = fork();
-    if (pid == 0) ExecInChild(command, strings, agent, fds, status_fd);
+    if (pid == 0) ExecInChild(command, strings, namespaces, agent, fds, status_fd);
     if (pid > 0) setpgid(pid, pid);  // As in the child: whichever comes first.
     const int error = errno;
     forked.set_value(pid < 0 ? -error : pid);

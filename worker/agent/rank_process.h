@@ -39,6 +39,8 @@ struct RankCommand {
   int inherited_fd_number = 3;
   // Address space limit in bytes; 0: none.
   int64_t memory_limit_bytes = 0;
+  // In a user and a network namespace of its own (isolation.h).
+  bool without_network = false;
   // Added to the child's niceness.
   int nice = 0;
 };

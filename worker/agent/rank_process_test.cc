@@ -1,6 +1,7 @@
 #include "worker/agent/rank_process.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <string>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "absl/time/time.h"
 #include "base/status_matchers.h"
 #include "gtest/gtest.h"
+#include "worker/agent/isolation.h"
 
 namespace graft::agent {
 namespace {
@@ -44,6 +46,20 @@ RankCommand Shell(const std::string& script) {
   return {.program = "/bin/sh",
           .arguments = {"-c", script},
           .environment = {{"PATH", "/usr/bin:/bin"}, {"X", "1"}}};
+}
+
+TEST(RankProcessTest, WithoutNetworkThereIsNoRouteAndTheUserIsTheSame) {
+  if (const absl::Status possible = TryIsolation(); !possible.ok()) GTEST_SKIP() << possible;
+  RankCommand command = Shell("grep -c : /proc/net/dev; grep -c . /proc/net/route; id -u");
+  command.without_network = true;
+  Recorder recorder;
+  GRAFT_ASSERT_OK_AND_ASSIGN(const auto rank, RankProcess::Start(command, recorder.callbacks()));
+  recorder.exited.Wait();
+  // The loopback device alone; no route but the table's header; the same user.
+  ASSERT_EQ(recorder.events.size(), 3u) << recorder.exit.Describe();
+  EXPECT_EQ(recorder.events[0], "1");
+  EXPECT_LE(std::stoi(recorder.events[1]), 1);
+  EXPECT_EQ(recorder.events[2], std::to_string(getuid()));
 }
 
 TEST(RankProcessTest, LinesArriveAndTheExitIsTold) {

@@ -142,6 +142,7 @@ RankCommand TrainerCommand(const RunnerEnvironment& environment, const v1::Desir
                                       {"TMPDIR", folder},
                                       {"LANG", "C.UTF-8"}},
                       .working_folder = folder,
+                      .without_network = environment.isolate && desired.rank_table_size() <= 1,
                       .nice = environment.nice};
   command.environment.emplace_back("CUDA_VISIBLE_DEVICES",
                                    environment.cuda ? absl::StrCat(local.device_index()) : "");

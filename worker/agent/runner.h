@@ -37,6 +37,7 @@ struct RunnerEnvironment {
   int devices = 1;
   bool cuda = false;  // devices are GPUs
   int nice = 0;
+  bool isolate = false;  // processes without peers get no network (isolation.h)
   // A runner's report has changed: its state, or only how far it is, which may wait a little.
   std::function<void()> on_changed;
   std::function<void()> on_progress;

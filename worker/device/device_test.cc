@@ -54,6 +54,15 @@ TEST(ParseSelectionTest, NamesWhatThereIs) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("none")));
 }
 
+TEST(SelectDevicesTest, KeepsTheChosenWithTheirIndices) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(auto all, DeclaredDevices(R"({"devices":[{"count":4}]})"));
+  GRAFT_ASSERT_OK_AND_ASSIGN(const Inventory inventory,
+                             SelectDevices(std::move(all), {0, 2})->Read());
+  ASSERT_EQ(inventory.devices.size(), 2u);
+  EXPECT_EQ(inventory.devices[0].index, 0);
+  EXPECT_EQ(inventory.devices[1].index, 2);
+}
+
 // Four GPUs in two NVLink pairs; the last one has an ECC error and a foreign process (pid 1).
 NvmlApi FakeNvml() {
   NvmlApi api;
@@ -101,6 +110,21 @@ TEST(NvmlTest, ReadsLinksHealthAndForeignProcesses) {
   EXPECT_THAT(inventory.devices[3].health_reason, HasSubstr("3 uncorrected ECC"));
   ASSERT_EQ(inventory.devices[3].foreign.size(), 1u);
   EXPECT_EQ(inventory.devices[3].foreign[0].pid, 1);
+}
+
+TEST(NvmlTest, AProgramsOwnFaultIsNotTheDevices) {
+  static int told;
+  told = 0;
+  NvmlApi api = FakeNvml();
+  api.event_set = [](void** set) { return *set = &told, 0; };
+  api.register_events = [](NvmlHandle, unsigned long long, void*) { return 0; };
+  api.event_wait = [](void*, NvmlEvent* event, unsigned) {
+    *event = {.device = reinterpret_cast<NvmlHandle>(1), .type = 8, .data = 31};  // a page fault
+    return told++ == 0 ? 0 : 10;
+  };
+  GRAFT_ASSERT_OK_AND_ASSIGN(const Inventory inventory, NvmlSource(api)->Read());
+  EXPECT_GT(told, 0);
+  EXPECT_TRUE(inventory.devices[0].healthy);
 }
 
 TEST(NvmlTest, AFailingCallIsSaidWithItsNumber) {

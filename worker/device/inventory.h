@@ -71,6 +71,10 @@ absl::StatusOr<std::unique_ptr<DeviceSource>> NvmlDevices();
 // NVML where there is a driver with at least one GPU, else one CPU device.
 std::unique_ptr<DeviceSource> DetectDevices();
 
+// The devices of `source` with one of these indices, which they keep.
+std::unique_ptr<DeviceSource> SelectDevices(std::unique_ptr<DeviceSource> source,
+                                            std::vector<int> indices);
+
 // Keeps the devices named in `selection` ("0,2"). INVALID_ARGUMENT names the indices there are.
 absl::StatusOr<std::vector<int>> ParseSelection(absl::string_view selection, int device_count);
 

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,10 +19,14 @@
 namespace graft::device {
 namespace {
 
-constexpr int kP2pNvlink = 2;       // NVML_P2P_CAPS_INDEX_NVLINK
-constexpr int kEccUncorrected = 1;  // NVML_MEMORY_ERROR_TYPE_UNCORRECTED
-constexpr int kEccVolatile = 0;     // NVML_VOLATILE_ECC: since the driver was loaded
+constexpr int kP2pNvlink = 2;                // NVML_P2P_CAPS_INDEX_NVLINK
+constexpr int kEccUncorrected = 1;           // NVML_MEMORY_ERROR_TYPE_UNCORRECTED
+constexpr int kEccVolatile = 0;              // NVML_VOLATILE_ECC: since the driver was loaded
+constexpr unsigned long long kXidEvent = 8;  // nvmlEventTypeXidCriticalError
 constexpr unsigned kMaxProcesses = 256;
+constexpr int kMaxEventsARead = 1000;  // more than that is a driver that repeats itself
+// XIDs that a program's own fault causes: out of range, page fault, stopped, preempted, its end.
+constexpr unsigned long long kProgramXids[] = {13, 31, 43, 45, 68, 109};
 
 template <typename Function>
 void Bind(void* library, const char* name, Function*& function) {
@@ -67,6 +73,8 @@ class Source final : public DeviceSource {
       NvmlHandle handle = nullptr;
       GRAFT_RETURN_IF_ERROR(
           Check(api_.handle_by_index(i, &handle), absl::StrCat("opening GPU ", i)));
+      Listen(handle);
+      NoteEvents();
       GRAFT_RETURN_IF_ERROR(AddDevice(handle, handles, inventory));
     }
     FindNvlinkDomains(handles, inventory);
@@ -81,6 +89,30 @@ class Source final : public DeviceSource {
         absl::StrCat("NVML: ", what, ": ", text == nullptr ? "error" : text, " (", code, ")"));
   }
 
+  // Critical errors are told once, as they happen: a device that had one stays out of use until
+  // the driver, and with it this process, is started anew.
+  void Listen(NvmlHandle handle) {
+    if (api_.event_set == nullptr || api_.register_events == nullptr ||
+        api_.event_wait == nullptr || heard_.contains(handle)) {
+      return;
+    }
+    heard_[handle] = "";
+    if (events_ == nullptr && api_.event_set(&events_) != 0) events_ = nullptr;
+    if (events_ != nullptr) (void)api_.register_events(handle, kXidEvent, events_);
+  }
+
+  void NoteEvents() {
+    NvmlEvent event = {};
+    for (int i = 0; events_ != nullptr && i < kMaxEventsARead; ++i) {
+      if (api_.event_wait(events_, &event, 0) != 0) return;  // none waits
+      const bool program = std::find(std::begin(kProgramXids), std::end(kProgramXids),
+                                     event.data) != std::end(kProgramXids);
+      if (event.type == kXidEvent && !program) {
+        heard_[event.device] = absl::StrCat("XID ", event.data, " (see dmesg)");
+      }
+    }
+  }
+
   // A whole GPU, or its MIG slices where it is cut into such.
   absl::Status AddDevice(NvmlHandle handle, std::vector<NvmlHandle>& handles,
                          Inventory& inventory) {
@@ -88,11 +120,18 @@ class Source final : public DeviceSource {
     const bool mig = api_.mig_mode != nullptr && api_.mig_mode(handle, &mode, &pending) == 0 &&
                      mode == 1 && api_.max_mig_devices != nullptr &&
                      api_.max_mig_devices(handle, &slices) == 0;
-    if (!mig) return AddOne(handle, false, handles, inventory);
-    for (unsigned i = 0; i < slices; ++i) {
+    const size_t first = inventory.devices.size();
+    if (!mig) GRAFT_RETURN_IF_ERROR(AddOne(handle, false, handles, inventory));
+    for (unsigned i = 0; mig && i < slices; ++i) {
       NvmlHandle slice = nullptr;
       if (api_.mig_handle(handle, i, &slice) != 0) continue;  // That place is not in use.
       GRAFT_RETURN_IF_ERROR(AddOne(slice, true, handles, inventory));
+    }
+    const auto sick = heard_.find(handle);
+    if (sick == heard_.end() || sick->second.empty()) return absl::OkStatus();
+    for (size_t i = first; i < inventory.devices.size(); ++i) {
+      inventory.devices[i].healthy = false;
+      inventory.devices[i].health_reason = sick->second;
     }
     return absl::OkStatus();
   }
@@ -174,6 +213,8 @@ class Source final : public DeviceSource {
   }
 
   const NvmlApi api_;
+  void* events_ = nullptr;                   // the driver's; as long as this process
+  std::map<NvmlHandle, std::string> heard_;  // what makes a device sick, empty: nothing
 };
 
 }  // namespace
@@ -195,6 +236,9 @@ absl::StatusOr<NvmlApi> LoadNvml() {
   Bind(library, "nvmlDeviceGetComputeRunningProcesses_v3", api.processes);
   Bind(library, "nvmlDeviceGetUtilizationRates", api.utilization);
   Bind(library, "nvmlDeviceGetTotalEccErrors", api.ecc_errors);
+  Bind(library, "nvmlEventSetCreate", api.event_set);
+  Bind(library, "nvmlDeviceRegisterEvents", api.register_events);
+  Bind(library, "nvmlEventSetWait_v2", api.event_wait);
   Bind(library, "nvmlDeviceGetMigMode", api.mig_mode);
   Bind(library, "nvmlDeviceGetMaxMigDeviceCount", api.max_mig_devices);
   Bind(library, "nvmlDeviceGetMigDeviceHandleByIndex", api.mig_handle);

@@ -30,6 +30,14 @@ struct NvmlUtilization {
   unsigned int memory;
 };
 
+struct NvmlEvent {
+  NvmlHandle device;
+  unsigned long long type;
+  unsigned long long data;  // of a critical error its XID
+  unsigned int gpu_instance;
+  unsigned int compute_instance;
+};
+
 // Every function returns 0 on success. A null pointer: this driver lacks the call.
 struct NvmlApi {
   int (*init)() = nullptr;
@@ -44,6 +52,9 @@ struct NvmlApi {
   int (*processes)(NvmlHandle, unsigned int*, NvmlProcess*) = nullptr;
   int (*utilization)(NvmlHandle, NvmlUtilization*) = nullptr;
   int (*ecc_errors)(NvmlHandle, int, int, unsigned long long*) = nullptr;
+  int (*event_set)(void**) = nullptr;
+  int (*register_events)(NvmlHandle, unsigned long long, void*) = nullptr;
+  int (*event_wait)(void*, NvmlEvent*, unsigned int) = nullptr;
   int (*mig_mode)(NvmlHandle, unsigned int*, unsigned int*) = nullptr;
   int (*max_mig_devices)(NvmlHandle, unsigned int*) = nullptr;
   int (*mig_handle)(NvmlHandle, unsigned int, NvmlHandle*) = nullptr;

@@ -50,6 +50,24 @@ class DeclaredSource final : public DeviceSource {
   const Inventory inventory_;
 };
 
+class SelectedSource final : public DeviceSource {
+ public:
+  SelectedSource(std::unique_ptr<DeviceSource> source, std::vector<int> indices)
+      : source_(std::move(source)), indices_(std::move(indices)) {}
+
+  absl::StatusOr<Inventory> Read() override {
+    GRAFT_ASSIGN_OR_RETURN(Inventory inventory, source_->Read());
+    std::erase_if(inventory.devices, [this](const Device& device) {
+      return std::find(indices_.begin(), indices_.end(), device.index) == indices_.end();
+    });
+    return inventory;
+  }
+
+ private:
+  const std::unique_ptr<DeviceSource> source_;
+  const std::vector<int> indices_;
+};
+
 absl::Status CheckKeys(const Json& object, std::initializer_list<absl::string_view> known,
                        absl::string_view where) {
   if (!object.is_object()) {
@@ -125,14 +143,21 @@ std::unique_ptr<DeviceSource> DetectDevices() {
   return CpuDevices(1);
 }
 
+std::unique_ptr<DeviceSource> SelectDevices(std::unique_ptr<DeviceSource> source,
+                                            std::vector<int> indices) {
+  return std::make_unique<SelectedSource>(std::move(source), std::move(indices));
+}
+
 absl::StatusOr<std::vector<int>> ParseSelection(absl::string_view selection, int device_count) {
   std::vector<int> indices;
   for (const absl::string_view word : absl::StrSplit(selection, ',')) {
     int index = 0;
     if (!absl::SimpleAtoi(word, &index) || index < 0 || index >= device_count) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "there is no device \"", word, "\"; this machine has ",
-          device_count == 0 ? std::string("none") : absl::StrCat("0 to ", device_count - 1)));
+      return absl::InvalidArgumentError(
+          absl::StrCat("there is no device \"", word, "\"; this machine has ",
+                       device_count == 0   ? std::string("none")
+                       : device_count == 1 ? std::string("device 0 alone")
+                                           : absl::StrCat("0 to ", device_count - 1)));
     }
     if (std::find(indices.begin(), indices.end(), index) != indices.end()) {
       return absl::InvalidArgumentError(absl::StrCat("device ", index, " is named twice"));

@@ -1,3 +1,7 @@
 #!/bin/sh
-# Events of 8 ranks through the agent's spool, gRPC and the scheduler's store. $1: the build folder.
-exec "$1/bin/relay_bench"
+# $1: the build folder. What the platform costs beside the trainer, and events of 8 ranks through the
+# agent's spool, gRPC and the scheduler's store.
+status=0
+"$1/bin/relay_bench" || status=1
+python3 "$(dirname "$0")/platform_bench.py" "$1/bin" "$(cd "$(dirname "$0")/../../.." && pwd)" || status=1
+exit $status

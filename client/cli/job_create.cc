@@ -1,0 +1,330 @@
+// graft job create and its short forms graft lora and graft sft; job init, schema, estimate, rerun.
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "base/file.h"
+#include "base/status_macros.h"
+#include "client/cli/command.h"
+#include "client/cli/job_view.h"
+#include "client/graft/job_file.h"
+
+namespace graft::cli {
+namespace {
+
+void SayWarnings(const Invocation& invocation,
+                 const google::protobuf::RepeatedPtrField<v1::Warning>& warnings) {
+  for (const v1::Warning& warning : warnings) {
+    invocation.Say(absl::StrCat(invocation.err.Paint(Style::kYellow, "warning:"), " ",
+                                Sanitize(warning.field()), warning.field().empty() ? "" : ": ",
+                                Sanitize(warning.message())));
+  }
+}
+
+// References in a spec as users write them, made whole.
+void MakeNamesWhole(const client::Client& client, v1::JobSpec& spec) {
+  if (spec.has_model()) spec.mutable_model()->set_base(client.Name("models", spec.model().base()));
+  for (auto* sources :
+       {spec.mutable_dataset()->mutable_training(), spec.mutable_dataset()->mutable_validation()}) {
+    for (v1::DatasetSource& source : *sources)
+      source.set_fileset(client.Name("filesets", source.fileset()));
+  }
+  if (spec.resources().has_queue() && !absl::StartsWith(spec.resources().queue(), "queues/")) {
+    spec.mutable_resources()->set_queue(absl::StrCat("queues/", spec.resources().queue()));
+  }
+}
+
+absl::Status ApplySets(const std::vector<std::string>& sets, v1::JobSpec& spec) {
+  for (const std::string& set : sets) {
+    const size_t equals = set.find('=');
+    if (equals == std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat("--set ", set, ": expected PATH=VALUE"));
+    }
+    GRAFT_RETURN_IF_ERROR(client::SetField(set.substr(0, equals), set.substr(equals + 1), spec));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Submit(Invocation& invocation, client::Client& client, v1::CreateJobRequest request,
+                    bool watch) {
+  request.set_parent(client.workspace());
+  request.set_request_id(NewRequestId());
+  MakeNamesWhole(client, *request.mutable_job()->mutable_spec());
+  GRAFT_ASSIGN_OR_RETURN(
+      const v1::Job job,
+      client.Call<v1::Job>(client.jobs(), &v1::JobService::Stub::CreateJob, request,
+                           {.deadline = absl::Minutes(2), .idempotent = true}));
+  SayWarnings(invocation, job.warnings());
+  if (request.validate_only()) {
+    return invocation.Print(job, [&] { return absl::StrCat("valid: nothing was created\n"); });
+  }
+  if (!watch) {
+    return invocation.Print(job, [&] {
+      return absl::StrCat("job ", ShortName(job.name()), ": ", JobStateWord(job.status().state()),
+                          "; `graft job watch ", ShortName(job.name()), "` follows it\n");
+    });
+  }
+  return FollowJob(invocation, client, job.name());
+}
+
+absl::StatusOr<client::JobFile> ReadJobFile(const std::string& file) {
+  GRAFT_ASSIGN_OR_RETURN(const std::string text,
+                         ReadFile(file == "-" ? "/dev/stdin" : file, client::kMaxJobFileBytes));
+  return client::ParseJobFile(text, file);
+}
+
+absl::Status CreateJob(Invocation& invocation) {
+  std::string file, name;
+  std::vector<std::string> sets;
+  bool watch = false, dry_run = false;
+  invocation.flags.String("file", &file, "FILE",
+                          "the job file, YAML or JSON; - reads standard input");
+  invocation.flags.Short('f');
+  invocation.flags.String("name", &name, "NAME", "the job's name");
+  invocation.flags.Strings("set", &sets, "PATH=VALUE",
+                           "a field of the spec, such as optimizer.learning_rate=1e-4");
+  invocation.flags.Bool("watch", &watch, "follow the job until it ends");
+  invocation.flags.Bool("dry-run", &dry_run, "check it all and create nothing");
+  GRAFT_RETURN_IF_ERROR(
+      invocation.Parse("graft job create -f FILE [--set PATH=VALUE ...] [--watch]"));
+  client::JobFile job;
+  if (!file.empty()) {
+    GRAFT_ASSIGN_OR_RETURN(job, ReadJobFile(file));
+  }
+  GRAFT_RETURN_IF_ERROR(ApplySets(sets, *job.job.mutable_spec()));
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  v1::CreateJobRequest request;
+  request.set_job_id(name.empty() ? job.job_id : name);
+  *request.mutable_job() = job.job;
+  request.set_validate_only(dry_run);
+  return Submit(invocation, *client, std::move(request), watch);
+}
+
+absl::Status TuneShort(Invocation& invocation, v1::FinetuningType type, absl::string_view usage) {
+  std::string name, output;
+  double epochs = 0, learning_rate = 0;
+  int64_t max_steps = 0, rank = 0, alpha = 0, batch = 0, max_seq_length = 0, seed = -1;
+  std::vector<std::string> sets;
+  bool watch = false, dry_run = false;
+  FlagSet& flags = invocation.flags;
+  flags.String("name", &name, "NAME", "the job's name");
+  flags.String("output-name", &output, "NAME", "the name of what comes out");
+  flags.Double("epochs", &epochs, "N", "passes over the data");
+  flags.Int("max-steps", &max_steps, "N", "optimizer steps at most");
+  flags.Double("lr", &learning_rate, "X", "learning rate");
+  flags.Int("rank", &rank, "N", "LoRA rank");
+  flags.Int("alpha", &alpha, "N", "LoRA alpha");
+  flags.Int("batch", &batch, "N", "examples of one step");
+  flags.Int("max-seq-length", &max_seq_length, "N", "longest sequence in tokens");
+  flags.Int("seed", &seed, "N", "the seed");
+  flags.Strings("set", &sets, "PATH=VALUE", "any other field of the spec");
+  flags.Bool("watch", &watch, "follow the job until it ends");
+  flags.Bool("dry-run", &dry_run, "check it all and create nothing");
+  GRAFT_RETURN_IF_ERROR(invocation.Parse(usage));
+  GRAFT_ASSIGN_OR_RETURN(const std::string model, invocation.Word(0, "the MODEL"));
+  GRAFT_ASSIGN_OR_RETURN(const std::string dataset, invocation.Word(1, "the DATASET"));
+  v1::CreateJobRequest request;
+  request.set_job_id(name);
+  request.set_validate_only(dry_run);
+  v1::JobSpec& spec = *request.mutable_job()->mutable_spec();
+  spec.mutable_model()->set_base(model);
+  spec.mutable_dataset()->add_training()->set_fileset(dataset);
+  spec.mutable_method()->mutable_sft();
+  spec.mutable_tuning()->set_type(type);
+  if (flags.Given("epochs")) spec.mutable_schedule()->set_epochs(epochs);
+  if (flags.Given("max-steps")) spec.mutable_schedule()->set_max_steps(max_steps);
+  if (flags.Given("seed")) spec.mutable_schedule()->set_seed(seed);
+  if (flags.Given("lr")) spec.mutable_optimizer()->set_learning_rate(learning_rate);
+  if (flags.Given("rank"))
+    spec.mutable_tuning()->mutable_lora()->set_rank(static_cast<int32_t>(rank));
+  if (flags.Given("alpha"))
+    spec.mutable_tuning()->mutable_lora()->set_alpha(static_cast<double>(alpha));
+  if (flags.Given("batch"))
+    spec.mutable_batch()->set_global_batch_size(static_cast<int32_t>(batch));
+  if (flags.Given("max-seq-length")) {
+    spec.mutable_batch()->set_max_seq_length(static_cast<int32_t>(max_seq_length));
+  }
+  if (!output.empty()) spec.mutable_output()->set_name(output);
+  GRAFT_RETURN_IF_ERROR(ApplySets(sets, spec));
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  return Submit(invocation, *client, std::move(request), watch);
+}
+
+absl::Status Lora(Invocation& invocation) {
+  return TuneShort(invocation, v1::FINETUNING_TYPE_LORA, "graft lora MODEL DATASET [flags]");
+}
+absl::Status Sft(Invocation& invocation) {
+  return TuneShort(invocation, v1::FINETUNING_TYPE_ALL_WEIGHTS, "graft sft MODEL DATASET [flags]");
+}
+
+absl::Status RerunJob(Invocation& invocation) {
+  std::string name;
+  std::vector<std::string> sets;
+  bool watch = false, dry_run = false;
+  invocation.flags.String("name", &name, "NAME", "the new job's name");
+  invocation.flags.Strings("set", &sets, "PATH=VALUE", "a field that shall be different");
+  invocation.flags.Bool("watch", &watch, "follow the job until it ends");
+  invocation.flags.Bool("dry-run", &dry_run, "check it all and create nothing");
+  GRAFT_RETURN_IF_ERROR(
+      invocation.Parse("graft job rerun JOB [--set PATH=VALUE ...] [--name NAME]\n\n"
+                       "The same job on the same bytes: versions, defaults and seed as they were "
+                       "resolved."));
+  GRAFT_ASSIGN_OR_RETURN(const std::string id, invocation.Word(0, "the JOB"));
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  GRAFT_ASSIGN_OR_RETURN(const v1::Job job, FetchJob(*client, client->Name("jobs", id)));
+  v1::CreateJobRequest request;
+  request.set_job_id(name);
+  request.set_validate_only(dry_run);
+  request.mutable_job()->set_description(job.description());
+  *request.mutable_job()->mutable_spec() = job.resolved_spec();
+  // What the resolved spec tells and no one may set; and what came out has its name already.
+  request.mutable_job()->mutable_spec()->mutable_parallelism()->clear_data_parallel_size();
+  request.mutable_job()->mutable_spec()->mutable_output()->clear_name();
+  GRAFT_RETURN_IF_ERROR(ApplySets(sets, *request.mutable_job()->mutable_spec()));
+  return Submit(invocation, *client, std::move(request), watch);
+}
+
+absl::StatusOr<v1::GetJobSchemaResponse> FetchSchema(client::Client& client,
+                                                     const std::string& method) {
+  v1::GetJobSchemaRequest request;
+  request.set_method(v1::METHOD_SFT);
+  if (!method.empty()) GRAFT_RETURN_IF_ERROR(client::SetField("method", method, request));
+  return client.Call<v1::GetJobSchemaResponse>(client.jobs(), &v1::JobService::Stub::GetJobSchema,
+                                               request, {.idempotent = true});
+}
+
+absl::Status JobSchema(Invocation& invocation) {
+  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft job schema [METHOD]"));
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  GRAFT_ASSIGN_OR_RETURN(
+      const auto schema,
+      FetchSchema(*client, invocation.word_count() > 0 ? invocation.flags.words()[0] : ""));
+  invocation.Write(schema.json_schema() + "\n");
+  return absl::OkStatus();
+}
+
+// The commented file with another value for a key of a section, which may be commented out.
+std::string WithLine(const std::string& text, absl::string_view section, absl::string_view key,
+                     absl::string_view value) {
+  std::vector<std::string> lines = absl::StrSplit(text, '\n');
+  bool inside = false;
+  for (std::string& line : lines) {
+    if (!line.empty() && line[0] != ' ' && line[0] != '#')
+      inside = line == absl::StrCat(section, ":");
+    absl::string_view rest = line;
+    if (!inside || !absl::ConsumePrefix(&rest, "  ")) continue;
+    absl::ConsumePrefix(&rest, "# ");
+    if (!absl::ConsumePrefix(&rest, key) || !absl::StartsWith(rest, ":")) continue;
+    line = absl::StrCat("  ", key, ": ", value);
+    break;
+  }
+  return absl::StrJoin(lines, "\n");
+}
+
+absl::Status InitJob(Invocation& invocation) {
+  std::string method, model = "MODEL", dataset = "DATASET";
+  invocation.flags.String("method", &method, "METHOD",
+                          "lora, all_weights, lora_merged; or sft, dpo ...");
+  invocation.flags.String("model", &model, "MODEL", "the base model");
+  invocation.flags.String("dataset", &dataset, "DATASET", "the rows to learn from");
+  GRAFT_RETURN_IF_ERROR(
+      invocation.Parse("graft job init [--method lora] [--model MODEL] [--dataset DATASET]\n\n"
+                       "A job file with every field, its default and what it means, to be changed "
+                       "and given to `graft job create -f`."));
+  // People say "lora" for the method; the file tells method and tuning apart.
+  v1::TuningSection tuning;
+  const bool is_tuning = !method.empty() && client::SetField("type", method, tuning).ok();
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  GRAFT_ASSIGN_OR_RETURN(const auto schema, FetchSchema(*client, is_tuning ? "" : method));
+  std::string text = WithLine(schema.example_yaml(), "model", "base", model);
+  text = WithLine(std::move(text), "dataset", "training", dataset);
+  if (is_tuning) text = WithLine(std::move(text), "tuning", "type", method);
+  invocation.Write(text);
+  return absl::OkStatus();
+}
+
+std::string EstimateTable(const Terminal& terminal, const v1::EstimateJobResponse& response) {
+  const v1::Estimate& estimate = response.estimate();
+  const v1::Estimate::Memory& memory = estimate.device_memory();
+  Table table({"FIELD", "VALUE"});
+  table.Add({"fits", response.fits() ? terminal.Paint(Style::kGreen, "yes")
+                                     : terminal.Paint(Style::kRed, "no")});
+  table.Add({"device memory",
+             absl::StrCat(FormatBytes(memory.total()), ": weights ", FormatBytes(memory.weights()),
+                          ", gradients ", FormatBytes(memory.gradients()), ", optimizer ",
+                          FormatBytes(memory.optimizer()), ", activations ",
+                          FormatBytes(memory.activations()), ", runtime ",
+                          FormatBytes(memory.overhead()))});
+  if (estimate.has_layout()) {
+    const v1::Layout& layout = estimate.layout();
+    table.Add({"layout",
+               absl::StrCat("tp ", layout.tensor_parallel_size(), ", cp ",
+                            layout.context_parallel_size(), ", dp ", layout.data_parallel_size(),
+                            ", pp ", layout.pipeline_parallel_size())});
+  }
+  if (estimate.disk() > 0) table.Add({"disk", FormatBytes(estimate.disk())});
+  if (estimate.steps() > 0) table.Add({"steps", absl::StrCat(estimate.steps())});
+  if (estimate.step_seconds() > 0) {
+    table.Add({"a step", absl::StrCat(FormatNumber(estimate.step_seconds()), " s, ",
+                                      Sanitize(estimate.basis()))});
+  }
+  if (estimate.run_time().seconds() > 0) {
+    table.Add({"run time", HumanDuration(absl::Seconds(estimate.run_time().seconds()))});
+  }
+  for (const v1::Warning& warning : response.warnings()) {
+    table.Add({"warning", Sanitize(warning.message())});
+  }
+  return table.Render(terminal);
+}
+
+absl::Status EstimateJob(Invocation& invocation) {
+  std::string file;
+  std::vector<std::string> sets;
+  invocation.flags.String("file", &file, "FILE", "the job file, YAML or JSON");
+  invocation.flags.Short('f');
+  invocation.flags.Strings("set", &sets, "PATH=VALUE", "a field of the spec");
+  GRAFT_RETURN_IF_ERROR(invocation.Parse(
+      "graft job estimate -f FILE | graft job estimate MODEL [DATASET] [--set ...]"));
+  v1::EstimateJobRequest request;
+  if (!file.empty()) {
+    GRAFT_ASSIGN_OR_RETURN(const client::JobFile job, ReadJobFile(file));
+    *request.mutable_spec() = job.job.spec();
+  } else {
+    GRAFT_ASSIGN_OR_RETURN(*request.mutable_spec()->mutable_model()->mutable_base(),
+                           invocation.Word(0, "the MODEL, or -f FILE,"));
+    if (invocation.word_count() > 1) {
+      request.mutable_spec()->mutable_dataset()->add_training()->set_fileset(
+          invocation.flags.words()[1]);
+    }
+  }
+  GRAFT_RETURN_IF_ERROR(ApplySets(sets, *request.mutable_spec()));
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  request.set_parent(client->workspace());
+  MakeNamesWhole(*client, *request.mutable_spec());
+  GRAFT_ASSIGN_OR_RETURN(
+      const auto response,
+      client->Call<v1::EstimateJobResponse>(client->jobs(), &v1::JobService::Stub::EstimateJob,
+                                            request, {.idempotent = true}));
+  return invocation.Print(response, [&] { return EstimateTable(invocation.out, response); });
+}
+
+}  // namespace
+
+const std::vector<Command>& JobCreateCommands() {
+  static const auto& commands = *new std::vector<Command>{
+      {"lora", "train an adapter: MODEL DATASET", Lora},
+      {"sft", "train all weights: MODEL DATASET", Sft},
+      {"job init", "a commented job file to start from", InitJob},
+      {"job create", "create a job from a file", CreateJob},
+      {"job estimate", "memory, disk and time of a job that is not there yet", EstimateJob},
+      {"job rerun", "the same job again, on the same bytes", RerunJob},
+      {"job schema", "the fields of a job file, as a JSON schema", JobSchema},
+  };
+  return commands;
+}
+
+}  // namespace graft::cli
