@@ -34,7 +34,7 @@ std::string WishKey(const WaitingJob& job) {
       absl::StrJoin(gang.labels, "\x01", absl::PairFormatter("\x02")), "\n",
       absl::StrJoin(gang.tolerations, "\x01"), "\n", absl::StrJoin(gang.avoid_nodes, "\x01"), "\n",
       absl::StrJoin(job.rather_not, "\x01"), "\n", gang.allow_tp_across_domains,
-      static_cast<int>(gang.max_level), absl::FormatTime(gang.needed_until), "\n");
+      static_cast<int>(gang.max_level), ",", absl::ToUnixNanos(gang.needed_until), "\n");
   AppendLayout(gang.layout, key);
   for (const Layout& layout : job.other_layouts) AppendLayout(layout, key);
   return key;
@@ -73,7 +73,6 @@ class Pass {
         input_(input),
         quotas_(input.quotas),
         now_free_(*input.topology),
-        outside_(*input.topology),
         growth_(input.topology->growth()) {}
 
   PassResult Run() {
@@ -114,13 +113,22 @@ class Pass {
   bool asking() const { return input_.what_if != nullptr; }
   bool AskedAbout(const std::string& id) const { return asking() && id == input_.what_if->id; }
 
-  Head HeadOf(const WaitingQueue::Class& of, JobIterator job) const {
+  Head HeadOf(const WaitingQueue::Class& of, JobIterator job) {
     const WaitingJob& like = of.like;
     const bool shared = input_.shares != nullptr && like.shares;
-    const double level = shared ? input_.shares->Level(like.account, input_.now) : 0;
-    return {like.priority, quotas_.Borrows(like.account, like.gang.layout.world()),
-            level,         job->first,
-            &of,           job};
+    return {like.priority,
+            quotas_.Borrows(like.account, like.gang.layout.world()),
+            shared ? LevelOf(like.account) : 0,
+            job->first,
+            &of,
+            job};
+  }
+
+  // The same all through the pass, and asked for by every class.
+  double LevelOf(const std::string& account) {
+    const auto [level, fresh] = levels_.try_emplace(account, 0);
+    if (fresh) level->second = input_.shares->Level(account, input_.now);
+    return level->second;
   }
 
   // The class goes on with this job, or with the next that has not been decided already.
@@ -136,7 +144,6 @@ class Pass {
     for (const Reservation& claim : input_.claims) {
       if (AskedAbout(claim.id)) continue;
       now_free_.Take(claim.devices);
-      outside_.Take(claim.devices);
     }
     for (const Reservation& claim : input_.claims) {
       const WaitingQueue::Class* of = queue_.Find(claim.id);
@@ -199,7 +206,7 @@ class Pass {
 
   void Start(const std::string& id, const WaitingJob& like, Seat seat, absl::string_view how) {
     now_free_.Take(seat.placement.ranks);
-    outside_.Take(seat.placement.ranks);
+    if (outside_.has_value()) outside_->Take(seat.placement.ranks);
     quotas_.Charge(like.account, seat.layout.world());
     result_.starts.push_back({id, seat.layout, std::move(seat.placement), how});
     if (timeline_.has_value()) NoteEnd(result_.starts.back());
@@ -226,7 +233,8 @@ class Pass {
   }
 
   std::optional<Seat> Seek(const WaitingJob& like, absl::string_view& how) const {
-    std::optional<Seat> seat = FindSeat(outside_, like, input_.now);
+    std::optional<Seat> seat =
+        FindSeat(outside_.has_value() ? *outside_ : now_free_, like, input_.now);
     if (seat.has_value() || result_.reservations.empty()) return seat;
     const absl::Time end = input_.now + like.estimate;
     if (end == absl::InfiniteFuture() || end > last_needed_) return std::nullopt;
@@ -256,7 +264,8 @@ class Pass {
     found.id = head.job->second;
     first_needed_ = std::min(first_needed_, found.start);
     last_needed_ = std::max(last_needed_, found.start);
-    outside_.Take(found.devices);
+    if (!outside_.has_value()) outside_ = now_free_;
+    outside_->Take(found.devices);
     result_.reservations.push_back(std::move(found));
   }
 
@@ -270,10 +279,11 @@ class Pass {
   const WaitingQueue& queue_;
   const PassInput& input_;
   Quotas quotas_;
-  Topology now_free_;  // without what this pass has given away
-  Topology outside_;   // and without kept room
+  Topology now_free_;                // without what this pass has given away
+  std::optional<Topology> outside_;  // and without kept room, once there is some
   const uint64_t growth_;
   std::priority_queue<Head> heads_;
+  absl::flat_hash_map<absl::string_view, double> levels_;  // by account
   WaitingQueue::Class asked_;
   absl::btree_set<std::string> claimed_;                   // jobs that room was made for
   std::optional<Timeline> timeline_;                       // made when the first job is blocked
