@@ -117,6 +117,15 @@ absl::Time Core::WakeAt() const {
   return at;
 }
 
+void Core::LookAtDue() {
+  while (!alarms_.empty() && alarms_.begin()->first <= now_) {
+    const JobKey key = alarms_.begin()->second;
+    alarms_.erase(alarms_.begin());
+    effects_.pass_wanted = true;
+    if (const auto it = jobs_.find(key); it != jobs_.end()) LookAt(it->second);
+  }
+}
+
 absl::Status Core::Apply(const Ticked&) {
   while (!leases_.empty() && leases_.begin()->first <= now_) {
     if (GRAFT_PLANTED(1)) {  // a lease that never ends
@@ -127,12 +136,7 @@ absl::Status Core::Apply(const Ticked&) {
              absl::StrCat("it has not synchronised for ", absl::FormatDuration(options_.lease)));
   }
   NodesLeave();
-  while (!alarms_.empty() && alarms_.begin()->first <= now_) {
-    const JobKey key = alarms_.begin()->second;
-    alarms_.erase(alarms_.begin());
-    effects_.pass_wanted = true;
-    if (const auto it = jobs_.find(key); it != jobs_.end()) LookAt(it->second);
-  }
+  LookAtDue();
   while (!call_alarms_.empty() && call_alarms_.begin()->first <= now_) {
     const int64_t id = call_alarms_.begin()->second;
     call_alarms_.erase(call_alarms_.begin());

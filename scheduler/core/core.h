@@ -197,6 +197,8 @@ class Core {
   absl::Status Ask(Job& job, JobVerb verb);
   static absl::Status CheckPriority(const JobRequest& request);
   void LookAt(Job& job);
+  // Jobs whose moment has come: a backoff or a time limit ends.
+  void LookAtDue();
   void CheckTimeLimit(Job& job);
   void CheckGrace(Job& job);
   void Hold(const Job& job, int devices);

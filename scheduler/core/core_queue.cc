@@ -138,6 +138,7 @@ PassInput Core::MakePassInput(const FairShare& shares, absl::Time now) const {
 }
 
 absl::Status Core::Apply(const PassDue&) {
+  LookAtDue();  // whose backoff ends now is in this pass
   effects_.pass_wanted = false;
   late_pass_ = absl::InfiniteFuture();
   StartValidations();
