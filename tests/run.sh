@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Builds and runs the tests.
 #
-#   tests/run.sh [full|soak] [GROUP [PART]] [--preset release|debug|asan|tsan|clang] [--no-deps]
+#   tests/run.sh [full|soak] [GROUP [PART]] [--preset release|debug|asan|tsan|clang] [--no-deps] [--seed N]
 #
 #   GROUP  unit, sim, scenarios, e2e, parity, bench, fuzz, tidy; without one: all but bench and fuzz
 #   PART   a part of the group: `bench scheduler`, `unit cas` (matches the tests' names)
+#   --seed N  `sim` runs that one seed and prints its trace and the trace's hash
 #   full   every count that is promised, and the live references from PyPI; soak has no limit
 #
 # Ends with the line "N passed, N failed".
@@ -20,7 +21,8 @@ while [ $# -gt 0 ]; do
     --preset) preset=${2:?--preset needs a name}; shift ;;
     --preset=*) preset=${1#--preset=} ;;
     --no-deps) deps=0 ;;
-    -h|--help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --seed) group=sim; export GRAFT_SEED=${2:?--seed needs a number}; shift ;;
+    -h|--help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "run.sh: unknown option '$1'" >&2; exit 2 ;;
     *) [ -n "$group" ] || { echo "run.sh: unknown group '$1' (unit, sim, scenarios, e2e, parity, bench, fuzz, tidy)" >&2; exit 2; }
        part=$1 ;;
@@ -95,6 +97,7 @@ args=(--test-dir "$build" --output-on-failure -j 2)
 # `live` needs the references from PyPI, `full` takes too long for every change.
 if [ "$tier" = default ]; then args+=(-LE '^(bench|fuzz|live|full)$'); else args+=(-LE '^(bench|fuzz)$'); fi
 [ -z "$part" ] || args+=(-R "$part")
+[ -z "${GRAFT_SEED:-}" ] || args+=(-V -R '^sim_test$')
 set +e
 ctest "${args[@]}" | tee "$build/ctest.log"
 status=${PIPESTATUS[0]}

@@ -11,13 +11,16 @@ namespace {
 
 TEST(SimulationTest, NoSeedBreaksAnInvariant) {
   const char* only = std::getenv("GRAFT_SEED");
-  const int seeds = graft::testing::ByTier(50, 200, 10'000);
+  const int seeds = graft::testing::ByTier(200, 1000, 10'000);
   int completed = 0, restarts = 0, failed_commits = 0;
   for (int i = 1; i <= (only == nullptr ? seeds : 1); ++i) {
     const uint64_t seed = only == nullptr ? i : std::strtoull(only, nullptr, 10);
     const SimulationResult result = Simulation({.seed = seed}).Run();
     ASSERT_EQ(result.broken, "") << "seed " << seed << "\n" << result.trace;
-    if (only != nullptr) std::printf("%s\n", result.trace.c_str());
+    if (only != nullptr) {
+      std::printf("%s\nseed %s: trace hash %016llx\n", result.trace.c_str(), only,
+                  static_cast<unsigned long long>(result.trace_hash));
+    }
     completed += result.completed;
     restarts += result.restarts;
     failed_commits += result.failed_commits;
