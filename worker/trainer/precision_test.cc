@@ -1,6 +1,7 @@
 #include "worker/trainer/precision.h"
 
 #include "gtest/gtest.h"
+#include "worker/trainer/run_plan.h"
 
 namespace graft::trainer {
 namespace {
@@ -12,6 +13,21 @@ TEST(ChooseComputeTest, AutoIsWhatTheDeviceComputesWith) {
             Precision::kBf16);
   EXPECT_EQ(ChooseCompute(Precision::kAuto, {.gpu = true, .bf16 = true}).precision,
             Precision::kBf16);
+}
+
+TEST(ChooseComputeTest, AutoIsFp32WhereRanksDivideTheModel) {
+  for (int64_t ParallelismConfig::*axis :
+       {&ParallelismConfig::tp, &ParallelismConfig::pp, &ParallelismConfig::cp}) {
+    RunConfig config;
+    config.parallelism.*axis = 2;
+    const ComputeChoice choice =
+        ChooseCompute(WantedPrecision(config), {.gpu = false, .bf16 = true});
+    EXPECT_EQ(choice.precision, Precision::kFp32);
+    EXPECT_TRUE(CheckSupported(config, choice).ok());
+    config.precision = Precision::kBf16;
+    EXPECT_EQ(WantedPrecision(config), Precision::kBf16);
+  }
+  EXPECT_EQ(WantedPrecision(RunConfig()), Precision::kAuto);
 }
 
 TEST(ChooseComputeTest, AGpuWithoutBf16FallsToFp16WithAWarning) {

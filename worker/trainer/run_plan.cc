@@ -46,7 +46,14 @@ void PlanOfBatches(const data::BatchPlan& batches, spec::TrainingPlan* plan) {
   }
 }
 
+bool DividesTheModel(const ParallelismConfig& p) { return p.cp > 1 || p.pp > 1 || p.tp > 1; }
+
 }  // namespace
+
+Precision WantedPrecision(const RunConfig& config) {
+  const bool settled = config.precision != Precision::kAuto;
+  return settled || !DividesTheModel(config.parallelism) ? config.precision : Precision::kFp32;
+}
 
 absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& compute) {
   const ParallelismConfig& p = config.parallelism;
@@ -66,7 +73,7 @@ absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& comput
         "precision fp16 on more than one rank is not there: its loss scale is one rank's; use bf16 "
         "or fp32");
   }
-  if (compute.precision != Precision::kFp32 && (p.cp > 1 || p.pp > 1 || p.tp > 1)) {
+  if (compute.precision != Precision::kFp32 && DividesTheModel(p)) {
     return absl::UnimplementedError(
         "precision bf16 together with parallelism.tp, pp or cp is not there: what these ranks send "
         "each other is fp32; use fp32");

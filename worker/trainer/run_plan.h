@@ -17,6 +17,10 @@
 
 namespace graft::trainer {
 
+// What the run asks of ChooseCompute(): "auto" is fp32 where ranks divide a model between them,
+// because what they send each other is.
+Precision WantedPrecision(const RunConfig& config);
+
 // UNIMPLEMENTED, by name, for what does not go together.
 absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& compute);
 

@@ -77,7 +77,7 @@ class RunLoop {
     phase_ = Phase::kConfig;
     GRAFT_ASSIGN_OR_RETURN(device_,
                            ChooseDevice(config_.device, config_.parallelism.world, accelerator_));
-    compute_ = ChooseCompute(config_.precision, device_.types);
+    compute_ = ChooseCompute(WantedPrecision(config_), device_.types);
     scaler_ = LossScaler(compute_.precision == Precision::kFp16);
     GRAFT_RETURN_IF_ERROR(CheckSupported(config_, compute_));
     phase_ = Phase::kModel;

@@ -44,7 +44,7 @@ def start(folder, micros, steps, kind="lora", **layout):
             "schedule": {"max_steps": steps, "epochs": 0},
             "batch": {"global": MICRO * micros * share, "micro": MICRO},
             "parallelism": dict(layout, world=world, rank=rank, rendezvous=address),
-            "threads": 1, "seed": 1,
+            "threads": 1, "seed": 1, "precision": "fp32",
         }
         path = f"{folder}/run-{address}-{rank}.json"
         with open(path, "w") as f:
