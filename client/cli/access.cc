@@ -80,7 +80,7 @@ absl::Status GrantRole(Invocation& invocation) {
 absl::Status CreateToken(Invocation& invocation) {
   int64_t days = 0;
   std::string description;
-  invocation.flags.Int("days", &days, "N", "it ends after N days; without it, never");
+  invocation.flags.Int("days", &days, "N", "it ends after N days; 90 without it");
   invocation.flags.String("description", &description, "TEXT", "what it is for");
   GRAFT_RETURN_IF_ERROR(invocation.Parse("graft token create USER [--days N]"));
   GRAFT_ASSIGN_OR_RETURN(const std::string user, invocation.Word(0, "the USER"));

@@ -42,7 +42,9 @@ std::string NodeTable(const Terminal& terminal, const std::vector<v1::Node>& nod
 absl::Status ListNodes(Invocation& invocation) {
   GRAFT_RETURN_IF_ERROR(invocation.Parse("graft node list"));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
-  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Node> nodes, FetchNodes(*client));
+  GRAFT_ASSIGN_OR_RETURN(std::vector<v1::Node> nodes, FetchNodes(*client));
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Job> jobs, FetchLiveJobs(*client));
+  GRAFT_RETURN_IF_ERROR(FillHolders(*client, jobs, nodes));
   return invocation.PrintList(Messages(nodes), [&] { return NodeTable(invocation.out, nodes); });
 }
 

@@ -82,7 +82,8 @@ const std::vector<Command>& MachineCommands();  // up, down, status
 const std::vector<Command>& ContextCommands();
 const std::vector<Command>& ModelCommands();
 const std::vector<Command>& DatasetCommands();
-const std::vector<Command>& JobCreateCommands();  // job create, init, estimate, rerun; lora, sft
+const std::vector<Command>& JobCreateCommands();  // job create, init, estimate; lora, sft
+const std::vector<Command>& JobAgainCommands();   // job rerun, fork
 const std::vector<Command>& JobCommands();
 const std::vector<Command>& ChatCommands();
 const std::vector<Command>& ClusterCommands();  // node, queue, workspace
@@ -92,6 +93,7 @@ const std::vector<Command>& FitCommands();
 const std::vector<Command>& ViewCommands();    // top, usage
 const std::vector<Command>& RowCommands();     // dataset check, preview, sample
 const std::vector<Command>& AccessCommands();  // user, grant, token
+const std::vector<Command>& PeopleCommands();  // user apply
 const std::vector<Command>& ShellCommands();   // completion
 
 // A status with the next command or step, which is printed as `hint:`; the empty text: none.

@@ -1,4 +1,4 @@
-// graft job create and its short forms graft lora and graft sft; job init, schema, estimate, rerun.
+// graft job create and its short forms graft lora and graft sft; job init, schema, estimate.
 #include <string>
 #include <vector>
 
@@ -10,66 +10,11 @@
 #include "base/file.h"
 #include "base/status_macros.h"
 #include "client/cli/command.h"
-#include "client/cli/job_view.h"
+#include "client/cli/job_submit.h"
 #include "client/graft/job_file.h"
 
 namespace graft::cli {
 namespace {
-
-void SayWarnings(const Invocation& invocation,
-                 const google::protobuf::RepeatedPtrField<v1::Warning>& warnings) {
-  for (const v1::Warning& warning : warnings) {
-    invocation.Say(absl::StrCat(invocation.err.Paint(Style::kYellow, "warning:"), " ",
-                                Sanitize(warning.field()), warning.field().empty() ? "" : ": ",
-                                Sanitize(warning.message())));
-  }
-}
-
-// References in a spec as users write them, made whole.
-void MakeNamesWhole(const client::Client& client, v1::JobSpec& spec) {
-  if (spec.has_model()) spec.mutable_model()->set_base(client.Name("models", spec.model().base()));
-  for (auto* sources :
-       {spec.mutable_dataset()->mutable_training(), spec.mutable_dataset()->mutable_validation()}) {
-    for (v1::DatasetSource& source : *sources)
-      source.set_fileset(client.Name("filesets", source.fileset()));
-  }
-  if (spec.resources().has_queue() && !absl::StartsWith(spec.resources().queue(), "queues/")) {
-    spec.mutable_resources()->set_queue(absl::StrCat("queues/", spec.resources().queue()));
-  }
-}
-
-absl::Status ApplySets(const std::vector<std::string>& sets, v1::JobSpec& spec) {
-  for (const std::string& set : sets) {
-    const size_t equals = set.find('=');
-    if (equals == std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat("--set ", set, ": expected PATH=VALUE"));
-    }
-    GRAFT_RETURN_IF_ERROR(client::SetField(set.substr(0, equals), set.substr(equals + 1), spec));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Submit(Invocation& invocation, client::Client& client, v1::CreateJobRequest request,
-                    bool watch) {
-  request.set_parent(client.workspace());
-  request.set_request_id(NewRequestId());
-  MakeNamesWhole(client, *request.mutable_job()->mutable_spec());
-  GRAFT_ASSIGN_OR_RETURN(
-      const v1::Job job,
-      client.Call<v1::Job>(client.jobs(), &v1::JobService::Stub::CreateJob, request,
-                           {.deadline = absl::Minutes(2), .idempotent = true}));
-  SayWarnings(invocation, job.warnings());
-  if (request.validate_only()) {
-    return invocation.Print(job, [&] { return absl::StrCat("valid: nothing was created\n"); });
-  }
-  if (!watch) {
-    return invocation.Print(job, [&] {
-      return absl::StrCat("job ", ShortName(job.name()), ": ", JobStateWord(job.status().state()),
-                          "; `graft job watch ", ShortName(job.name()), "` follows it\n");
-    });
-  }
-  return FollowJob(invocation, client, job.name());
-}
 
 absl::StatusOr<client::JobFile> ReadJobFile(const std::string& file) {
   GRAFT_ASSIGN_OR_RETURN(const std::string text,
@@ -78,40 +23,33 @@ absl::StatusOr<client::JobFile> ReadJobFile(const std::string& file) {
 }
 
 absl::Status CreateJob(Invocation& invocation) {
-  std::string file, name;
-  std::vector<std::string> sets;
-  bool watch = false, dry_run = false;
+  std::string file;
+  SubmitFlags flags;
   invocation.flags.String("file", &file, "FILE",
                           "the job file, YAML or JSON; - reads standard input");
   invocation.flags.Short('f');
-  invocation.flags.String("name", &name, "NAME", "the job's name");
-  invocation.flags.Strings("set", &sets, "PATH=VALUE",
-                           "a field of the spec, such as optimizer.learning_rate=1e-4");
-  invocation.flags.Bool("watch", &watch, "follow the job until it ends");
-  invocation.flags.Bool("dry-run", &dry_run, "check it all and create nothing");
+  flags.Declare(invocation.flags, "a field of the spec, such as optimizer.learning_rate=1e-4");
   GRAFT_RETURN_IF_ERROR(
       invocation.Parse("graft job create -f FILE [--set PATH=VALUE ...] [--watch]"));
   client::JobFile job;
   if (!file.empty()) {
     GRAFT_ASSIGN_OR_RETURN(job, ReadJobFile(file));
   }
-  GRAFT_RETURN_IF_ERROR(ApplySets(sets, *job.job.mutable_spec()));
+  GRAFT_RETURN_IF_ERROR(ApplySets(flags.sets, *job.job.mutable_spec()));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
   v1::CreateJobRequest request;
-  request.set_job_id(name.empty() ? job.job_id : name);
+  request.set_job_id(flags.name.empty() ? job.job_id : flags.name);
   *request.mutable_job() = job.job;
-  request.set_validate_only(dry_run);
-  return Submit(invocation, *client, std::move(request), watch);
+  return Submit(invocation, *client, std::move(request), flags);
 }
 
 absl::Status TuneShort(Invocation& invocation, v1::FinetuningType type, absl::string_view usage) {
-  std::string name, output;
+  std::string output;
   double epochs = 0, learning_rate = 0;
   int64_t max_steps = 0, rank = 0, alpha = 0, batch = 0, max_seq_length = 0, seed = -1;
-  std::vector<std::string> sets;
-  bool watch = false, dry_run = false;
+  SubmitFlags submit;
   FlagSet& flags = invocation.flags;
-  flags.String("name", &name, "NAME", "the job's name");
+  submit.Declare(flags, "any other field of the spec");
   flags.String("output-name", &output, "NAME", "the name of what comes out");
   flags.Double("epochs", &epochs, "N", "passes over the data");
   flags.Int("max-steps", &max_steps, "N", "optimizer steps at most");
@@ -121,15 +59,11 @@ absl::Status TuneShort(Invocation& invocation, v1::FinetuningType type, absl::st
   flags.Int("batch", &batch, "N", "examples of one step");
   flags.Int("max-seq-length", &max_seq_length, "N", "longest sequence in tokens");
   flags.Int("seed", &seed, "N", "the seed");
-  flags.Strings("set", &sets, "PATH=VALUE", "any other field of the spec");
-  flags.Bool("watch", &watch, "follow the job until it ends");
-  flags.Bool("dry-run", &dry_run, "check it all and create nothing");
   GRAFT_RETURN_IF_ERROR(invocation.Parse(usage));
   GRAFT_ASSIGN_OR_RETURN(const std::string model, invocation.Word(0, "the MODEL"));
   GRAFT_ASSIGN_OR_RETURN(const std::string dataset, invocation.Word(1, "the DATASET"));
   v1::CreateJobRequest request;
-  request.set_job_id(name);
-  request.set_validate_only(dry_run);
+  request.set_job_id(submit.name);
   v1::JobSpec& spec = *request.mutable_job()->mutable_spec();
   spec.mutable_model()->set_base(model);
   spec.mutable_dataset()->add_training()->set_fileset(dataset);
@@ -149,9 +83,9 @@ absl::Status TuneShort(Invocation& invocation, v1::FinetuningType type, absl::st
     spec.mutable_batch()->set_max_seq_length(static_cast<int32_t>(max_seq_length));
   }
   if (!output.empty()) spec.mutable_output()->set_name(output);
-  GRAFT_RETURN_IF_ERROR(ApplySets(sets, spec));
+  GRAFT_RETURN_IF_ERROR(ApplySets(submit.sets, spec));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
-  return Submit(invocation, *client, std::move(request), watch);
+  return Submit(invocation, *client, std::move(request), submit);
 }
 
 absl::Status Lora(Invocation& invocation) {
@@ -159,33 +93,6 @@ absl::Status Lora(Invocation& invocation) {
 }
 absl::Status Sft(Invocation& invocation) {
   return TuneShort(invocation, v1::FINETUNING_TYPE_ALL_WEIGHTS, "graft sft MODEL DATASET [flags]");
-}
-
-absl::Status RerunJob(Invocation& invocation) {
-  std::string name;
-  std::vector<std::string> sets;
-  bool watch = false, dry_run = false;
-  invocation.flags.String("name", &name, "NAME", "the new job's name");
-  invocation.flags.Strings("set", &sets, "PATH=VALUE", "a field that shall be different");
-  invocation.flags.Bool("watch", &watch, "follow the job until it ends");
-  invocation.flags.Bool("dry-run", &dry_run, "check it all and create nothing");
-  GRAFT_RETURN_IF_ERROR(
-      invocation.Parse("graft job rerun JOB [--set PATH=VALUE ...] [--name NAME]\n\n"
-                       "The same job on the same bytes: versions, defaults and seed as they were "
-                       "resolved."));
-  GRAFT_ASSIGN_OR_RETURN(const std::string id, invocation.Word(0, "the JOB"));
-  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
-  GRAFT_ASSIGN_OR_RETURN(const v1::Job job, FetchJob(*client, client->Name("jobs", id)));
-  v1::CreateJobRequest request;
-  request.set_job_id(name);
-  request.set_validate_only(dry_run);
-  request.mutable_job()->set_description(job.description());
-  *request.mutable_job()->mutable_spec() = job.resolved_spec();
-  // What the resolved spec tells and no one may set; and what came out has its name already.
-  request.mutable_job()->mutable_spec()->mutable_parallelism()->clear_data_parallel_size();
-  request.mutable_job()->mutable_spec()->mutable_output()->clear_name();
-  GRAFT_RETURN_IF_ERROR(ApplySets(sets, *request.mutable_job()->mutable_spec()));
-  return Submit(invocation, *client, std::move(request), watch);
 }
 
 absl::StatusOr<v1::GetJobSchemaResponse> FetchSchema(client::Client& client,
@@ -321,7 +228,6 @@ const std::vector<Command>& JobCreateCommands() {
       {"job init", "a commented job file to start from", InitJob},
       {"job create", "create a job from a file", CreateJob},
       {"job estimate", "memory, disk and time of a job that is not there yet", EstimateJob},
-      {"job rerun", "the same job again, on the same bytes", RerunJob},
       {"job schema", "the fields of a job file, as a JSON schema", JobSchema},
   };
   return commands;

@@ -99,6 +99,7 @@ std::string ListHint(const Command* command) {
 
 std::string HintFor(const absl::Status& status, const Command* command) {
   if (const std::string hint = HintOf(status); !hint.empty()) return hint;
+  if (absl::StrContains(status.message(), '`')) return "";  // it names the next command itself
   switch (status.code()) {
     case absl::StatusCode::kNotFound:
     case absl::StatusCode::kAlreadyExists:

@@ -36,6 +36,12 @@ absl::StatusOr<std::vector<v1::Model>> FetchModels(client::Client& client,
                                                    const std::string& filter);
 absl::StatusOr<std::vector<v1::Node>> FetchNodes(client::Client& client);
 
+// Jobs of any workspace that may hold devices or wait for them.
+absl::StatusOr<std::vector<v1::Job>> FetchLiveJobs(client::Client& client);
+// The attempt of each device that one of `jobs` holds: one call a job that has started.
+absl::Status FillHolders(client::Client& client, const std::vector<v1::Job>& jobs,
+                         std::vector<v1::Node>& nodes);
+
 // "NAME" or "NAME@VERSION" as a version's whole name; without a version the latest.
 std::string FilesetVersion(const client::Client& client, const std::string& word);
 

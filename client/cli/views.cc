@@ -146,12 +146,9 @@ std::string QueueRows(const Terminal& terminal, std::vector<v1::Job> jobs) {
 }
 
 absl::StatusOr<std::string> Picture(const Terminal& terminal, client::Client& client) {
-  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Node> nodes, FetchNodes(client));
-  GRAFT_ASSIGN_OR_RETURN(
-      const std::vector<v1::Job> jobs,
-      FetchJobs(client, "workspaces/-",
-                "status.state = QUEUED OR status.state = STARTING OR status.state = RUNNING OR "
-                "status.state = PAUSING OR status.state = CANCELLING"));
+  GRAFT_ASSIGN_OR_RETURN(std::vector<v1::Node> nodes, FetchNodes(client));
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Job> jobs, FetchLiveJobs(client));
+  GRAFT_RETURN_IF_ERROR(FillHolders(client, jobs, nodes));
   Letters letters;
   const std::string map = NodeRows(terminal, nodes, letters);
   return absl::StrCat(map, HolderRows(terminal, jobs, letters), QueueRows(terminal, jobs));

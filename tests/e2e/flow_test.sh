@@ -37,6 +37,9 @@ paused_at=$(steps_done second)
 "$graft" job resume second >/dev/null
 wait_state second COMPLETED
 [ "$paused_at" -ge 10 ] || fail "paused at $paused_at"
+"$graft" job fork second --name forked >/dev/null
+wait_state forked COMPLETED
+refused "has no checkpoint '7'" "$graft" job fork second --from 7
 "$graft" lora tiny tickets --name third --max-steps 100000
 wait_state third RUNNING
 "$graft" job cancel third >/dev/null
@@ -56,5 +59,5 @@ echo "== down and up again: nothing is lost"
 "$graft" down
 "$graft" up --fake-trainer
 [ "$(state_of first)" = COMPLETED ] || fail "first was lost"
-"$graft" job list -o name | sort | tr '\n' ' ' | grep -q "first.*fourth.*second.*third" || fail "jobs were lost"
+"$graft" job list -o name | sort | tr '\n' ' ' | grep -q "first.*forked.*fourth.*second.*third" || fail "jobs were lost"
 echo "the whole flow passed"

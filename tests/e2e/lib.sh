@@ -55,8 +55,17 @@ job_field() { "$graft" job get "$1" -o json | sed -n "s/.*\"$2\": \"\{0,1\}\([^\
 message_of() { "$graft" job get "$1" -o json | sed -n 's/^ *"message": "\(.*\)",\{0,1\}$/\1/p' | sed -n 1p; }
 state_of() { "$graft" job get "$1" -o json | sed -n 's/.*"state": "JOB_STATE_\([A-Z]*\)".*/\1/p' | sed -n 1p; }
 is_state() { [ "$(state_of "$1" 2>/dev/null)" = "$2" ]; }
+# settled JOB STATE: it is there, or where it can never leave for it
+settled() {
+  local now
+  now=$(state_of "$1" 2>/dev/null)
+  case $now in "$2" | COMPLETED | FAILED | CANCELLED) ;; *) return 1 ;; esac
+}
 # wait_state JOB STATE: within two minutes
-wait_state() { until_true 1200 is_state "$1" "$2" || fail "job $1 is $(state_of "$1"), not $2: $(message_of "$1")"; }
+wait_state() {
+  until_true 1200 settled "$1" "$2" && is_state "$1" "$2" && return 0
+  fail "job $1 is $(state_of "$1"), not $2: $(message_of "$1")"
+}
 steps_done() { job_field "$1" steps_done; }
 has_steps() { local at; at=$(steps_done "$1" 2>/dev/null) && [ -n "$at" ] && [ "$at" -ge "$2" ]; }
 wait_steps() { until_true 600 has_steps "$1" "$2" || fail "job $1 did not reach step $2"; }

@@ -19,7 +19,8 @@ train() {
   "$graft" lora tiny tickets --name "$name" --max-steps 10 --max-seq-length 256 --seed 7 "${sets[@]}" >/dev/null
   wait_state "$name" COMPLETED
 }
-places() { "$graft" job attempts "$1" | tail -n 1; }
+# The newest attempt is listed first.
+places() { "$graft" job attempts "$1" | sed -n 2p; }
 # same_loss JOB: as one rank's, but for the order of sums (bf16 weights, fp32 sums)
 same_loss() {
   local one other

@@ -8,8 +8,12 @@
 "$graft" up --fake-trainer --speed 200 >/dev/null
 for team in red blue; do
   "$graft" workspace create $team >/dev/null
-  "$graft" user create $team-user >/dev/null
-  "$graft" grant $team-user user -w $team >/dev/null
+done
+printf 'name,role,workspace\nred-user,user,red\nblue-user,user,blue\n' >"$work/people.csv"
+"$graft" user apply "$work/people.csv" --dry-run 2>&1 | grep -q '2 users and 2 roles would be made' || fail "the plan"
+"$graft" user apply "$work/people.csv" >/dev/null 2>&1
+"$graft" user apply "$work/people.csv" 2>&1 | grep -q '0 users and 0 roles were made' || fail "applied twice"
+for team in red blue; do
   "$graft" token create $team-user >"$work/$team.token" 2>/dev/null
 done
 eval "$("$graft" context env)"

@@ -110,7 +110,8 @@ job() {
   graft lora tiny tickets --name "$1" --max-steps "$3" --batch 48 --set parallelism.nodes="$2" --set parallelism.gpus_per_node=8 \
     --set parallelism.tensor_parallel_size=2 --set schedule.checkpoint_interval=20 >/dev/null
 }
-places() { graft job attempts "$1" | tail -n 1; }
+# The newest attempt is listed first.
+places() { graft job attempts "$1" | sed -n 2p; }
 
 echo "== 24 ranks over three nodes"
 job all 3 20
@@ -125,7 +126,8 @@ wait_state wide RUNNING
 wait_state narrow RUNNING
 job waits 1 20
 wait_state waits QUEUED
-graft top --once
+graft top --once | tee "$work/top"
+grep -q 'n1 .* \(AAAAAAAA\|BBBBBBBB\)' "$work/top" || fail "top does not say who holds n1"
 graft job explain waits
 graft job explain waits | grep -q 8 || fail "no number in the explanation"
 graft job cancel wide >/dev/null
