@@ -10,10 +10,10 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/optional.h"
 #include "base/check.h"
 #include "base/digest.h"
+#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "worker/data/dataset/tokenize_row.h"
 #include "worker/data/dataset/tokenized_impl.h"
@@ -256,11 +256,12 @@ class OrderedParts {
  private:
   void Work() {
     Encoding buffers;
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     for (;;) {
-      mutex_.Await(absl::Condition(this, &OrderedParts::MayGoOn));
+      while (!MayGoOn()) may_go_on_.Wait(mutex_);
       if (next_ == parts_) return;
       const int64_t part = next_++;
+      if (next_ == parts_) may_go_on_.SignalAll();
       mutex_.Unlock();
       Part made = make_(part, buffers);
       mutex_.Lock();
@@ -269,7 +270,7 @@ class OrderedParts {
     }
   }
 
-  void TakeWhatIsDue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  void TakeWhatIsDue() GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (taking_) return;
     taking_ = true;
     while (made_[taken_ % Window()].has_value()) {
@@ -278,26 +279,28 @@ class OrderedParts {
       take_(std::move(part));
       mutex_.Lock();
       ++taken_;
+      may_go_on_.SignalAll();
     }
     taking_ = false;
   }
 
-  bool MayGoOn() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+  bool MayGoOn() const GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return next_ == parts_ || next_ - taken_ < Window();
   }
-  int64_t Window() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+  int64_t Window() const GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return static_cast<int64_t>(made_.size());
   }
 
   const int64_t parts_;
   const absl::FunctionRef<Part(int64_t, Encoding&)> make_;
   const absl::FunctionRef<void(Part)> take_;
-  absl::Mutex mutex_;
-  int64_t next_ ABSL_GUARDED_BY(mutex_) = 0;   // to be made
-  int64_t taken_ ABSL_GUARDED_BY(mutex_) = 0;  // all before it are
-  bool taking_ ABSL_GUARDED_BY(mutex_) = false;
+  Mutex mutex_;
+  CondVar may_go_on_;
+  int64_t next_ GRAFT_GUARDED_BY(mutex_) = 0;   // to be made
+  int64_t taken_ GRAFT_GUARDED_BY(mutex_) = 0;  // all before it are
+  bool taking_ GRAFT_GUARDED_BY(mutex_) = false;
   // Parts that were made and are not taken, at their number modulo the window.
-  std::vector<absl::optional<Part>> made_ ABSL_GUARDED_BY(mutex_);
+  std::vector<absl::optional<Part>> made_ GRAFT_GUARDED_BY(mutex_);
 };
 
 // Encodes the rows of a part.
