@@ -82,10 +82,15 @@ foreach(daemon IN ITEMS scheduler fileservice worker)
     DESTINATION lib/systemd/system COMPONENT graft-${daemon})
   file(GLOB _configs ${CMAKE_SOURCE_DIR}/deploy/configs/${daemon}.*)
   install(FILES ${_configs} DESTINATION /etc/graft COMPONENT graft-${daemon})
+  # An upgrade asks before it writes over what an administrator has changed.
+  list(TRANSFORM _configs REPLACE ".*/(.+)" "/etc/graft/\\1" OUTPUT_VARIABLE _conffiles)
+  list(JOIN _conffiles "\n" _conffiles)
+  file(WRITE ${CMAKE_BINARY_DIR}/debian/${daemon}/conffiles "${_conffiles}\n")
   list(APPEND CPACK_COMPONENTS_ALL graft-${daemon})
   string(TOUPPER "GRAFT-${daemon}" _upper)
   set(CPACK_DEBIAN_${_upper}_PACKAGE_NAME graft-${daemon})
-  set(CPACK_DEBIAN_${_upper}_PACKAGE_CONTROL_EXTRA ${CMAKE_BINARY_DIR}/debian/${daemon}/postinst)
+  set(CPACK_DEBIAN_${_upper}_PACKAGE_CONTROL_EXTRA
+    ${CMAKE_BINARY_DIR}/debian/${daemon}/postinst ${CMAKE_BINARY_DIR}/debian/${daemon}/conffiles)
   set(CPACK_DEBIAN_${_upper}_PACKAGE_DEPENDS adduser)
 endforeach()
 # The trainer's libtorch is no Debian package: looked up there, and left out of what is depended on.
