@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/status_macros.h"
 #include "scheduler/service/records.h"
+#include "scheduler/store/schema.h"
 
 namespace graft::scheduler {
 namespace {
@@ -249,6 +250,7 @@ class Engine::TurnImpl final : public Turn {
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Store& store, EngineOutput& output,
                                                      CoreOptions options, absl::Time now) {
+  GRAFT_RETURN_IF_ERROR(BringForward(store));
   auto engine = std::unique_ptr<Engine>(new Engine(store, output, options));
   GRAFT_RETURN_IF_ERROR(engine->Rebuild(now));
   return engine;
