@@ -1,6 +1,8 @@
 // graft-scheduler: the control plane. This file wires; nothing is decided here.
 #include <signal.h>
 
+#include <cerrno>
+#include <cstdio>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -52,6 +54,7 @@ constexpr absl::string_view kUsage =
   --no-auth                callers without a token are administrators; with --insecure only
   --fake-trainer           training is simulated; every job says so
   --accept-loss            serve a store that is known to have lost acknowledged writes
+  --to DIR                 SIGUSR1 puts a backup of that moment into a new folder there, while it serves
 check proves the audit trail and reads every record. restore fills an empty folder from a backup; the
 restored cluster counts on with new epochs, so that workers of the old one are refused.
 )";
@@ -97,6 +100,34 @@ absl::StatusOr<std::unique_ptr<FileserviceLink>> Link(const SchedulerConfig& con
       .address = config.fileservice(), .insecure = config.insecure(), .tokens = &tokens};
   GRAFT_ASSIGN_OR_RETURN(dial.server_ca, ReadPem(config.server_ca()));
   return ConnectFileservice(std::move(dial));
+}
+
+// A folder of its own under `to`, which is there when the backup is whole.
+absl::Status BackUpWhileServing(const std::string& to, const RocksStore& store, absl::Time now) {
+  if (to.empty()) return absl::FailedPreconditionError("--to names no folder for backups");
+  const std::string folder =
+      JoinPath(to, absl::StrCat(absl::FormatTime("%Y%m%dT%H%M%E3SZ", now, absl::UTCTimeZone()),
+                                "-r", store.revision()));
+  const std::string part = folder + ".part";
+  absl::Status status = MakeDirectories(to, 0700);
+  if (status.ok()) status = store.Backup(part);
+  if (status.ok() && std::rename(part.c_str(), folder.c_str()) != 0) {
+    status = absl::ErrnoToStatus(errno, absl::StrCat("cannot rename ", part));
+  }
+  if (!status.ok()) (void)RemoveTree(part);
+  if (status.ok()) LOG_INFO("made a backup", {{"folder", folder}});
+  return status;
+}
+
+// Until a signal ends it.
+int ServeUntilTold(const SchedulerConfig& config, const RocksStore& store, Clock& clock,
+                   const sigset_t& signals) {
+  int signal = 0;
+  while (sigwait(&signals, &signal) == 0 && signal == SIGUSR1) {
+    const absl::Status made = BackUpWhileServing(config.to(), store, clock.WallNow());
+    if (!made.ok()) LOG_ERROR("no backup", {{"error", made.message()}});
+  }
+  return signal;
 }
 
 absl::Status Serve(const SchedulerConfig& config, const sigset_t& signals) {
@@ -161,8 +192,7 @@ absl::Status Serve(const SchedulerConfig& config, const sigset_t& signals) {
         WriteFileAtomically(config.port_file(), absl::StrCat(server->port(), "\n")));
   }
   LOG_INFO("serving", {{"port", server->port()}, {"data", data}, {"revision", store->revision()}});
-  int signal = 0;
-  sigwait(&signals, &signal);
+  const int signal = ServeUntilTold(config, *store, clock, signals);
   LOG_INFO("draining", {{"signal", signal}});
   server->Shutdown(kDrainTime);
   return absl::OkStatus();
@@ -217,6 +247,7 @@ int main(int argc, char** argv) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGUSR1);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   const std::vector<std::string> args(argv + 1, argv + argc);
