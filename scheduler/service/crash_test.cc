@@ -1,6 +1,7 @@
 // The real program is killed with SIGKILL again and again while clients submit jobs: what was
 // acknowledged is there afterwards, and what was sent again after a lost answer is there once.
 #include <atomic>
+#include <cstdio>
 #include <filesystem>
 #include <thread>
 
@@ -212,10 +213,13 @@ TEST(CrashTest, KilledUnderLoadNothingAcknowledgedIsLostOrDoubled) {
   EXPECT_EQ(lost, 0);
   EXPECT_EQ(doubled, 0);
   EXPECT_GT(acked, kills);
-  printf(
-      "{\"bench\":\"scheduler\",\"metric\":\"kill_9\",\"kills\":%d,\"acknowledged\":%d,"
-      "\"lost\":%d,\"doubled\":%d}\n",
-      kills, acked, lost, doubled);
+  std::printf(
+      "{\"bench\":\"scheduler\",\"metric\":\"lost_or_doubled_by_%d_kills\",\"value\":%d,"
+      "\"unit\":\"of %d acknowledged\",\"peer\":\"Slurm 22.05, 5 kills, of "
+      "500\",\"peer_value\":495,"
+      "\"ratio\":%.3f,\"bar\":0,\"ok\":%s}\n",
+      kills, lost + doubled, acked, (lost + doubled) / 495.0,
+      lost + doubled == 0 ? "true" : "false");
   std::filesystem::remove_all(folder);
 }
 

@@ -10,6 +10,9 @@ trap 'rm -rf "$folder" "$lines"' EXIT
 "$1/bin/scheduler_core_bench" || status=1
 "$1/bin/scheduler_server_bench" "$folder" "$1/bin/graft-scheduler" | tee "$lines"
 [ "${PIPESTATUS[0]}" = 0 ] || status=1
+# 500 times kill -9 under 200 submits a second.
+GRAFT_TIER=soak "$1/tests/scheduler_crash_test" | grep '^{'
+[ "${PIPESTATUS[0]}" = 0 ] || status=1
 "$here/slurm.sh" | tee -a "$lines"
 [ "${PIPESTATUS[0]}" = 0 ] || status=1
 
