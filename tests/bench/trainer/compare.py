@@ -2,7 +2,8 @@
 
   compare.py BUILD_DIR [PART ...]      parts: dense dense4 all_weights chats start generate memory
 
-`chats=packing,defaults` meets those of trl's settings alone, where time is short.
+`chats=packing,defaults` meets those of trl's settings alone, where time is short; so does
+GRAFT_BENCH_ROUNDS with the rounds of the others (5, and 11 in the full tier).
 
 Prints one JSON line a figure and a table. Figures are medians over rounds of one unit of work each;
 ratios are medians of the rounds' own ratios. GRAFT_TIER=full trains on all 500 chats and takes more
@@ -19,7 +20,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 THREADS = "2"
 FULL = os.environ.get("GRAFT_TIER", "default") != "default"
-ROUNDS = 11 if FULL else 5
+ROUNDS = int(os.environ.get("GRAFT_BENCH_ROUNDS", 11 if FULL else 5))
 PROMPT = "The capital of France is"
 NEW_TOKENS = 64
 # What graft-trainer starts itself with (worker/trainer/launcher.cc); the driver has no launcher.
@@ -161,10 +162,11 @@ class Bench:
                     file.write(json.dumps({"text": "one and two and " * 200}) + "\n")
             with open(run, "w") as file:
                 json.dump({"version": 1, "model": {"path": self.model}, "threads": int(THREADS),
+                           "precision": "fp32",
                            "dataset": {"training": [data], "max_seq_length": 256,
                                        "format": "text", "packing": False},
                            "batch": {"global": 2, "micro": 2}, "schedule": {"max_steps": 1}}, file)
-            for _ in range(3):
+            for _ in range(ROUNDS):
                 mine.append(self.seconds_to_step([self.trainer, "--run", run]))
                 peer = self.peer("dense", "lora", "2", "256")
                 peer.read()
