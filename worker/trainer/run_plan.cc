@@ -1,5 +1,7 @@
 #include "worker/trainer/run_plan.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -109,6 +111,11 @@ model::Recompute RecomputeOf(ActivationCheckpointing kept) {
   if (kept == ActivationCheckpointing::kOffload) return model::Recompute::kLayersFromHost;
   return kept == ActivationCheckpointing::kFull ? model::Recompute::kLayers
                                                 : model::Recompute::kNone;
+}
+
+void PlanHeap(model::Recompute recompute) {
+  constexpr int kReturnedBytes = 4 << 20;
+  if (recompute != model::Recompute::kNone) mallopt(M_MMAP_THRESHOLD, kReturnedBytes);
 }
 
 spec::TrainingPlan PlanOf(const RunConfig& config, const ComputeChoice& compute) {

@@ -136,7 +136,9 @@ class RunLoop {
           "the routers' load-balancing loss on more than one rank is not there; set "
           "output_router_logits to false in the model's config.json");
     }
-    decoder_->set_recompute(RecomputeOf(config_.activation_checkpointing));
+    const model::Recompute recompute = RecomputeOf(config_.activation_checkpointing);
+    decoder_->set_recompute(recompute);
+    PlanHeap(recompute);
     if (world() != nullptr) {
       reducer_ = std::make_unique<parallel::Reducer>(
           *world(), decoder_->store(),

@@ -199,7 +199,9 @@ int MemoryMain(const std::vector<const char*>& args) {
   auto trainer = MakeTrainer(args[2], kind, optimizer);
   const int64_t rows = Number(args[4]), length = Number(args[5]);
   const bool full = std::string(args[6]) == "full";
-  if (full) trainer->decoder->set_recompute(model::Recompute::kLayers);
+  const model::Recompute recompute = full ? model::Recompute::kLayers : model::Recompute::kNone;
+  trainer->decoder->set_recompute(recompute);
+  PlanHeap(recompute);
   spec::TrainingPlan plan = PlanOf(trainer->config, {});
   plan.micro_batch = 1;
   plan.sequence = rows * length;

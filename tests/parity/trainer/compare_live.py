@@ -75,7 +75,8 @@ def make_rows(path, count, seed):
 
 def train(trainer, folder, output, tuning):
     """Returns the last validation loss that graft-trainer reports."""
-    run = {"version": 1, "threads": 1, "seed": 3, "model": {"path": os.path.join(folder, "base")},
+    run = {"version": 1, "threads": 1, "seed": 3, "precision": "fp32",
+           "model": {"path": os.path.join(folder, "base")},
            "dataset": {"training": [os.path.join(folder, "train.jsonl")], "format": "text",
                        "validation": [os.path.join(folder, "valid.jsonl")], "max_seq_length": 16},
            "tuning": tuning, "schedule": {"max_steps": 6, "epochs": 6, "learning_rate": 0.01},

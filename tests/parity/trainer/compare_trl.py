@@ -18,7 +18,7 @@ MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 def graft(trainer, folder, model, steps, **change):
     """The losses of each step."""
-    run = {"version": 1, "threads": 2, "seed": 7, "model": {"path": model},
+    run = {"version": 1, "threads": 2, "seed": 7, "precision": "fp32", "model": {"path": model},
            "dataset": {"training": [os.path.join(folder, "rows.jsonl")], "shuffle": False,
                        "loss_on": "all", "max_seq_length": 1024},
            "tuning": {"kind": "lora", "rank": 16, "alpha": 32, "target_modules": MODULES},
