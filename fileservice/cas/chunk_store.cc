@@ -212,7 +212,7 @@ absl::StatusOr<std::string> ChunkStore::ReadHeld(const ChunkId& id,
 }
 
 absl::StatusOr<ChunkRuns> ChunkStore::ReadHeld(absl::Span<const ChunkId> ids,
-                                               absl::string_view session) {
+                                               absl::string_view session, ReadPool& pool) const {
   std::vector<std::optional<ChunkRow>> rows(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
     GRAFT_ASSIGN_OR_RETURN(const bool held,
@@ -225,7 +225,7 @@ absl::StatusOr<ChunkRuns> ChunkStore::ReadHeld(absl::Span<const ChunkId> ids,
       return row.status();
     }
   }
-  return ChunkRuns(reader_, read_pool_, std::move(rows));
+  return ChunkRuns(reader_, pool, std::move(rows));
 }
 
 absl::Status ChunkStore::WithSweepLock(

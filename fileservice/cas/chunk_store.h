@@ -34,7 +34,6 @@
 #include "fileservice/cas/chunk_runs.h"
 #include "fileservice/cas/database.h"
 #include "fileservice/cas/files.h"
-#include "fileservice/cas/read_pool.h"
 
 namespace graft::fileservice {
 
@@ -109,9 +108,8 @@ class ChunkStore {
   // The same as Read of what the session holds alone, so that nobody probes others' chunks.
   absl::StatusOr<std::string> ReadHeld(const ChunkId& id, absl::string_view session) const;
   // The same of many, in their order; NOT_FOUND for those that it does not hold.
-  absl::StatusOr<ChunkRuns> ReadHeld(absl::Span<const ChunkId> ids, absl::string_view session);
-  // For whoever reads bytes and must not wait for the disk.
-  ReadPool& read_pool() { return read_pool_; }
+  absl::StatusOr<ChunkRuns> ReadHeld(absl::Span<const ChunkId> ids, absl::string_view session,
+                                     ReadPool& pool) const;
   absl::StatusOr<std::shared_ptr<const ReadableFile>> OpenPack(uint32_t pack) const {
     return reader_.OpenPack(pack);
   }
@@ -167,7 +165,6 @@ class ChunkStore {
   Clock& clock_;
   const Options options_;
   ChunkReader reader_;
-  ReadPool read_pool_;
 
   // Taken before mu_; held by FindMissing and sweeps, a slice at a time.
   Mutex sweep_mu_;

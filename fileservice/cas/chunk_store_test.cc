@@ -127,12 +127,13 @@ TEST_F(ChunkStoreTest, ManyAreReadInTheOrderAskedWhereverTheyLie) {
     ids.push_back(Sha256::Of(absent));
   }
   ASSERT_THAT(store_->WaitDurable(Put(Bytes(1))->ticket), IsOk());
-  GRAFT_ASSERT_OK_AND_ASSIGN(ChunkRuns runs, store_->ReadHeld(ids, kSession));
+  ReadPool pool;
+  GRAFT_ASSERT_OK_AND_ASSIGN(ChunkRuns runs, store_->ReadHeld(ids, kSession, pool));
   for (const size_t i : order) {
     EXPECT_EQ(*runs.Next(), all[i]) << i;
     EXPECT_THAT(runs.Next(), StatusIs(absl::StatusCode::kNotFound));
   }
-  GRAFT_ASSERT_OK_AND_ASSIGN(ChunkRuns others, store_->ReadHeld(ids, "fedcba9876543210"));
+  GRAFT_ASSERT_OK_AND_ASSIGN(ChunkRuns others, store_->ReadHeld(ids, "fedcba9876543210", pool));
   EXPECT_THAT(others.Next(), StatusIs(absl::StatusCode::kNotFound));
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fileservice/cas/chunk_store.h"
+#include "fileservice/cas/read_pool.h"
 #include "fileservice/catalog/catalog.h"
 #include "fileservice/service/byte_budget.h"
 #include "fileservice/service/chunk_cache.h"
@@ -21,6 +22,8 @@ struct DataPlane {
   ChunkCache& cache;
   IntakeTable& intakes;
   VerifiedFiles& verified;
+  // Reads of the streams. Ends before what they read from.
+  ReadPool readers{};
 };
 
 // The payload of a stream message, at most.

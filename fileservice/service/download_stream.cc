@@ -56,7 +56,7 @@ class DownloadStream final : public DataStream<RawWriteReactor> {
     }
     const size_t capacity = data_bytes_.load();
     const auto read = [this, self = shared_from_this(), capacity] {
-      plane_.store.read_pool().Post([this, self, capacity] { Read(capacity); });
+      plane_.readers.Post([this, self, capacity] { Read(capacity); });
     };
     if (plane_.budget.Acquire(static_cast<int64_t>(capacity), read)) read();
   }

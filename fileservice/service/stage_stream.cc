@@ -109,7 +109,7 @@ class StageStream final : public DataStream<grpc::ServerReadReactor<v1::StageFil
   absl::Status HashSlice(absl::Span<const ChunkRef> chunks, Sha256& hash) {
     std::vector<ChunkId> ids;
     for (const ChunkRef& chunk : chunks) ids.push_back(chunk.id);
-    GRAFT_ASSIGN_OR_RETURN(ChunkRuns runs, plane_.store.ReadHeld(ids, session_.id));
+    GRAFT_ASSIGN_OR_RETURN(ChunkRuns runs, plane_.store.ReadHeld(ids, session_.id, plane_.readers));
     for (const ChunkId& id : ids) {
       absl::StatusOr<absl::string_view> bytes = runs.Next();
       absl::StatusOr<std::string> again = std::string();

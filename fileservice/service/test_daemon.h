@@ -57,8 +57,7 @@ struct Daemon {
     store = *ChunkStore::Open(*db, RealFiles(), clock, options);
     catalog = std::make_unique<Catalog>(*db, *store, clock, random, Catalog::Options{});
     GRAFT_CHECK_OK(catalog->Open());
-    plane = std::make_unique<DataPlane>(
-        DataPlane{*catalog, *store, budget, watch, clock, cache, intakes, verified});
+    plane.reset(new DataPlane{*catalog, *store, budget, watch, clock, cache, intakes, verified});
     door = *HttpListener::Bind({.address = "127.0.0.1:0"});
     urls = std::make_unique<UrlSigner>(std::string(32, 'k'),
                                        absl::StrCat("http://127.0.0.1:", door->port()));

@@ -71,7 +71,7 @@ class UploadStream final : public IncomingStream<RawBidiReactor> {
     std::vector<ChunkId> ids;
     for (const uint32_t held : message.held) ids.push_back(DigestFromBytes(IdOf(message, held)));
     if (!file_hash_.sound()) ids.clear();
-    GRAFT_ASSIGN_OR_RETURN(ChunkRuns runs, plane_.store.ReadHeld(ids, session_));
+    GRAFT_ASSIGN_OR_RETURN(ChunkRuns runs, plane_.store.ReadHeld(ids, session_, plane_.readers));
     for (const uint32_t held : message.held) {
       GRAFT_RETURN_IF_ERROR(PutRun(message, at, held, data, last));
       if (!ids.empty()) TakeHeld(runs, IdOf(message, held), last);

@@ -119,7 +119,7 @@ class KillTest : public ::testing::Test {
 
   static constexpr const char* kFileset = "workspaces/ws/filesets/data";
   static constexpr const char* kVersion = "workspaces/ws/filesets/data/versions/1";
-  const int kills_ = testing::ByTier(10, 100, 100);
+  const int kills_ = testing::ByTier(3, 100, 100);
   std::string root_;
   int64_t size_ = 0;
   std::string hash_;

@@ -125,8 +125,13 @@ class SlowProxy {
     const ssize_t got =
         recv(pair.ends[from].get(), bytes.data(), std::min(bytes.size(), pair.left[from]), 0);
     if (got <= 0) return;
-    GRAFT_CHECK(send(pair.ends[1 - from].get(), bytes.data(), static_cast<size_t>(got),
-                     MSG_NOSIGNAL) == got);
+    const ssize_t sent =
+        send(pair.ends[1 - from].get(), bytes.data(), static_cast<size_t>(got), MSG_NOSIGNAL);
+    if (sent < 0) {  // an end that is gone takes the other with it
+      for (UniqueFd& end : pair.ends) end.reset();
+      return;
+    }
+    GRAFT_CHECK(sent == got);
     pair.left[from] -= static_cast<size_t>(got);
     passed_ += got;
   }
