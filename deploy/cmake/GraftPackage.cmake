@@ -19,6 +19,7 @@ graft_install(graft-worker graft-worker)
 graft_install(graft-trainer graft-worker)
 graft_install(graft-trainer-rank graft-worker)
 graft_install(graft-validate graft-worker)
+graft_install(graft-fake-trainer graft-worker)  # graft up --fake-trainer
 install(FILES ${CMAKE_SOURCE_DIR}/README.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT graft)
 install(PROGRAMS ${CMAKE_SOURCE_DIR}/deploy/deps.sh ${CMAKE_SOURCE_DIR}/deploy/fetch.sh
   DESTINATION lib/graft/deploy COMPONENT graft-worker)
