@@ -15,6 +15,7 @@ tidy() {
   local host
   for host in "${hosts[@]}" switch; do ip netns del "$net-${host%:*}" 2>/dev/null || true; done
 }
+# In the foreground alone: behind `&` the process to kill would be the shell that runs it.
 on() { local host=$1; shift; ip netns exec "$net-$host" "$@"; }
 
 ip netns add "$net-switch" 2>/dev/null || skip "this machine allows no network namespaces"
@@ -51,7 +52,7 @@ certify stranger-ca stranger
 
 echo "== 2. scheduler, 3. fileservice"
 scheduler() {
-  on ctl "$bin/graft-scheduler" --data "$work/scheduler" --listen 10.77.0.1:7600 --fileservice 10.77.0.2:7071 \
+  ip netns exec "$net-ctl" "$bin/graft-scheduler" --data "$work/scheduler" --listen 10.77.0.1:7600 --fileservice 10.77.0.2:7071 \
     --tls-certificate "$tls/ctl.pem" --tls-key "$tls/ctl.key" --client-ca "$tls/ca.pem" --server-ca "$tls/ca.pem" \
     --fake-trainer >>"$work/scheduler.log" 2>&1 &
   scheduler_pid=$!
@@ -62,7 +63,7 @@ cat >"$work/fileservice.json" <<END
 {"data": "$work/fileservice", "listen": "10.77.0.2:7071", "tls_certificate": "$tls/files.pem",
  "tls_key": "$tls/files.key", "client_ca": "$tls/ca.pem", "scheduler": "10.77.0.1:7600", "scheduler_ca": "$tls/ca.pem"}
 END
-on files "$bin/graft-fileservice" --config "$work/fileservice.json" >"$work/fileservice.log" 2>&1 &
+ip netns exec "$net-files" "$bin/graft-fileservice" --config "$work/fileservice.json" >"$work/fileservice.log" 2>&1 &
 workers+=($!)
 until_true 200 test -s "$work/scheduler/admin-token" || fail "$(tail -n 3 "$work/scheduler.log")"
 
@@ -96,7 +97,7 @@ trainer_program: "$bin/graft-fake-trainer"
 validator_program: "$bin/graft-fake-trainer"
 devices { kind: "declared" declared_file: "$work/$1/devices.json" }
 END
-  GRAFT_FAKE_STEP_SECONDS=0.05 on "$1" "$bin/graft-worker" --config "$work/$1/worker.textproto" >>"$work/$1/log" 2>&1 &
+  GRAFT_FAKE_STEP_SECONDS=0.05 ip netns exec "$net-$1" "$bin/graft-worker" --config "$work/$1/worker.textproto" >>"$work/$1/log" 2>&1 &
   workers+=($!)
 }
 for host in n1:11 n2:12 n3:13; do worker "${host%:*}" "10.77.0.${host#*:}"; done
