@@ -195,6 +195,9 @@ absl::Status Serve(const SchedulerConfig& config, const sigset_t& signals) {
   const int signal = ServeUntilTold(config, *store, clock, signals);
   LOG_INFO("draining", {{"signal", signal}});
   server->Shutdown(kDrainTime);
+  if (const absl::Status flushed = store->Flush(); !flushed.ok()) {
+    LOG_WARNING("the next start reads the logs", {{"error", flushed.message()}});
+  }
   return absl::OkStatus();
 }
 

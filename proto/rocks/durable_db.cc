@@ -21,6 +21,10 @@
 namespace graft::rocks {
 namespace {
 
+// Of all logs together. A start reads them whole, and without a bound the one family that is seldom
+// written keeps the logs of all the others.
+constexpr uint64_t kWalBytes = 64 << 20;
+
 // In the default column family.
 constexpr char kStoreIdKey[] = "graft.store_id";
 constexpr char kRevisionKey[] = "graft.revision";
@@ -42,6 +46,7 @@ rocksdb::DBOptions MakeDbOptions(const DurableOptions& durable) {
   options.track_and_verify_wals_in_manifest = true;
   options.info_log = std::make_shared<LogBridge>();  // shared with the database's threads
   options.max_background_jobs = 2;
+  options.max_total_wal_size = kWalBytes;
   return options;
 }
 
@@ -139,6 +144,15 @@ absl::Status DurableDb::Commit(rocksdb::WriteBatch& batch, uint64_t revision) {
 
 absl::Status DurableDb::WriteUnsynced(rocksdb::WriteBatch& batch) {
   return FromRocks(db_->Write(rocksdb::WriteOptions(), &batch), "write to the store");
+}
+
+absl::Status DurableDb::Flush() {
+  if (!failed_.ok()) return failed_;
+  std::vector<rocksdb::ColumnFamilyHandle*> families{db_->DefaultColumnFamily()};
+  for (const auto& [name, handle] : families_) {
+    if (name != rocksdb::kDefaultColumnFamilyName) families.push_back(handle);
+  }
+  return FromRocks(db_->Flush(rocksdb::FlushOptions(), families), "flush the store");
 }
 
 absl::Status DurableDb::SyncWal() { return FromRocks(db_->SyncWAL(), "sync the store's log"); }

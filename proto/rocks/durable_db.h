@@ -78,6 +78,8 @@ class DurableDb {
   absl::Status WriteUnsynced(rocksdb::WriteBatch& batch);
   // Makes what WriteUnsynced wrote durable.
   absl::Status SyncWal();
+  // Moves what the logs hold into tables, so that the next start has no logs to read.
+  absl::Status Flush();
 
  private:
   friend absl::StatusOr<std::unique_ptr<DurableDb>> OpenDurable(const DurableOptions& options);

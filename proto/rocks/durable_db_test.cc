@@ -73,6 +73,19 @@ TEST_F(DurableDbTest, WhatWasCommittedIsThereAfterAReopen) {
   Put(*db, kCommits + 1);
 }
 
+TEST_F(DurableDbTest, AFlushLeavesNothingInTheLogs) {
+  {
+    GRAFT_ASSERT_OK_AND_ASSIGN(auto db, OpenDurable(options_));
+    for (uint64_t revision = 1; revision <= kCommits; ++revision) Put(*db, revision);
+    EXPECT_GT(*FileSize(WalPath()), 0);
+    EXPECT_THAT(db->Flush(), IsOk());
+    EXPECT_EQ(*FileSize(WalPath()), 0);
+  }
+  GRAFT_ASSERT_OK_AND_ASSIGN(auto db, OpenDurable(options_));
+  EXPECT_EQ(db->revision(), kCommits);
+  EXPECT_TRUE(Has(*db, 1) && Has(*db, kCommits));
+}
+
 TEST_F(DurableDbTest, AFlippedBitIsRefused) {
   Fill();
   std::string wal = *ReadFile(WalPath());

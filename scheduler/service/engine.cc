@@ -1,6 +1,8 @@
 #include "scheduler/service/engine.h"
 
 #include <algorithm>
+#include <future>
+#include <iterator>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -20,19 +22,45 @@ constexpr int kPage = 5000;
 constexpr size_t kHashSize = 64;  // hexadecimal digits
 
 template <typename T, typename Decode>
+absl::StatusOr<std::vector<T>> DecodePage(const std::vector<Record>& page, Decode decode) {
+  std::vector<T> values;
+  values.reserve(page.size());
+  for (const Record& record : page) {
+    absl::StatusOr<T> value = decode(record.value);
+    if (!value.ok()) {
+      return absl::Status(value.status().code(),
+                          absl::StrCat(record.key, ": ", value.status().message()));
+    }
+    values.push_back(*std::move(value));
+  }
+  return values;
+}
+
+// A page is decoded on a thread of its own while the next one is read.
+template <typename T, typename Decode>
 absl::StatusOr<std::vector<T>> LoadAll(const Store& store, absl::string_view prefix,
                                        Decode decode) {
   std::vector<T> all;
-  GRAFT_RETURN_IF_ERROR(ForEachRecord(
-      store, {.prefix = std::string(prefix), .limit = kPage}, [&](const Record& record, int64_t) {
-        absl::StatusOr<T> value = decode(record.value);
-        if (!value.ok()) {
-          return absl::Status(value.status().code(),
-                              absl::StrCat(record.key, ": ", value.status().message()));
-        }
-        all.push_back(*std::move(value));
-        return absl::OkStatus();
-      }));
+  std::future<absl::StatusOr<std::vector<T>>> pending;
+  const auto take_pending = [&]() -> absl::Status {
+    if (!pending.valid()) return absl::OkStatus();
+    GRAFT_ASSIGN_OR_RETURN(std::vector<T> values, pending.get());
+    all.insert(all.end(), std::make_move_iterator(values.begin()),
+               std::make_move_iterator(values.end()));
+    return absl::OkStatus();
+  };
+  ListRequest list{.prefix = std::string(prefix), .limit = kPage};
+  for (bool more = true; more;) {
+    GRAFT_ASSIGN_OR_RETURN(ListResult page, store.List(list));
+    more = page.more;
+    if (page.records.empty()) continue;
+    list.after = page.records.back().key;
+    GRAFT_RETURN_IF_ERROR(take_pending());
+    pending = std::async(std::launch::async, [records = std::move(page.records), decode] {
+      return DecodePage<T>(records, decode);
+    });
+  }
+  GRAFT_RETURN_IF_ERROR(take_pending());
   return all;
 }
 

@@ -239,6 +239,12 @@ absl::Status RocksStore::Erase(Series series, absl::string_view from, absl::stri
   return db_->WriteUnsynced(batch);
 }
 
+absl::Status RocksStore::Flush() {
+  const std::shared_lock lock(reopen_);
+  if (db_ == nullptr) return absl::UnavailableError("the store is not open");
+  return db_->Flush();
+}
+
 absl::Status RocksStore::Backup(const std::string& folder) const {
   const std::shared_lock lock(reopen_);
   if (db_ == nullptr) return absl::UnavailableError("the store is not open");

@@ -163,6 +163,7 @@ class Bench {
     jobs_.reset();
     connection_.reset();
     server_.reset();
+    GRAFT_CHECK_OK(store_->Flush());  // as the program ends
     store_.reset();
   }
 
