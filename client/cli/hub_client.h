@@ -3,7 +3,7 @@
 //
 //   HubClient hub({.endpoint = "https://hub.example", .token = ""});
 //   GRAFT_ASSIGN_OR_RETURN(HubModel model, hub.Describe("org/name", "main"));
-//   GRAFT_RETURN_IF_ERROR(hub.Fetch(model, "config.json", "/tmp/x/config.json", on_progress));
+//   GRAFT_RETURN_IF_ERROR(hub.Fetch(model, "config.json", folder + "/config.json", on_progress));
 //
 // The hub's address is GRAFT_HUB or HF_ENDPOINT where they are set; the token HF_TOKEN. Both as
 // other programs of the field know them. Only file names are taken from the hub: cleaned, never

@@ -16,6 +16,8 @@ import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../parity/trainer"))
+from trainer_run import run_trainer  # noqa: E402
+
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 VOCAB = 1000  # words that rows are made of; the models' vocabularies are their own
 STEPS, WARM = 12, 4
@@ -62,18 +64,13 @@ def ours(trainer, folder, sequence, rows):
                        "max_seq_length": sequence, "packing": False},
            "tuning": {"rank": 16, "alpha": 32, "target_modules": TARGETS},
            "batch": {"global": rows, "micro": rows}, "schedule": {"max_steps": STEPS, "epochs": 9}}
-    path = os.path.join(folder, "run.json")
-    with open(path, "w") as file:
-        json.dump(run, file)
-    result = subprocess.run([trainer, "--run", path], stdin=subprocess.DEVNULL,
-                            capture_output=True, text=True)
-    events = [json.loads(line) for line in result.stdout.splitlines()]
+    events = run_trainer(trainer, run, folder)
     for event in events:
-        if event["event"] in ("error", "warning"):
+        if event["event"] == "warning":
             print(f"# {event['message']}", flush=True)
     steps = [e for e in events if e["event"] == "step"][WARM:]
     if not steps:
-        raise SystemExit(result.stderr[-1000:])
+        raise SystemExit(f"graft-trainer took no more than {WARM} steps")
     return (statistics.median(e["tokens_per_second"] for e in steps),
             max(e["peak_memory_bytes"] for e in steps))
 
@@ -124,7 +121,7 @@ def compare(trainer, case, folder):
     result = subprocess.run([sys.executable, __file__, "--theirs", folder, str(sequence), str(rows)],
                             capture_output=True, text=True)
     if result.returncode != 0:
-        raise SystemExit(result.stderr[-1000:])
+        raise SystemExit(f"graft-trainer took no more than {WARM} steps")
     peer_rate, peer_peak = json.loads(result.stdout.splitlines()[-1])
     figures = [figure(name, "tokens_per_second", rate, "1/s", peer_rate, rate / peer_rate,
                       speed_bar or 1.0, rate / peer_rate >= (speed_bar or 1.0))]

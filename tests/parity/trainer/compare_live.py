@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: 
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from make_goldens import FAMILIES, tiny_model  # noqa: E402
+from trainer_run import run_trainer  # noqa: E402
 
 WORDS = [f"w{i}" for i in range(90)]
 EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
@@ -81,20 +82,7 @@ def train(trainer, folder, output, tuning):
                        "validation": [os.path.join(folder, "valid.jsonl")], "max_seq_length": 16},
            "tuning": tuning, "schedule": {"max_steps": 6, "epochs": 6, "learning_rate": 0.01},
            "batch": {"global": 4, "micro": 4}, "output": {"folder": output, "precision": "float32"}}
-    path = os.path.join(folder, "run.json")
-    with open(path, "w") as file:
-        json.dump(run, file)
-    result = subprocess.run([trainer, "--run", path], stdin=subprocess.DEVNULL,
-                            capture_output=True, text=True)
-    loss = None
-    for line in result.stdout.splitlines():
-        event = json.loads(line)
-        if event.get("event") == "error":
-            raise AssertionError(event["message"])
-        if event.get("event") == "eval":
-            loss = event["loss"]
-    assert loss is not None, result.stderr[-500:]
-    return loss
+    return [e["loss"] for e in run_trainer(trainer, run, folder) if e["event"] == "eval"][-1]
 
 
 def validation_loss(model, folder):

@@ -6,9 +6,10 @@ does not matter how graft-trainer cuts a step up.
 """
 import json
 import os
-import subprocess
 import sys
 import tempfile
+
+from trainer_run import run_trainer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 STEPS, BATCH, ROWS = 50, 4, 200
@@ -28,15 +29,7 @@ def graft(trainer, folder, model, steps, **change):
     for path, value in change.items():
         group, key = path.split("__")
         run[group][key] = value
-    path = os.path.join(folder, "run.json")
-    with open(path, "w") as file:
-        json.dump(run, file)
-    result = subprocess.run([trainer, "--run", path], stdin=subprocess.DEVNULL,
-                            capture_output=True, text=True)
-    events = [json.loads(line) for line in result.stdout.splitlines()]
-    errors = [e["message"] for e in events if e.get("event") == "error"]
-    assert not errors, errors
-    return [e["loss"] for e in events if e.get("event") == "step"]
+    return [e["loss"] for e in run_trainer(trainer, run, folder) if e["event"] == "step"]
 
 
 def trl(folder, model):
