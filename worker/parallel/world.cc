@@ -18,6 +18,10 @@ namespace {
 
 constexpr std::chrono::hours kShareTimeout(24);
 
+int64_t IndexIn(const Ranks& ranks, int64_t rank) {
+  return std::find(ranks.begin(), ranks.end(), rank) - ranks.begin();
+}
+
 }  // namespace
 
 World::World(const WorldOptions& options, StorePtr store)
@@ -64,19 +68,30 @@ int64_t World::kv_copies() const {
 }
 
 std::unique_ptr<Transport> World::Connected(const std::string& name, const Ranks& ranks) {
-  const int64_t index = std::find(ranks.begin(), ranks.end(), options_.rank) - ranks.begin();
-  if (shared_->Reaches(ranks)) {
-    over_memory_ = true;
-    return shared_->MakeTransport(ranks, index, channels_);
-  }
+  if (!shared_->Reaches(ranks)) return OverGloo(backends_, name, ranks);
+  over_memory_ = true;
+  return shared_->MakeTransport(ranks, IndexIn(ranks, options_.rank), channels_);
+}
+
+std::unique_ptr<Transport> World::OverGloo(std::unique_ptr<GlooBackends>& backends,
+                                           const std::string& name, const Ranks& ranks) {
   const auto prefix = c10::make_intrusive<c10d::PrefixStore>(
       absl::StrCat("group/", name, "/", RanksText(ranks)), store_);
-  if (backends_ == nullptr) {
-    backends_ = std::make_unique<GlooBackends>(options_.address, options_.timeout);
+  if (backends == nullptr) {
+    backends = std::make_unique<GlooBackends>(options_.address, options_.timeout);
   }
+  const int64_t index = IndexIn(ranks, options_.rank);
   const auto members = static_cast<int64_t>(ranks.size());
-  return std::make_unique<BackendTransport>(backends_->Make(prefix, index, members), index,
-                                            members);
+  return std::make_unique<BackendTransport>(backends->Make(prefix, index, members), index, members);
+}
+
+Group& World::ForFiles(const Ranks& ranks) {
+  std::unique_ptr<Group>& made = file_groups_[ranks];
+  if (made == nullptr) {
+    made = std::make_unique<Group>(ranks, options_.rank, OverGloo(file_backends_, "files", ranks),
+                                   file_activity_);
+  }
+  return *made;
 }
 
 Group* World::Make(const std::string& name, const Ranks& ranks, WaitKind kind) {

@@ -72,6 +72,12 @@ class World {
   // where this rank is in no group of that kind, or in that of an earlier place.
   static constexpr size_t kHolderKinds = 5;
   std::array<Group*, kHolderKinds> HolderKinds();
+  // A group for files that these ranks, this one among them, write together; all of them call it,
+  // which connects it the first time. It goes over Gloo and counts as nobody's wait: another thread
+  // than the one that trains may use it, one at a time.
+  Group& ForFiles(const Ranks& ranks);
+  // A collective of any group failed, which is others' doing.
+  bool broken() const { return activity_.Now().broken || file_activity_.Now().broken; }
   // What the model's modules call; nullptr where the layout does not divide them so.
   model::Exchange* tensor_exchange() { return tensor_exchange_.get(); }
   model::Exchange* context_exchange() { return context_exchange_.get(); }
@@ -84,6 +90,9 @@ class World {
   World(const WorldOptions& options, StorePtr store);
   void Connect();
   std::unique_ptr<Transport> Connected(const std::string& name, const Ranks& ranks);
+  // `backends` are made when they are first needed.
+  std::unique_ptr<Transport> OverGloo(std::unique_ptr<GlooBackends>& backends,
+                                      const std::string& name, const Ranks& ranks);
   Group* Make(const std::string& name, const Ranks& ranks,
               WaitKind kind = WaitKind::kCommunication);
   // How many neighbouring tensor-parallel ranks hold the same rows of k and v.
@@ -98,6 +107,9 @@ class World {
   int32_t channels_ = 0;                    // of Make's calls, which are alike on every member
   bool over_memory_ = false;
   std::map<std::pair<Ranks, WaitKind>, std::unique_ptr<Group>> groups_;
+  Activity file_activity_;
+  std::unique_ptr<GlooBackends> file_backends_;
+  std::map<Ranks, std::unique_ptr<Group>> file_groups_;
   Group* all_ = nullptr;
   Group* tensor_ = nullptr;
   Group* context_ = nullptr;

@@ -7,13 +7,10 @@
 #include <chrono>
 #include <cstdio>
 
-#include "absl/container/btree_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/check.h"
 #include "base/digest.h"
@@ -141,85 +138,10 @@ TensorParts Copies(const TensorParts& parts) {
   return out;
 }
 
-// A rank's tensors as a text: a name and its shape a line.
-std::string ShapesText(const TensorParts& parts) {
-  std::string text;
-  for (const TensorPart& part : parts) {
-    absl::StrAppend(&text, part.name, "\t", absl::StrJoin(part.whole, ","), "\n");
-  }
-  return text;
-}
-
-// Of all ranks, by name.
-std::vector<spec::TensorToWrite> Union(const std::vector<std::string>& texts) {
-  absl::btree_map<std::string, spec::TensorToWrite> all;
-  for (const std::string& text : texts) {
-    for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
-      const std::pair<absl::string_view, absl::string_view> entry = absl::StrSplit(line, '\t');
-      spec::TensorToWrite& tensor = all[std::string(entry.first)];
-      tensor.name = std::string(entry.first);
-      tensor.shape.clear();
-      for (const absl::string_view d : absl::StrSplit(entry.second, ',', absl::SkipEmpty())) {
-        int64_t size = 0;
-        GRAFT_CHECK(absl::SimpleAtoi(d, &size)) << text;
-        tensor.shape.push_back(size);
-      }
-    }
-  }
-  std::vector<spec::TensorToWrite> list;
-  for (auto& [name, tensor] : all) list.push_back(std::move(tensor));
-  return list;
-}
-
 constexpr char kTrained[] = "trained";
 constexpr char kOptimizer[] = "optimizer";
 
-std::string FileOf(const std::string& folder, const std::string& stem) {
-  return JoinPath(folder, absl::StrCat(stem, ".safetensors"));
-}
-
-absl::StatusOr<std::vector<std::string>> Share(const CheckpointGang& gang, const std::string& key,
-                                               const std::string& own) {
-  if (gang.world == 1) return std::vector<std::string>{own};
-  return gang.share(key, own);
-}
-
-// OK where every rank's `own` is.
-absl::Status Agree(const CheckpointGang& gang, const std::string& key, const absl::Status& own) {
-  GRAFT_ASSIGN_OR_RETURN(const std::vector<std::string> texts,
-                         Share(gang, key, std::string(own.message())));
-  GRAFT_RETURN_IF_ERROR(own);
-  for (size_t rank = 0; rank < texts.size(); ++rank) {
-    if (texts[rank].empty()) continue;
-    return absl::AbortedError(absl::StrCat("rank ", rank, ": ", texts[rank]));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status MakeFile(const std::string& folder, const std::string& stem,
-                      const std::vector<spec::TensorToWrite>& tensors) {
-  spec::SafetensorsWriterOptions options;
-  options.folder = folder;
-  options.stem = stem;
-  options.max_shard_bytes = int64_t{1} << 60;
-  GRAFT_ASSIGN_OR_RETURN(const auto writer, spec::SafetensorsWriter::Create(options, tensors));
-  return writer->Finish().status();
-}
-
 }  // namespace
-
-absl::Status WriteTogether(const CheckpointGang& gang, const std::string& key,
-                           const std::string& folder, const std::string& stem,
-                           const TensorParts& parts) {
-  const std::string prefix = absl::StrCat(key, "/", stem);
-  GRAFT_ASSIGN_OR_RETURN(const std::vector<std::string> shapes,
-                         Share(gang, prefix + "/shapes", ShapesText(parts)));
-  const std::vector<spec::TensorToWrite> tensors = Union(shapes);
-  if (tensors.empty()) return absl::OkStatus();
-  GRAFT_RETURN_IF_ERROR(Agree(gang, prefix + "/made",
-                              gang.rank == 0 ? MakeFile(folder, stem, tensors) : absl::OkStatus()));
-  return Agree(gang, prefix + "/written", WriteParts(FileOf(folder, stem), parts));
-}
 
 std::string CheckpointName(int64_t step) { return absl::StrFormat("%s%06d", kPrefix, step); }
 
@@ -253,7 +175,7 @@ absl::StatusOr<SavedCheckpoint> Checkpoints::Write(const CheckpointContents& con
     GRAFT_RETURN_IF_ERROR(RemoveTree(writing));
     return MakeDirectories(writing);
   };
-  const CheckpointGang& gang = options_.gang;
+  const FileGang& gang = options_.gang;
   GRAFT_RETURN_IF_ERROR(Agree(gang, key + "/folder", gang.rank == 0 ? clean() : absl::OkStatus()));
   GRAFT_RETURN_IF_ERROR(WriteTogether(gang, key, writing, kTrained, contents.trained));
   GRAFT_RETURN_IF_ERROR(WriteTogether(gang, key, writing, kOptimizer, contents.optimizer));
@@ -323,14 +245,14 @@ absl::StatusOr<CheckpointState> ReadCheckpointState(const std::string& folder) {
 
 absl::Status ReadCheckpointTensors(const std::string& folder, int64_t version,
                                    const TensorParts& trained, const TensorParts& optimizer) {
-  GRAFT_RETURN_IF_ERROR(ReadParts(FileOf(folder, kTrained), trained));
+  GRAFT_RETURN_IF_ERROR(ReadParts(TensorFile(folder, kTrained), trained));
   if (optimizer.empty() || version < kCheckpointVersion) return absl::OkStatus();
-  return ReadParts(FileOf(folder, kOptimizer), optimizer);
+  return ReadParts(TensorFile(folder, kOptimizer), optimizer);
 }
 
 absl::Status ReadFlatStates(const std::string& folder, const NamedTensors& states) {
   if (states.empty()) return absl::OkStatus();
-  return ReadTensors(FileOf(folder, kOptimizer), states);
+  return ReadTensors(TensorFile(folder, kOptimizer), states);
 }
 
 }  // namespace graft::trainer

@@ -11,9 +11,10 @@
 // whole manifest is no checkpoint. There is no generator state: data order, packing and dropout are
 // functions of seed and step.
 //
-// Ranks write one checkpoint together: the first one makes the files at their final size, each puts
-// its own numbers where they belong, the first one seals it. What is read is cut likewise, so a run
-// goes on under another layout than it was saved under. The folder is one that all ranks see.
+// Ranks write one checkpoint together (rank_files.h), which lies whole in the first rank's folder:
+// the first one makes the files at their final size, each rank's numbers are put where they belong,
+// the first one seals it. What is read is cut likewise, so a run goes on under another layout than
+// it was saved under; each rank reads a copy of its own or a common one.
 //
 // Save copies the tensors and returns; a thread of its own writes. One write is under way at a
 // time.
@@ -28,7 +29,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/json.h"
-#include "worker/trainer/tensor_files.h"
+#include "worker/trainer/rank_files.h"
 
 namespace graft::trainer {
 
@@ -62,23 +63,6 @@ struct CheckpointContents {
   TensorParts optimizer;
 };
 
-// The ranks that write a checkpoint together, as one of them sees them.
-struct CheckpointGang {
-  int64_t rank = 0;
-  int64_t world = 1;
-  // Brings every rank's text to every rank, by rank; called on the writing thread, by all ranks
-  // with the same key.
-  std::function<absl::StatusOr<std::vector<std::string>>(const std::string& key,
-                                                         const std::string& own)>
-      share;
-};
-
-// Writes folder/stem.safetensors with the tensors of all ranks' parts; nothing where there are
-// none. Every rank of the gang calls it with the same `key`; the first one makes the file.
-absl::Status WriteTogether(const CheckpointGang& gang, const std::string& key,
-                           const std::string& folder, const std::string& stem,
-                           const TensorParts& parts);
-
 struct SavedCheckpoint {
   std::string folder;
   int64_t step = 0;
@@ -92,7 +76,7 @@ class Checkpoints {
     std::string folder;
     int64_t keep_last = 2;
     bool keep_best = true;
-    CheckpointGang gang;
+    FileGang gang;
   };
   // `done` is called on the writing thread after each checkpoint, on the first rank alone.
   using Done = std::function<void(const absl::StatusOr<SavedCheckpoint>&)>;

@@ -85,17 +85,6 @@ void RankGang::OnLost(const std::string& message, int64_t step) {
   _exit(kExitFailed);
 }
 
-CheckpointGang RankGang::ForCheckpoints() {
-  CheckpointGang gang;
-  if (world_ == nullptr) return gang;
-  gang.rank = world_->rank();
-  gang.world = world_->size();
-  gang.share = [this](const std::string& key, const std::string& own) {
-    return world_->Share(key, own);
-  };
-  return gang;
-}
-
 absl::StatusOr<Orders> RankGang::Agree(const Orders& own) {
   if (world_ == nullptr) return own;
   Orders agreed;
@@ -116,7 +105,7 @@ void RankGang::EndTraining() {
 
 void RankGang::Fail(const absl::Status& status) {
   if (watchdog_ == nullptr) return;
-  if (world_->activity().Now().broken) {
+  if (world_->broken()) {
     watchdog_->Stay(kLearnSeconds);
   } else {
     watchdog_->Fail(std::string(status.message()));

@@ -14,9 +14,9 @@
 #include "worker/parallel/watchdog.h"
 #include "worker/parallel/world.h"
 #include "worker/spec/decoder_spec.h"
-#include "worker/trainer/checkpoint.h"
 #include "worker/trainer/event_writer.h"
 #include "worker/trainer/parallel_engine.h"
+#include "worker/trainer/rank_files.h"
 #include "worker/trainer/run_config.h"
 
 namespace graft::trainer {
@@ -40,8 +40,8 @@ class RankGang {
   parallel::World* world() { return world_.get(); }
   const ModelPart& part() const { return part_; }
   bool first() const { return config_.parallelism.rank == 0; }
-  // For checkpoints that all ranks write together. The gang must outlive it.
-  CheckpointGang ForCheckpoints();
+  // For files that all ranks write together. This gang must outlive it.
+  FileGang ForFiles() { return GangOf(world_.get()); }
 
   // What any rank was told: all obey at the same step.
   absl::StatusOr<Orders> Agree(const Orders& own);

@@ -24,6 +24,7 @@ namespace {
 
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 constexpr absl::Duration kPromised = absl::Seconds(30);
 
@@ -51,6 +52,16 @@ class RanksTest : public TinyRunTest {
     return fd;
   }
 
+  // Where `apart_`: with folders that no other rank has.
+  RunConfig OnItsNode(RunConfig config) const {
+    if (!apart_) return config;
+    const std::string node = "/node-" + std::to_string(config.parallelism.rank);
+    config.output.folder += node;
+    config.checkpoint.folder += node;
+    if (!config.resume_from.empty()) config.resume_from += node;
+    return config;
+  }
+
   void Start() {
     ParallelismConfig& p = config_.parallelism;
     p.world = p.tp * p.pp * p.dp;
@@ -58,7 +69,7 @@ class RanksTest : public TinyRunTest {
     ranks_.clear();
     for (p.rank = 0; p.rank < p.world; ++p.rank) {
       const std::string run = folder_ + "/run-" + std::to_string(p.rank) + ".json";
-      WriteTestFile(run, FormatRunConfig(config_));
+      WriteTestFile(run, FormatRunConfig(OnItsNode(config_)));
       ranks_.push_back(std::make_unique<TrainerProcess>(run, p.rank == 0 ? fd : -1));
     }
     p.rank = 0;
@@ -108,6 +119,7 @@ class RanksTest : public TinyRunTest {
     return most;
   }
 
+  bool apart_ = false;
   std::vector<std::unique_ptr<TrainerProcess>> ranks_;
 };
 
@@ -156,6 +168,42 @@ TEST_F(RanksTest, ACheckpointOfOneLayoutGoesOnUnderAnother) {
   ASSERT_TRUE(std::holds_alternative<DoneEvent>(rest[0].back())) << FormatEvent(rest[0].back(), 0);
   EXPECT_EQ(std::get<RunEvent>(rest[0].front()).first_step, 8);
   EXPECT_LE(Difference("whole", "rest"), 1e-6);
+}
+
+// As over nodes, each with an agent's working folder of its own.
+TEST_F(RanksTest, RanksThatShareNoFolderLeaveOneWholeCheckpointAndOutput) {
+  Into("one");
+  RunAll();
+  Into("apart");
+  apart_ = true;
+  config_.parallelism.tp = config_.parallelism.pp = 2;
+  const auto apart = RunAll();
+  for (const auto& events : apart) {
+    ASSERT_FALSE(events.empty());
+    ASSERT_TRUE(std::holds_alternative<DoneEvent>(events.back())) << FormatEvent(events.back(), 0);
+  }
+  EXPECT_LE(Difference("one", "apart/node-0"), 1e-6);
+  EXPECT_FALSE(FileExists(folder_ + "/out-apart/node-3"));
+  const std::string saved = folder_ + "/checkpoints-apart/node-";
+  EXPECT_THAT(*ListDirectory(saved + "3"), IsEmpty());
+
+  // Resumed where each rank has a copy, under another layout.
+  for (const char* rank : {"0", "1"}) {
+    for (const std::string file :
+         {"trained.safetensors", "optimizer.safetensors", "state.json", "manifest.json"}) {
+      auto bytes = ReadFile(saved + "0/step-000008/" + file);
+      ASSERT_THAT(bytes.status(), IsOk());
+      WriteTestFile(folder_ + "/staged/node-" + rank + "/" + file, *bytes);
+    }
+  }
+  config_.resume_from = folder_ + "/staged";
+  config_.parallelism = {.dp = 2, .zero = 1};
+  Into("rest");
+  const auto rest = RunAll();
+  ASSERT_FALSE(rest[0].empty());
+  ASSERT_TRUE(std::holds_alternative<DoneEvent>(rest[0].back())) << FormatEvent(rest[0].back(), 0);
+  EXPECT_EQ(std::get<RunEvent>(rest[0].front()).first_step, 8);
+  EXPECT_LE(Difference("one", "rest/node-0"), 1e-6);
 }
 
 class FaultTest : public RanksTest, public ::testing::WithParamInterface<std::pair<int, int>> {};

@@ -134,14 +134,13 @@ TensorParts OptimizerParts(Optimizer& optimizer, model::Decoder& decoder, const 
 
 absl::StatusOr<std::unique_ptr<model::Decoder>> GatherDecoder(
     const ModelSource& model, model::BuildOptions options, model::Decoder& decoder,
-    const RankRefs& ranks, const CheckpointGang& gang, const std::string& folder,
-    bool with_frozen) {
+    const RankRefs& ranks, const FileGang& gang, const std::string& folder, bool with_frozen) {
   const bool first = gang.rank == 0;
   if (first) GRAFT_RETURN_IF_ERROR(MakeDirectories(folder));
   GRAFT_RETURN_IF_ERROR(
       WriteTogether(gang, "output", folder, kGathered, TrainedParts(decoder, ranks)));
   if (!first) return std::unique_ptr<model::Decoder>();
-  const std::string path = JoinPath(folder, absl::StrCat(kGathered, ".safetensors"));
+  const std::string path = TensorFile(folder, kGathered);
   options.division = {};
   options.without_frozen = !with_frozen;
   const bool all_weights = options.train == model::Train::kAllWeights;

@@ -11,9 +11,9 @@
 #include "worker/model/decoder_build.h"
 #include "worker/parallel/reducer.h"
 #include "worker/parallel/world.h"
-#include "worker/trainer/checkpoint.h"
 #include "worker/trainer/model_source.h"
 #include "worker/trainer/optimizer.h"
+#include "worker/trainer/rank_files.h"
 
 namespace graft::trainer {
 
@@ -28,10 +28,10 @@ TensorParts TrainedParts(model::Decoder& decoder, const RankRefs& ranks);
 TensorParts OptimizerParts(Optimizer& optimizer, model::Decoder& decoder, const RankRefs& ranks);
 
 // The whole decoder on rank 0 with the trained numbers of all ranks, null on the others; brought
-// together through a file in `folder`, which all ranks see; with the frozen weights where
-// `with_frozen`. `options` are those that it was built with. Every rank calls it.
+// together through a file in rank 0's `folder`; with the frozen weights where `with_frozen`.
+// `options` are those that it was built with. Every rank calls it.
 absl::StatusOr<std::unique_ptr<model::Decoder>> GatherDecoder(
     const ModelSource& model, model::BuildOptions options, model::Decoder& decoder,
-    const RankRefs& ranks, const CheckpointGang& gang, const std::string& folder, bool with_frozen);
+    const RankRefs& ranks, const FileGang& gang, const std::string& folder, bool with_frozen);
 
 }  // namespace graft::trainer

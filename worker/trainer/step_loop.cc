@@ -167,7 +167,7 @@ class RunLoop {
       GRAFT_RETURN_IF_ERROR(MakeDirectories(config_.checkpoint.folder));
       checkpoints_ = std::make_unique<Checkpoints>(
           Checkpoints::Options{config_.checkpoint.folder, config_.checkpoint.keep_last,
-                               config_.checkpoint.keep_best, gang_.ForCheckpoints()},
+                               config_.checkpoint.keep_best, gang_.ForFiles()},
           [this](const absl::StatusOr<SavedCheckpoint>& saved) { OnSaved(saved); });
     }
     return absl::OkStatus();
@@ -198,6 +198,8 @@ class RunLoop {
           " is of another run: model, rows, tuning, batch, schedule, optimizer, seed or "
           "precision differ from run.json"));
     }
+    // Each rank may have read a folder of its own.
+    GRAFT_RETURN_IF_ERROR(SameOnAll(gang_.ForFiles(), "the checkpoint's step", state.step));
     const CheckpointContents contents = Contents();
     GRAFT_RETURN_IF_ERROR(
         ReadCheckpointTensors(folder, state.version, contents.trained, contents.optimizer));
@@ -414,9 +416,8 @@ class RunLoop {
     std::unique_ptr<model::Decoder> whole;
     if (world() != nullptr && (!decoder_->division().whole() || reducer_->weights_come_and_go())) {
       const bool merged = config_.tuning.kind == TuningKind::kLoraMerged;
-      GRAFT_ASSIGN_OR_RETURN(
-          whole, GatherDecoder(*model_, build_options_, *decoder_, Refs(), gang_.ForCheckpoints(),
-                               config_.output.folder, merged));
+      GRAFT_ASSIGN_OR_RETURN(whole, GatherDecoder(*model_, build_options_, *decoder_, Refs(),
+                                                  gang_.ForFiles(), config_.output.folder, merged));
     }
     if (!gang_.first()) return absl::OkStatus();
     return WriteOutput(config_, *model_, whole != nullptr ? *whole : *decoder_);

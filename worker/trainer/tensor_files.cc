@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/check.h"
@@ -83,29 +84,40 @@ TensorPart WholePart(std::string name, at::Tensor value) {
   return part;
 }
 
-absl::Status WriteParts(const std::string& path, const TensorParts& parts) {
-  GRAFT_ASSIGN_OR_RETURN(const spec::TensorIndex index, ListTensors(path));
-  const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+absl::StatusOr<std::unique_ptr<PartsFile>> PartsFile::Open(const std::string& path) {
+  GRAFT_ASSIGN_OR_RETURN(spec::TensorIndex index, ListTensors(path));
+  UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, path);
-  for (const TensorPart& part : parts) {
-    if (!part.writes) continue;
-    GRAFT_ASSIGN_OR_RETURN(const spec::TensorInfo info, Expect(index, path, part));
-    const at::Tensor value = part.value.cpu().contiguous();
-    const char* bytes = static_cast<const char*>(value.const_data_ptr());
-    for (const TensorPart::Run& run : part.runs) {
-      int64_t done = 0;
-      while (done < run.count * kFloatBytes) {
-        const ssize_t wrote = pwrite(fd.get(), bytes + run.begin * kFloatBytes + done,
-                                     static_cast<size_t>(run.count * kFloatBytes - done),
-                                     info.offset + run.whole_begin * kFloatBytes + done);
-        if (wrote < 0 && errno == EINTR) continue;
-        if (wrote < 0) return ErrnoStatus(errno, path);
-        done += wrote;
-      }
+  return absl::WrapUnique(new PartsFile(path, std::move(fd), std::move(index)));
+}
+
+absl::Status PartsFile::Write(const TensorPart& part) {
+  GRAFT_ASSIGN_OR_RETURN(const spec::TensorInfo info, Expect(index_, path_, part));
+  const at::Tensor value = part.value.cpu().contiguous();
+  const char* bytes = static_cast<const char*>(value.const_data_ptr());
+  for (const TensorPart::Run& run : part.runs) {
+    if (run.begin < 0 || run.whole_begin < 0 || run.count < 0 ||
+        run.begin + run.count > value.numel() ||
+        (run.whole_begin + run.count) * kFloatBytes > info.bytes) {
+      return absl::InvalidArgumentError(absl::StrCat(path_, ": ", run.count, " numbers at ",
+                                                     run.whole_begin, " of tensor ", part.name,
+                                                     ", which has ", info.elements()));
+    }
+    int64_t done = 0;
+    while (done < run.count * kFloatBytes) {
+      const ssize_t wrote = pwrite(fd_.get(), bytes + run.begin * kFloatBytes + done,
+                                   static_cast<size_t>(run.count * kFloatBytes - done),
+                                   info.offset + run.whole_begin * kFloatBytes + done);
+      if (wrote < 0 && errno == EINTR) continue;
+      if (wrote < 0) return ErrnoStatus(errno, path_);
+      done += wrote;
     }
   }
-  if (fsync(fd.get()) != 0) return ErrnoStatus(errno, path);
   return absl::OkStatus();
+}
+
+absl::Status PartsFile::Sync() {
+  return fsync(fd_.get()) == 0 ? absl::OkStatus() : ErrnoStatus(errno, path_);
 }
 
 absl::Status ReadParts(const std::string& path, const TensorParts& parts) {

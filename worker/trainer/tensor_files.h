@@ -4,12 +4,14 @@
 #include <ATen/ATen.h>
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/file.h"
 #include "worker/spec/safetensors.h"
 
 namespace graft::trainer {
@@ -44,9 +46,24 @@ using TensorParts = std::vector<TensorPart>;
 
 // All of a tensor.
 TensorPart WholePart(std::string name, at::Tensor value);
-// Writes the parts of those that `write` into path, a safetensors file that holds their tensors
-// already, and syncs it.
-absl::Status WriteParts(const std::string& path, const TensorParts& parts);
+
+// A safetensors file that holds its tensors at their final size, open for their numbers.
+class PartsFile {
+ public:
+  static absl::StatusOr<std::unique_ptr<PartsFile>> Open(const std::string& path);
+  // INVALID_ARGUMENT where the file lacks the part's tensor or has it in another shape, and where a
+  // run leaves it.
+  absl::Status Write(const TensorPart& part);
+  absl::Status Sync();
+
+ private:
+  PartsFile(std::string path, UniqueFd fd, spec::TensorIndex index)
+      : path_(std::move(path)), fd_(std::move(fd)), index_(std::move(index)) {}
+
+  const std::string path_;
+  const UniqueFd fd_;
+  const spec::TensorIndex index_;
+};
 // Fills every part from path.
 absl::Status ReadParts(const std::string& path, const TensorParts& parts);
 
