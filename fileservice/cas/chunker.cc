@@ -28,14 +28,14 @@ const std::array<uint64_t, 256>& GearTable() {
 // `bits` ones at the top: those bits of a gear hash have seen the most bytes.
 uint64_t TopBits(int bits) { return ~uint64_t{0} << (64 - bits); }
 
-// FastCDC with normalised chunking: two bits more before the average, two fewer behind it.
-class FastCdc final : public Chunker {
+// Content-defined cuts as in FastCDC: no byte before the minimum is looked at.
+class CdcChunker final : public Chunker {
  public:
-  explicit FastCdc(const FastCdcParameters& parameters)
+  explicit CdcChunker(const CdcParameters& parameters)
       : parameters_(parameters),
         gear_(GearTable()),
-        strict_(TopBits(__builtin_ctzll(parameters.average_bytes) + 2)),
-        loose_(TopBits(__builtin_ctzll(parameters.average_bytes) - 2)) {}
+        mask_before_(TopBits(parameters.bits_before)),
+        mask_after_(TopBits(parameters.bits_after)) {}
 
   size_t max_bytes() const override { return parameters_.max_bytes; }
 
@@ -43,25 +43,25 @@ class FastCdc final : public Chunker {
     const size_t end = std::min(window.size(), parameters_.max_bytes);
     if (end <= parameters_.min_bytes) return end;
     const uint8_t* data = reinterpret_cast<const uint8_t*>(window.data());
-    const size_t middle = std::min(end, parameters_.average_bytes);
+    const size_t turn = std::min(end, parameters_.turn_bytes);
     uint64_t hash = 0;
     size_t at = parameters_.min_bytes;
-    for (; at < middle; ++at) {
+    for (; at < turn; ++at) {
       hash = (hash << 1) + gear_[data[at]];
-      if ((hash & strict_) == 0) return at + 1;
+      if ((hash & mask_before_) == 0) return at + 1;
     }
     for (; at < end; ++at) {
       hash = (hash << 1) + gear_[data[at]];
-      if ((hash & loose_) == 0) return at + 1;
+      if ((hash & mask_after_) == 0) return at + 1;
     }
     return end;
   }
 
  private:
-  const FastCdcParameters parameters_;
+  const CdcParameters parameters_;
   const std::array<uint64_t, 256>& gear_;
-  const uint64_t strict_;
-  const uint64_t loose_;
+  const uint64_t mask_before_;
+  const uint64_t mask_after_;
 };
 
 class BoundaryChunker final : public Chunker {
@@ -116,12 +116,12 @@ ChunkProfile ProfileForName(absl::string_view path) {
   for (absl::string_view suffix : kTextSuffixes) {
     if (absl::EndsWith(lower, suffix)) return ChunkProfile::kText;
   }
-  return ChunkProfile::kContent64K;
+  return ChunkProfile::kContent;
 }
 
-std::unique_ptr<Chunker> MakeFastCdc(const FastCdcParameters& parameters) {
-  GRAFT_CHECK((parameters.average_bytes & (parameters.average_bytes - 1)) == 0);
-  return std::make_unique<FastCdc>(parameters);
+std::unique_ptr<Chunker> MakeCdc(const CdcParameters& parameters) {
+  GRAFT_CHECK(parameters.min_bytes <= parameters.turn_bytes);
+  return std::make_unique<CdcChunker>(parameters);
 }
 
 std::unique_ptr<Chunker> MakeBoundaryChunker(std::vector<int64_t> boundaries) {
@@ -130,7 +130,7 @@ std::unique_ptr<Chunker> MakeBoundaryChunker(std::vector<int64_t> boundaries) {
 
 std::unique_ptr<Chunker> MakeChunker(ChunkProfile* profile, absl::string_view head,
                                      int64_t file_bytes) {
-  if (*profile == ChunkProfile::kText) return MakeFastCdc(kTextParameters);
+  if (*profile == ChunkProfile::kText) return MakeCdc(kTextParameters);
   if (*profile == ChunkProfile::kSafetensors) {
     const std::vector<TensorExtent> tensors = ParseSafetensorsHead(head, file_bytes);
     if (!tensors.empty()) {
@@ -138,8 +138,8 @@ std::unique_ptr<Chunker> MakeChunker(ChunkProfile* profile, absl::string_view he
       return MakeBoundaryChunker(TensorBoundaries(tensors, head_bytes, file_bytes));
     }
   }
-  *profile = ChunkProfile::kContent64K;
-  return MakeFastCdc(kContent64KParameters);
+  *profile = ChunkProfile::kContent;
+  return MakeCdc(kContentParameters);
 }
 
 std::vector<int64_t> TensorBoundaries(const std::vector<TensorExtent>& tensors, int64_t head_bytes,

@@ -66,23 +66,23 @@ std::vector<std::string> CutSafetensors(const std::string& file, ChunkProfile* p
 // The protocol's test vectors: a client that cuts elsewhere shares nothing with the others.
 TEST(ChunkerTest, CutsAreThoseOfTheProtocol) {
   const std::string file = SeededRandom(7).Bytes(3 << 20);
-  const auto content = Cut(*MakeFastCdc(kContent64KParameters), file);
-  const auto text = Cut(*MakeFastCdc(kTextParameters), file);
-  EXPECT_EQ(content.size(), 41u);
+  const auto content = Cut(*MakeCdc(kContentParameters), file);
+  const auto text = Cut(*MakeCdc(kTextParameters), file);
+  EXPECT_EQ(content.size(), 54u);
   EXPECT_EQ(text.size(), 171u);
-  EXPECT_EQ(HashOfLengths(content).substr(0, 16), "9a9f2be4015fe64a");
+  EXPECT_EQ(HashOfLengths(content).substr(0, 16), "cf94d546900ce004");
   EXPECT_EQ(HashOfLengths(text).substr(0, 16), "b1ea38835bc9c8b3");
 }
 
 TEST(ChunkerTest, SizesStayWithinTheProfileAndMakeUpTheFile) {
   const std::string file = SeededRandom(8).Bytes(5 << 20);
-  const auto chunks = Cut(*MakeFastCdc(kContent64KParameters), file);
+  const auto chunks = Cut(*MakeCdc(kContentParameters), file);
   std::string joined;
   for (size_t i = 0; i < chunks.size(); ++i) {
     joined += chunks[i];
-    EXPECT_LE(chunks[i].size(), kContent64KParameters.max_bytes);
+    EXPECT_LE(chunks[i].size(), kContentParameters.max_bytes);
     if (i + 1 < chunks.size()) {
-      EXPECT_GE(chunks[i].size(), kContent64KParameters.min_bytes);
+      EXPECT_GE(chunks[i].size(), kContentParameters.min_bytes);
     }
   }
   EXPECT_EQ(joined, file);
@@ -92,14 +92,26 @@ TEST(ChunkerTest, AnInsertionChangesOnlyTheChunksAroundIt) {
   const std::string before = SeededRandom(9).Bytes(8 << 20);
   std::string after = before;
   after.insert(1 << 20, "seventeen bytes!!");
-  auto chunker = MakeFastCdc(kContent64KParameters);
+  auto chunker = MakeCdc(kContentParameters);
   EXPECT_LT(ShareOfNewBytes(Cut(*chunker, before), Cut(*chunker, after)), 0.05);
+}
+
+// 20 x 100 KiB are 6 % of the file; the cuts around them must not make much more of it.
+TEST(ChunkerTest, CutsFallTogetherAgainSoonBehindAnOverwrite) {
+  SeededRandom random(10);
+  const std::string before = random.Bytes(32 << 20);
+  std::string after = before;
+  for (int i = 0; i < 20; ++i) {
+    after.replace((static_cast<size_t>(i) * 3 + 1) << 19, 100 << 10, random.Bytes(100 << 10));
+  }
+  auto chunker = MakeCdc(kContentParameters);
+  EXPECT_LT(ShareOfNewBytes(Cut(*chunker, before), Cut(*chunker, after)), 0.13);
 }
 
 TEST(ChunkerTest, AByteRunIsCutAtTheMaximum) {
   const std::string zeroes(1 << 20, '\0');
-  for (const std::string& chunk : Cut(*MakeFastCdc(kContent64KParameters), zeroes)) {
-    EXPECT_EQ(chunk.size(), kContent64KParameters.max_bytes);
+  for (const std::string& chunk : Cut(*MakeCdc(kContentParameters), zeroes)) {
+    EXPECT_EQ(chunk.size(), kContentParameters.max_bytes);
   }
 }
 
@@ -152,14 +164,14 @@ TEST(ChunkerTest, ADoubtfulHeaderIsCutByContent) {
     EXPECT_THAT(ParseSafetensorsHead(file, static_cast<int64_t>(file.size())), IsEmpty());
     ChunkProfile profile = ChunkProfile::kSafetensors;
     CutSafetensors(file, &profile);
-    EXPECT_EQ(profile, ChunkProfile::kContent64K);
+    EXPECT_EQ(profile, ChunkProfile::kContent);
   }
 }
 
 TEST(ChunkerTest, ProfilesFollowTheName) {
   EXPECT_EQ(ProfileForName("a/model-00001.SAFETENSORS"), ChunkProfile::kSafetensors);
   EXPECT_EQ(ProfileForName("train.jsonl"), ChunkProfile::kText);
-  EXPECT_EQ(ProfileForName("model.gguf"), ChunkProfile::kContent64K);
+  EXPECT_EQ(ProfileForName("model.gguf"), ChunkProfile::kContent);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ static_assert(std::size(kColumnNames) == static_cast<size_t>(Column::kCount));
 
 constexpr size_t kBlockCacheBytes = 64 << 20;
 constexpr size_t kWriteBufferBytes = 16 << 20;
+constexpr double kMemtableFilterShare = 0.02;
 constexpr int64_t kAllWriteBuffersBytes = 64 << 20;
 constexpr int kMaxOpenFiles = 512;
 
@@ -72,6 +73,9 @@ rocksdb::ColumnFamilyOptions ColumnOptions(const std::shared_ptr<rocksdb::Cache>
   result.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   result.write_buffer_size = kWriteBufferBytes;
   result.compression = rocksdb::kNoCompression;  // digests do not compress
+  // Most of what uploads ask of the newest rows is not there.
+  result.memtable_whole_key_filtering = true;
+  result.memtable_prefix_bloom_size_ratio = kMemtableFilterShare;
   return result;
 }
 

@@ -142,9 +142,11 @@ class Catalog {
   // Adds to what the session says of itself.
   absl::Status CountBytes(absl::string_view id, int64_t stored, int64_t deduplicated);
   // Puts a file into the session. FAILED_PRECONDITION (CHUNKS_MISSING) unless the session holds
-  // every chunk. The caller has verified that the chunks give `entry.sha256`.
+  // every chunk; kDone: the caller has just seen that it does (Publish looks in any case). The
+  // caller has verified that the chunks give `entry.sha256`.
+  enum class HeldCheck { kDue, kDone };
   absl::Status StageFile(absl::string_view session, const std::string& path, const Entry& entry,
-                         const FilePage& file);
+                         const FilePage& file, HeldCheck check = HeldCheck::kDue);
   // The chunks so far of a file that is sent as plain bytes, so that it can be taken up after a
   // cut. They must be durable, and held by the session.
   absl::Status SavePartial(absl::string_view session, const std::string& path,

@@ -89,7 +89,7 @@ struct ChunkRef {
 inline constexpr size_t kChunksPerPage = 8192;
 struct FilePage {
   int64_t epoch = 0;  // of the publish that wrote it; garbage collection takes only older ones
-  ChunkProfile profile = ChunkProfile::kContent64K;
+  ChunkProfile profile = ChunkProfile::kContent;
   int64_t size = 0;         // of the file
   int64_t chunk_count = 0;  // of the file
   ChunkId backup{};         // its copy in the packs

@@ -132,7 +132,7 @@ ChunkProfile FromMessage(v1::ChunkProfile profile) {
     case v1::CHUNK_PROFILE_TEXT:
       return ChunkProfile::kText;
     default:
-      return ChunkProfile::kContent64K;
+      return ChunkProfile::kContent;
   }
 }
 

@@ -509,12 +509,17 @@ TEST_F(DataServiceTest, AFileIsNotTakenForVerifiedByBytesThatWereRefused) {
     stream->WritesDone();
     return rpc::FromGrpcStatus(stream->Finish());
   };
+  const auto verified = [&](size_t last_bytes) {
+    ChunkListHash list;
+    list.Add(absl::string_view(ids).substr(0, 32), first.size());
+    list.Add(absl::string_view(ids).substr(32), last_bytes);
+    return daemon_->verified.Find(session.substr(session.rfind('/') + 1), list.Finish());
+  };
   EXPECT_THAT(upload(fake), StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_EQ(daemon_->verified.Find(session.substr(session.rfind('/') + 1), Sha256::Of(ids)),
-            std::nullopt);
+  EXPECT_EQ(verified(second.size()), std::nullopt);
   EXPECT_THAT(upload(second), IsOk());
-  EXPECT_EQ(daemon_->verified.Find(session.substr(session.rfind('/') + 1), Sha256::Of(ids)),
-            Sha256::Of(first + second));
+  EXPECT_EQ(verified(second.size()), Sha256::Of(first + second));
+  EXPECT_EQ(verified(second.size() - 1), std::nullopt);  // another length is another list
   EXPECT_THAT(stage(first + fake), StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(stage(first + second), IsOk());
 }

@@ -30,7 +30,7 @@ class FileHash {
  private:
   bool sound_ = true;
   Sha256Stream file_;
-  Sha256 ids_;
+  ChunkListHash list_;
 };
 
 }  // namespace graft::fileservice

@@ -67,7 +67,7 @@ absl::Status FileIntake::TakeUp() {
   }
   // Where tensors begin is not known any more.
   ChunkProfile profile =
-      file_.profile == ChunkProfile::kText ? ChunkProfile::kText : ChunkProfile::kContent64K;
+      file_.profile == ChunkProfile::kText ? ChunkProfile::kText : ChunkProfile::kContent;
   chunker_ = MakeChunker(&profile, "", 0);
   return absl::OkStatus();
 }

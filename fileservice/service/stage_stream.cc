@@ -69,7 +69,7 @@ class StageStream final : public DataStream<grpc::ServerReadReactor<v1::StageFil
       path_ = path;
       file_ = FilePage();
       file_.profile = FromMessage(part.profile());
-      ids_ = Sha256();
+      list_ = ChunkListHash();
     }
     const auto have = static_cast<int64_t>(file_.chunks.size());
     const std::string& ids = part.chunk_ids();
@@ -82,22 +82,20 @@ class StageStream final : public DataStream<grpc::ServerReadReactor<v1::StageFil
       return absl::InvalidArgumentError(
           absl::StrCat("\"", path, "\" needs 32 bytes of chunk_ids for each of chunk_sizes"));
     }
-    ids_.Update(ids);
     for (int i = 0; i < part.chunk_sizes_size(); ++i) {
       const ChunkRef chunk{
           DigestFromBytes(absl::string_view(ids).substr(static_cast<size_t>(i) * sizeof(ChunkId))),
           part.chunk_sizes(i)};
       file_.chunks.push_back(chunk);
+      list_.Add(BytesOf(chunk.id), chunk.size);
     }
     if (static_cast<int64_t>(file_.chunks.size()) < part.chunk_count()) return absl::OkStatus();
     return StageWhole(part);
   }
 
-  // From what went through the upload, or from what is stored.
+  // From what is stored.
   absl::StatusOr<Sha256Digest> HashFile() {
     if (file_.chunks.size() == 1) return file_.chunks[0].id;
-    const std::optional<Sha256Digest> known = plane_.verified.Find(session_.id, ids_.Finish());
-    if (known.has_value()) return *known;
     Sha256 hash;
     for (size_t begin = 0; begin < file_.chunks.size(); begin += kSliceChunks) {
       GRAFT_RETURN_IF_ERROR(
@@ -136,7 +134,10 @@ class StageStream final : public DataStream<grpc::ServerReadReactor<v1::StageFil
   }
 
   absl::Status StageWhole(const v1::FileManifest& part) {
-    GRAFT_ASSIGN_OR_RETURN(const Sha256Digest actual, HashFile());
+    // What went through an upload was hashed there, and its chunks were seen to be held.
+    const std::optional<Sha256Digest> known = plane_.verified.Find(session_.id, list_.Finish());
+    GRAFT_ASSIGN_OR_RETURN(const Sha256Digest actual,
+                           known.has_value() ? absl::StatusOr<Sha256Digest>(*known) : HashFile());
     const std::string& said = part.file().sha256();
     if (!said.empty() && said != BytesOf(actual)) {
       return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
@@ -152,7 +153,9 @@ class StageStream final : public DataStream<grpc::ServerReadReactor<v1::StageFil
     entry.size = part.file().size();
     entry.sha256 = actual;
     entry.executable = part.file().executable();
-    GRAFT_RETURN_IF_ERROR(plane_.catalog.StageFile(session_.id, path_, entry, file_));
+    GRAFT_RETURN_IF_ERROR(plane_.catalog.StageFile(
+        session_.id, path_, entry, file_,
+        known.has_value() ? Catalog::HeldCheck::kDone : Catalog::HeldCheck::kDue));
     ++files_;
     bytes_ += entry.size;
     path_.clear();
@@ -165,7 +168,7 @@ class StageStream final : public DataStream<grpc::ServerReadReactor<v1::StageFil
   // The file whose parts are coming; an empty path between files.
   std::string path_;
   FilePage file_;
-  Sha256 ids_;  // over the ids of file_.chunks
+  ChunkListHash list_;  // of file_.chunks
   int64_t files_ = 0;
   int64_t bytes_ = 0;
 };

@@ -1,6 +1,7 @@
 // Files whose bytes came through an upload stream in their order, and were hashed then: staging
-// them need not read them again. A file is known by its list of chunks, and to the session that
-// sent it alone. Thread-safe; forgets the oldest, which are then read.
+// them need not read them again, nor look up its chunks, which the session was seen to hold. A file
+// is known by its list of chunks, and to the session that sent it alone. Thread-safe; forgets the
+// oldest, which are then read.
 #pragma once
 
 #include <list>
@@ -9,14 +10,29 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/string_view.h"
 #include "base/digest.h"
 #include "base/mutex.h"
+#include "fileservice/cas/encoding.h"
 
 namespace graft::fileservice {
 
+// What a list of chunks is known by.
+class ChunkListHash {
+ public:
+  // The next chunk: 32 bytes of id, and its length.
+  void Add(absl::string_view id, size_t bytes) {
+    hash_.Update(Encoder().Raw(id).Fixed32(static_cast<uint32_t>(bytes)).bytes());
+  }
+  Sha256Digest Finish() { return hash_.Finish(); }
+
+ private:
+  Sha256 hash_;
+};
+
 class VerifiedFiles {
  public:
-  // `chunks`: the SHA-256 over the chunks' ids.
+  // `chunks`: a ChunkListHash.
   void Put(const std::string& session, const Sha256Digest& chunks, const Sha256Digest& file) {
     MutexLock lock(mu_);
     const auto [at, inserted] = files_.emplace(Key(session, chunks), file);

@@ -35,7 +35,7 @@ struct LocalFile {
   int64_t size = 0;
   Sha256Digest sha256{};  // of a manifest; for files that go up the server computes it
   bool executable = false;
-  ChunkProfile profile = ChunkProfile::kContent64K;
+  ChunkProfile profile = ChunkProfile::kContent;
   std::vector<std::pair<Sha256Digest, uint32_t>> chunks;
 };
 

@@ -26,6 +26,9 @@ namespace {
 
 // How much of a file is cut before the server is asked what it lacks of it.
 constexpr size_t kWindowBytes = 16 << 20;
+// How much is read at a time, to be cut and hashed while the processor's caches have it; of large
+// chunks two, which are hashed beside one another.
+constexpr size_t kStepBytes = 2 << 20;
 
 struct FoundFile {
   std::string full;
@@ -87,20 +90,24 @@ class WindowReader {
     return head;
   }
 
-  // Drops `cut` bytes and fills a window again. What was seen stays where it is while window() of
-  // that time is held.
-  absl::StatusOr<absl::string_view> Next(size_t cut) {
-    const size_t kept = used_ - cut;
+  // Begins another window with what the last one has behind its first `cut` bytes. What was seen
+  // stays where it is while window() of that time is held.
+  void StartWindow(size_t cut) {
     const std::shared_ptr<char[]> next(new char[kWindowBytes]);
-    if (kept > 0) std::memcpy(next.get(), window_.get() + cut, kept);
-    const auto more = static_cast<size_t>(
-        std::min<int64_t>(static_cast<int64_t>(kWindowBytes - kept), info_.st_size - at_));
-    GRAFT_RETURN_IF_ERROR(ReadAt(at_, more, next.get() + kept));
-    at_ += static_cast<int64_t>(more);
+    if (used_ > cut) std::memcpy(next.get(), window_.get() + cut, used_ - cut);
     window_ = next;
-    used_ = kept + more;
+    used_ -= cut;
+  }
+  // Reads up to `step` bytes more and returns all of the window.
+  absl::StatusOr<absl::string_view> Extend(size_t step) {
+    const auto more = static_cast<size_t>(
+        std::min<int64_t>(static_cast<int64_t>(std::min(step, room())), info_.st_size - at_));
+    GRAFT_RETURN_IF_ERROR(ReadAt(at_, more, window_.get() + used_));
+    at_ += static_cast<int64_t>(more);
+    used_ += more;
     return absl::string_view(window_.get(), used_);
   }
+  size_t room() const { return kWindowBytes - used_; }
   // shared: with the messages that are being sent.
   const std::shared_ptr<char[]>& window() const { return window_; }
   bool at_end() const { return at_ == info_.st_size; }
@@ -281,26 +288,14 @@ class Uploader {
     file.profile = ProfileForName(found.path);
     GRAFT_ASSIGN_OR_RETURN(const std::string head, reader.Head(file.profile));
     const std::unique_ptr<Chunker> chunker = MakeChunker(&file.profile, head, file.size);
-    size_t cut = 0;
-    while (true) {
-      GRAFT_ASSIGN_OR_RETURN(const absl::string_view window, reader.Next(cut));
-      if (window.empty()) break;
+    const size_t step = std::max(kStepBytes, 2 * chunker->max_bytes());
+    for (size_t cut = 0; !reader.at_end();) {
+      reader.StartWindow(cut);
       cut = 0;
       std::vector<OutgoingChunk> chunks;
-      // The last bytes of a window are cut with what follows them.
-      while (cut < window.size() &&
-             (reader.at_end() || window.size() - cut >= chunker->max_bytes())) {
-        const size_t size = chunker->Next(window.substr(cut, chunker->max_bytes()));
-        chunks.push_back({Sha256Digest(), window.substr(cut, size), reader.window()});
-        cut += size;
-      }
-      std::vector<absl::string_view> bytes;
-      for (const OutgoingChunk& chunk : chunks) bytes.push_back(chunk.bytes);
-      std::vector<Sha256Digest> ids(chunks.size());
-      Sha256Many(bytes, ids.data());
-      for (size_t i = 0; i < chunks.size(); ++i) {
-        chunks[i].id = ids[i];
-        file.chunks.emplace_back(ids[i], static_cast<uint32_t>(bytes[i].size()));
+      while (reader.room() > 0 && !reader.at_end()) {
+        GRAFT_ASSIGN_OR_RETURN(const absl::string_view window, reader.Extend(step));
+        cut = Cut(reader, window, cut, *chunker, chunks, file);
       }
       GRAFT_RETURN_IF_ERROR(sender.Send(std::move(chunks)));
     }
@@ -313,6 +308,24 @@ class Uploader {
   absl::Status Finish() { return shared_ == nullptr ? absl::OkStatus() : shared_->Finish(); }
 
  private:
+  // Cuts and hashes what is complete from `cut` on; returns where it ends.
+  static size_t Cut(const WindowReader& reader, absl::string_view window, size_t cut,
+                    Chunker& chunker, std::vector<OutgoingChunk>& chunks, LocalFile& file) {
+    std::vector<absl::string_view> bytes;
+    // The last bytes are cut with what follows them.
+    while (cut < window.size() && (reader.at_end() || window.size() - cut >= chunker.max_bytes())) {
+      bytes.push_back(window.substr(cut, chunker.Next(window.substr(cut, chunker.max_bytes()))));
+      cut += bytes.back().size();
+    }
+    std::vector<Sha256Digest> ids(bytes.size());
+    Sha256Many(bytes, ids.data());
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      chunks.push_back({ids[i], bytes[i], reader.window()});
+      file.chunks.emplace_back(ids[i], static_cast<uint32_t>(bytes[i].size()));
+    }
+    return cut;
+  }
+
   // The server takes the hash of a file that has a stream of its own while it comes, and need not
   // read it again.
   static constexpr int64_t kOwnStreamBytes = 16 << 20;

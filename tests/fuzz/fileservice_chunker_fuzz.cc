@@ -14,7 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     GRAFT_CHECK(tensor.begin >= 8 && tensor.begin <= tensor.end && tensor.end <= bytes);
   }
   for (ChunkProfile profile :
-       {ChunkProfile::kContent64K, ChunkProfile::kText, ChunkProfile::kSafetensors}) {
+       {ChunkProfile::kContent, ChunkProfile::kText, ChunkProfile::kSafetensors}) {
     const auto chunker = MakeChunker(&profile, file, bytes);
     for (absl::string_view rest = file; !rest.empty();) {
       const absl::string_view window = rest.substr(0, chunker->max_bytes());

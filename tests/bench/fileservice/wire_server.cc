@@ -171,7 +171,7 @@ absl::Status MakeFilesets(Catalog& catalog, ChunkStore& store, FileSetService& f
   GRAFT_RETURN_IF_ERROR(PutFile(catalog, store, content,
                                 *MakeBoundaryChunker({static_cast<int64_t>(content.size())})));
   // Other content, so that its chunks are stored again, behind one another.
-  return PutFile(catalog, store, content.substr(1) + "x", *MakeFastCdc(kContent64KParameters));
+  return PutFile(catalog, store, content.substr(1) + "x", *MakeCdc(kContentParameters));
 }
 
 absl::Status Serve(const std::string& folder, bool tls) {
