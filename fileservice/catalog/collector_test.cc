@@ -14,6 +14,9 @@
 namespace graft::fileservice {
 namespace {
 
+// What is never cut.
+constexpr size_t kOneChunkBytes = kContentParameters.min_bytes;
+
 class CollectorTest : public ::testing::Test {
  protected:
   CollectorTest() : test_({.seed = 9}) { GRAFT_CHECK_OK(test_.Open()); }
@@ -40,20 +43,20 @@ TEST_F(CollectorTest, WhatNobodyNamesGoesAndTheRestStays) {
 
 TEST_F(CollectorTest, ADryRunTakesNothing) {
   ASSERT_THAT(test_.MakeFileset("data"), IsOk());
-  const std::string content = Bytes(50'000);
+  const std::string content = Bytes(kOneChunkBytes);
   ASSERT_THAT(test_.Publish("data", {{"a", content}}), IsOk());
   ASSERT_THAT(test_.Publish("data", {{"a", "x"}}), IsOk());
   ASSERT_THAT(test_.catalog().DeleteVersion({"ws", "data"}, 1), IsOk());
   ASSERT_THAT(test_.store().SealOpenPack(), IsOk());
   GRAFT_ASSERT_OK_AND_ASSIGN(const Collector::Report report,
                              Collector::DryRun(test_.db(), test_.clock(), test_.collecting()));
-  EXPECT_GE(report.trashed_bytes, 50'000);
+  EXPECT_GE(report.trashed_bytes, static_cast<int64_t>(kOneChunkBytes));
   EXPECT_THAT(test_.store().Verify(Sha256::Of(content)), IsOk());
 }
 
 TEST_F(CollectorTest, WhatASessionHoldsStaysUntilItEnds) {
   ASSERT_THAT(test_.MakeFileset("data"), IsOk());
-  const std::string content = Bytes(50'000);
+  const std::string content = Bytes(kOneChunkBytes);
   GRAFT_ASSERT_OK_AND_ASSIGN(const std::string session, test_.Session("data"));
   ASSERT_THAT(test_.Stage(session, "a", content), IsOk());
   ASSERT_THAT(test_.Collect(), IsOk());
