@@ -27,6 +27,10 @@ def free_port():
         return s.getsockname()[1]
 
 
+def step_tokens(micros, **layout):
+    return MICRO * SEQUENCE * micros * layout.get("dp", 1)
+
+
 def start(folder, micros, steps, kind="lora", **layout):
     """Starts the processes of a run."""
     world = 1
@@ -56,8 +60,8 @@ def start(folder, micros, steps, kind="lora", **layout):
     return ranks
 
 
-def finish(ranks):
-    """The step events of every rank."""
+def finish(ranks, tokens):
+    """The step events of every rank; every step has so many tokens, or the ranks' work differs."""
     outputs = [process.communicate()[0] for process in ranks]
     steps = []
     for output in outputs:
@@ -65,11 +69,13 @@ def finish(ranks):
         if not events or events[-1]["event"] != "done":
             raise SystemExit(f"{ranks[0].args}: {events[-1:]}")
         steps.append([e for e in events if e["event"] == "step"])
+        if any(e["tokens"] != tokens for e in steps[-1]):
+            raise SystemExit(f"steps of {[e['tokens'] for e in steps[-1]]} tokens, not {tokens}")
     return steps
 
 
 def run(folder, micros, steps, kind="lora", **layout):
-    return finish(start(folder, micros, steps, kind, **layout))
+    return finish(start(folder, micros, steps, kind, **layout), step_tokens(micros, **layout))
 
 
 def speed(ranks):
@@ -97,24 +103,27 @@ def where(ranks):
 
 
 def layouts(folder, **also):
-    """Two ranks by each axis against one."""
+    """Two ranks by each axis against one: the better of a run before them and one behind them."""
     name = " over gloo" if also else ""
     bars = {"dp": 1.7, "tp": 1.3, "pp": 1.5}
-    alone = {}
-    for axis in [a for a in bars if a in PARTS]:
-        micros, steps = (8, 2) if axis == "pp" else (1, 4)
-        if micros not in alone:
-            alone[micros] = speed(run(folder, micros, steps))
-        ranks = run(folder, micros, steps, **{axis: 2}, **also)
-        report(f"{axis}=2{name}" + (", 8 micro-batches" if axis == "pp" else ""), speed(ranks),
-               alone[micros], bars[axis])
-        where(ranks)
+    for micros, steps, axes in ((1, 4, ("dp", "tp")), (8, 2, ("pp",))):
+        wanted = [axis for axis in axes if axis in PARTS]
+        if not wanted:
+            continue
+        alone = speed(run(folder, micros, steps))
+        runs = {axis: run(folder, micros, steps, **{axis: 2}, **also) for axis in wanted}
+        alone = max(alone, speed(run(folder, micros, steps)))
+        for axis, ranks in runs.items():
+            report(f"{axis}=2{name}" + (f", {micros} micro-batches" if micros > 1 else ""),
+                   speed(ranks), alone, bars[axis])
+            where(ranks)
 
 
 def ceiling(folder):
     alone = speed(run(folder, 1, 4))
     pair = [start(folder, 1, 4), start(folder, 1, 4)]
-    report("two runs of one rank at once", sum(speed(finish(ranks)) for ranks in pair), alone, 0)
+    both = sum(speed(finish(ranks, step_tokens(1))) for ranks in pair)
+    report("two runs of one rank at once", both, max(alone, speed(run(folder, 1, 4))), 0)
 
 
 def memory(folder, kind, micros, **layout):
