@@ -167,6 +167,8 @@ absl::Status Serve(const Settings& settings, const sigset_t& signals) {
   sigwait(&signals, &signal);
   LOG_INFO("draining", {{"signal", signal}, {"at_most", absl::FormatDuration(kDrainTime)}});
   server->Shutdown(kDrainTime);
+  const absl::Status flushed = db->Flush();
+  if (!flushed.ok()) LOG_WARNING("the next start reads the log", {{"status", flushed.ToString()}});
   return absl::OkStatus();
 }
 

@@ -86,6 +86,9 @@ class Database {
   enum class Durability { kSynced, kEventual };
   // All of it or nothing; kSynced: it survives the power once OK.
   absl::Status Commit(Batch& batch, Durability durability = Durability::kSynced);
+  // Puts what is in the log into tables, so that the next start need not read it again. For an
+  // orderly end.
+  absl::Status Flush();
   // The error that ended the writing, if any.
   absl::Status health() const;
   // Estimates of rows and of bytes on the disk.

@@ -342,6 +342,10 @@ TEST_F(DataServiceTest, HttpServesFilesWithStrongEtagsAndRanges) {
   EXPECT_EQ(Get(url, token, "DELETE").code, 405);
   EXPECT_EQ(Get(url + "x", token).code, 404);
   EXPECT_EQ(Get("/", token).code, 404);
+
+  std::string text;  // lies compressed, as the other does not
+  for (int i = 0; i < 20'000; ++i) absl::StrAppend(&text, "line ", i, "\n");
+  EXPECT_EQ(Get(FileUrlPath(PublishFile("t.txt", text), "t.txt"), token).body, text);
 }
 
 TEST_F(DataServiceTest, HttpAsksForATokenOfTheWorkspaceOrASignature) {

@@ -70,7 +70,7 @@ absl::Status FileReader::Seek(int64_t offset) {
   }
 }
 
-absl::Status FileReader::ReadChunk(const ChunkRef& chunk, char* out) const {
+absl::StatusOr<ChunkRow> FileReader::ReadChunk(const ChunkRef& chunk, char* out) const {
   absl::Status status;
   for (int attempt = 0; attempt < 2; ++attempt) {
     const absl::StatusOr<ChunkRow> row = store_.Find(chunk.id);
@@ -79,6 +79,7 @@ absl::Status FileReader::ReadChunk(const ChunkRef& chunk, char* out) const {
       status = absl::DataLossError(absl::StrCat("chunk ", ToHex(chunk.id), " has another size"));
     }
     if (status.ok()) status = store_.ReadRow(*row, out);
+    if (status.ok()) return *row;
     // A compaction may have moved it between the two.
     if (!absl::IsNotFound(status)) break;
   }
@@ -90,12 +91,20 @@ absl::Status FileReader::ReadChunk(const ChunkRef& chunk, char* out) const {
       .Build();
 }
 
+bool FileReader::AddExtent(const ChunkRow& row, std::vector<Extent>& extents) const {
+  if (row.encoding != ChunkEncoding::kRaw) return false;
+  auto pack = store_.OpenPack(row.pack);
+  if (!pack.ok() || (*pack)->fd() < 0) return false;
+  extents.push_back({*std::move(pack), row.offset, row.stored_bytes});
+  return true;
+}
+
 absl::Status FileReader::ReadPart(const ChunkRef& chunk, size_t skip, size_t size,
                                   char* out) const {
   ChunkCache::Bytes whole = cache_ == nullptr ? nullptr : cache_->Find(chunk.id);
   if (whole == nullptr) {
     auto bytes = std::make_shared<std::string>(chunk.size, '\0');
-    GRAFT_RETURN_IF_ERROR(ReadChunk(chunk, bytes->data()));
+    GRAFT_RETURN_IF_ERROR(ReadChunk(chunk, bytes->data()).status());
     whole = std::move(bytes);
     if (cache_ != nullptr) cache_->Put(chunk.id, whole);
   }
@@ -103,7 +112,9 @@ absl::Status FileReader::ReadPart(const ChunkRef& chunk, size_t skip, size_t siz
   return absl::OkStatus();
 }
 
-absl::StatusOr<size_t> FileReader::ReadSome(int64_t offset, size_t max, char* out) {
+absl::StatusOr<size_t> FileReader::ReadSome(int64_t offset, size_t max, char* out,
+                                            std::vector<Extent>* extents) {
+  if (extents != nullptr) extents->clear();
   max = static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(max), entry_.size - offset));
   if (in_place_.valid()) {
     GRAFT_RETURN_IF_ERROR(CheckInPlace());
@@ -113,20 +124,24 @@ absl::StatusOr<size_t> FileReader::ReadSome(int64_t offset, size_t max, char* ou
     return static_cast<size_t>(got);
   }
   size_t done = 0;
+  bool as_it_is = extents != nullptr;
   while (done < max) {
     GRAFT_RETURN_IF_ERROR(Seek(offset + static_cast<int64_t>(done)));
     const ChunkRef& chunk = page_.chunks[chunk_];
     const size_t skip = static_cast<size_t>(offset + static_cast<int64_t>(done) - chunk_offset_);
     const size_t wanted = std::min<size_t>(chunk.size - skip, max - done);
     if (skip == 0 && wanted == chunk.size) {
-      GRAFT_RETURN_IF_ERROR(ReadChunk(chunk, out + done));
+      GRAFT_ASSIGN_OR_RETURN(const ChunkRow row, ReadChunk(chunk, out + done));
+      as_it_is = as_it_is && AddExtent(row, *extents);
     } else {
       // A part of the next chunk comes with the next call: whole chunks are read once.
       if (done > 0) break;
+      as_it_is = false;
       GRAFT_RETURN_IF_ERROR(ReadPart(chunk, skip, wanted, out));
     }
     done += wanted;
   }
+  if (extents != nullptr && !as_it_is) extents->clear();
   return done;
 }
 

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -27,9 +28,18 @@ class FileReader {
                                                           ChunkCache* cache = nullptr);
 
   const Entry& entry() const { return entry_; }
+  // Bytes of a pack.
+  struct Extent {
+    std::shared_ptr<const ReadableFile> pack;  // shared: a compaction may remove its name
+    int64_t offset;
+    size_t size;
+  };
   // Reads at least 1 and at most `max` bytes at `offset`, which lies inside of the file. Reading on
-  // where the last call ended costs no search. DATA_LOSS (DATA_LOST) for damaged bytes.
-  absl::StatusOr<size_t> ReadSome(int64_t offset, size_t max, char* out);
+  // where the last call ended costs no search. DATA_LOSS (DATA_LOST) for damaged bytes. `extents`,
+  // where given, becomes where the same bytes lie, in their order, for sendfile(2); empty where a
+  // part of them does not lie as it is.
+  absl::StatusOr<size_t> ReadSome(int64_t offset, size_t max, char* out,
+                                  std::vector<Extent>* extents = nullptr);
   absl::Status ReadAt(int64_t offset, size_t size, char* out);
   // Of a file registered in place, for sendfile(2); -1 for others, whose bytes are checked on their
   // way.
@@ -42,7 +52,10 @@ class FileReader {
              Entry entry)
       : catalog_(catalog), store_(store), cache_(cache), name_(std::move(name)), entry_(entry) {}
   absl::Status Seek(int64_t offset);
-  absl::Status ReadChunk(const ChunkRef& chunk, char* out) const;
+  // Returns where it lies.
+  absl::StatusOr<ChunkRow> ReadChunk(const ChunkRef& chunk, char* out) const;
+  // False when it does not lie as it is.
+  bool AddExtent(const ChunkRow& row, std::vector<Extent>& extents) const;
   absl::Status ReadPart(const ChunkRef& chunk, size_t skip, size_t size, char* out) const;
   absl::Status OpenInPlace(const std::string& path);
 

@@ -227,10 +227,21 @@ absl::Status HttpFiles::SendRange(FileReader& reader, const ByteRange& range,
   }
   if (at == end) return absl::OkStatus();
   const Share share(plane_.budget);
+  bool plain = true;  // until the connection says that it cannot send from a file
+  std::vector<FileReader::Extent> extents;
   while (at < end) {
     const auto wanted = static_cast<size_t>(std::min<int64_t>(kBufferBytes, end - at));
-    GRAFT_ASSIGN_OR_RETURN(const size_t got, reader.ReadSome(at, wanted, share.data()));
-    GRAFT_RETURN_IF_ERROR(connection.Write(absl::string_view(share.data(), got)));
+    GRAFT_ASSIGN_OR_RETURN(const size_t got,
+                           reader.ReadSome(at, wanted, share.data(), plain ? &extents : nullptr));
+    size_t sent = 0;  // from the pack, whose pages were just checked
+    for (const FileReader::Extent& extent : extents) {
+      GRAFT_ASSIGN_OR_RETURN(plain, connection.WriteFile(extent.pack->fd(), extent.offset,
+                                                         static_cast<int64_t>(extent.size)));
+      if (!plain) break;
+      sent += extent.size;
+    }
+    if (!plain) extents.clear();
+    GRAFT_RETURN_IF_ERROR(connection.Write(absl::string_view(share.data() + sent, got - sent)));
     at += static_cast<int64_t>(got);
   }
   return absl::OkStatus();

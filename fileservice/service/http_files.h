@@ -10,9 +10,9 @@
 // not its end; `X-Content-Sha256` (hex) is checked at the end. The answer is JSON {durable_size,
 // complete, sha256}. 409 with {expected_offset} where the body belongs elsewhere.
 //
-// Stored bytes are read, checked against their CRC and written: what sendfile sends nobody can
-// check. Files registered in place are sent with it. Thread-safe; everything handed in must outlive
-// it.
+// Stored bytes are read and checked against their CRC before they are sent, then sent with sendfile
+// from the pages that were checked, unless they lie compressed or have to be encrypted. Files
+// registered in place are sent with it, too. Thread-safe; everything handed in must outlive it.
 #pragma once
 
 #include <cstdint>

@@ -30,6 +30,7 @@ class UploadStream final : public IncomingStream<RawBidiReactor> {
       GRAFT_ASSIGN_OR_RETURN(const SessionRecord session,
                              UsableSession(plane_.catalog, *call_, message.session));
       session_ = session.id;
+      MutexLock lock(mu_);
       stored_ = session.stored_bytes;
     }
     if (message.encoding > v1::ENCODING_IDENTITY) {

@@ -79,6 +79,11 @@ struct DownloadOptions {
   int64_t direct_io_from_bytes = 64 << 20;
   // Read what is there and keep what is right, instead of trusting size and state file.
   bool verify_existing = true;
+  // A folder of this machine's that may have files of the version already, such as one that holds
+  // the version before: what is found right there, at the same path, is linked (hard) instead of
+  // fetched. Who changes a linked file in place changes both. Where the file system cannot link,
+  // the file is fetched. Empty: none.
+  std::string link_from;
 };
 
 struct Downloaded {

@@ -47,16 +47,24 @@ class Downloader {
         target_(target),
         version_(std::move(version)),
         how_(how),
-        meter_(meter) {}
+        meter_(meter) {
+    if (!how.link_from.empty()) {
+      link_root_.reset(open(how.link_from.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    }
+  }
 
   absl::Status Fetch(const RemoteFile& file) {
     GRAFT_RETURN_IF_ERROR(CheckRelative(file.path));
-    GRAFT_ASSIGN_OR_RETURN(const bool there, IsThere(file));
+    const UniqueFd existing = target_.OpenExisting(file.path);
+    GRAFT_ASSIGN_OR_RETURN(bool there, IsRight(existing.get(), file, how_.verify_existing));
+    const std::string partial = PartialName(file.sha256, file.path);
+    if (!there) {
+      GRAFT_ASSIGN_OR_RETURN(there, LinkOf(file, partial));
+    }
     if (there) {
       GRAFT_RETURN_IF_ERROR(meter_.Add(0, file.size));
       return meter_.FileDone();
     }
-    const std::string partial = PartialName(file.sha256, file.path);
     GRAFT_ASSIGN_OR_RETURN(const UniqueFd fd, target_.OpenPartial(partial));
     Sha256 hash;
     int64_t done = 0;
@@ -82,21 +90,29 @@ class Downloader {
   }
 
  private:
-  absl::StatusOr<bool> IsThere(const RemoteFile& file) {
-    const UniqueFd fd = target_.OpenExisting(file.path);
+  // Whether `fd`, which may be invalid, is `file`.
+  static absl::StatusOr<bool> IsRight(int fd, const RemoteFile& file, bool verify) {
     struct stat info;
-    if (!fd.valid() || fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode) ||
-        info.st_size != file.size) {
+    if (fd < 0 || fstat(fd, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size != file.size ||
+        ((info.st_mode & S_IXUSR) != 0) != file.executable) {
       return false;
     }
-    if (how_.verify_existing) {
-      Sha256 hash;
-      int64_t length = 0;
-      GRAFT_RETURN_IF_ERROR(HashAll(fd.get(), hash, length));
-      if (ToHex(hash.Finish()) != file.sha256) return false;
-    }
-    const bool executable = (info.st_mode & S_IXUSR) != 0;
-    return executable == file.executable;
+    if (!verify) return true;
+    Sha256 hash;
+    int64_t length = 0;
+    GRAFT_RETURN_IF_ERROR(HashAll(fd, hash, length));
+    return ToHex(hash.Finish()) == file.sha256;
+  }
+
+  // Puts a link to the file of link_from in its place. False where that is not the file, or cannot
+  // be linked.
+  absl::StatusOr<bool> LinkOf(const RemoteFile& file, const std::string& partial) {
+    if (!link_root_.valid()) return false;
+    const UniqueFd fd = OpenFileBeneath(link_root_.get(), file.path);
+    GRAFT_ASSIGN_OR_RETURN(const bool right, IsRight(fd.get(), file, /*verify=*/true));
+    if (!right || fdatasync(fd.get()) != 0 || !target_.LinkPartial(fd.get(), partial)) return false;
+    GRAFT_RETURN_IF_ERROR(target_.Complete(partial, file.path));
+    return true;
   }
 
   absl::Status FetchRest(const RemoteFile& file, int fd, Sha256& hash, int64_t& done) {
@@ -122,6 +138,7 @@ class Downloader {
   const std::string version_;
   const DownloadOptions& how_;
   ProgressMeter& meter_;
+  UniqueFd link_root_;  // invalid: nothing is linked
 };
 
 // Removes what the version lacks; links are removed, never followed.

@@ -135,8 +135,10 @@ TEST_F(KillTest, AnUploadGoesOnAfterItsClientWasKilled) {
   for (int i = 0; i < kills_; ++i) {
     const int64_t at =
         size_ * (i + 1) / (kills_ + 2) + static_cast<int64_t>(random_.Uniform(1 << 20));
+    const int64_t before = told_.moved + told_.saved;
     const pid_t child = StartTransfer(/*upload=*/true);
     KillAt(child, at);
+    EXPECT_GE(told_.saved, before - kMaxSentAgain) << "kill " << i;
   }
   const pid_t last = StartTransfer(/*upload=*/true);
   ExpectEnded(last);
@@ -165,11 +167,14 @@ TEST_F(KillTest, AnUploadOutlivesItsServer) {
 
 TEST_F(KillTest, ADownloadGoesOnAfterItsClientWasKilled) {
   UploadOnce();
+  told_ = Moved();
   for (int i = 0; i < kills_; ++i) {
+    const int64_t before = told_.moved + told_.saved;
     const pid_t child = StartTransfer(/*upload=*/false);
     const int64_t at =
         size_ * (i + 1) / (kills_ + 2) + static_cast<int64_t>(random_.Uniform(1 << 20));
     KillAt(child, at);
+    EXPECT_GE(told_.saved, before - kMaxSentAgain) << "kill " << i;
   }
   ExpectEnded(StartTransfer(/*upload=*/false));
   EXPECT_LE(told_.moved, size_ / (kills_ + 2) * 2 + kMaxSentAgain);

@@ -71,8 +71,19 @@ absl::StatusOr<UniqueFd> Target::OpenFolder(const std::string& path) const {
   return folder;
 }
 
+UniqueFd OpenFileBeneath(int root, const std::string& path) {
+  return OpenBeneath(root, path, O_RDONLY | O_NOFOLLOW, 0);
+}
+
 UniqueFd Target::OpenExisting(const std::string& path) const {
-  return OpenBeneath(root_.get(), path, O_RDONLY | O_NOFOLLOW, 0);
+  return OpenFileBeneath(root_.get(), path);
+}
+
+bool Target::LinkPartial(int file, const std::string& name) const {
+  unlinkat(partial_.get(), name.c_str(), 0);
+  // The file that was looked at, whatever its name stands for by now.
+  const std::string opened = absl::StrCat("/proc/self/fd/", file);
+  return linkat(AT_FDCWD, opened.c_str(), partial_.get(), name.c_str(), AT_SYMLINK_FOLLOW) == 0;
 }
 
 absl::StatusOr<UniqueFd> Target::OpenPartial(const std::string& name) const {

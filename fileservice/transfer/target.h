@@ -14,6 +14,10 @@ namespace graft::fileservice {
 // Holds what is not complete: what another process left is taken up.
 inline constexpr const char* kPartialFolder = ".graft-partial";
 
+// The file `path` beneath the open folder `root`, without following a link; invalid if there is
+// none.
+UniqueFd OpenFileBeneath(int root, const std::string& path);
+
 // INVALID_ARGUMENT for a path that cannot be written beneath a target.
 absl::Status CheckRelative(absl::string_view path);
 
@@ -28,6 +32,8 @@ class Target {
   UniqueFd OpenExisting(const std::string& path) const;
   // The partial file `name`, made if it is not there.
   absl::StatusOr<UniqueFd> OpenPartial(const std::string& name) const;
+  // Makes the partial file `name` a link to the open `file`. False where they cannot be linked.
+  bool LinkPartial(int file, const std::string& name) const;
   // Puts a partial file in its place, at once.
   absl::Status Complete(const std::string& partial, const std::string& path) const;
   void RemovePartialFolder() const;

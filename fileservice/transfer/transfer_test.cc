@@ -174,6 +174,35 @@ TEST_F(TransferTest, RangesOfAFileAreRead) {
   EXPECT_THAT(file->ReadAt(file->size(), 1, &byte), StatusIs(absl::StatusCode::kOutOfRange));
 }
 
+TEST_F(TransferTest, WhatThisMachineHasIsLinkedAndTheRestIsFetched) {
+  const std::string in = MakeFolder();
+  ASSERT_THAT(client_->UploadFolder(in, fileset_), IsOk());
+  ASSERT_THAT(client_->DownloadVersion(fileset_ + "/versions/1", root_ + "/one"), IsOk());
+  Write(in + "/one", "2");
+  Write(root_ + "/one/empty", "no longer");
+  unlink((root_ + "/one/sub/deep/text.jsonl").c_str());
+  ASSERT_EQ(
+      symlink((in + "/sub/deep/text.jsonl").c_str(), (root_ + "/one/sub/deep/text.jsonl").c_str()),
+      0);
+  ASSERT_THAT(client_->UploadFolder(in, fileset_), IsOk());
+  DownloadOptions options;
+  options.link_from = root_ + "/one";
+  GRAFT_ASSERT_OK_AND_ASSIGN(
+      const Downloaded down,
+      client_->DownloadVersion(fileset_ + "/versions/2", root_ + "/two", options));
+  EXPECT_EQ(Contents(root_ + "/two"), Contents(in));
+  const auto inode = [&](const std::string& path) {
+    struct stat info;
+    EXPECT_EQ(lstat((root_ + path).c_str(), &info), 0) << path;
+    return info.st_ino;
+  };
+  EXPECT_EQ(inode("/two/large.bin"), inode("/one/large.bin"));
+  EXPECT_EQ(down.totals.saved_bytes, 6 << 20);
+  for (const char* path : {"/one", "/empty", "/sub/deep/text.jsonl"}) {
+    EXPECT_NE(inode(absl::StrCat("/two", path)), inode(absl::StrCat("/one", path))) << path;
+  }
+}
+
 TEST_F(TransferTest, APlantedLinkLeadsNowhere) {
   ASSERT_THAT(client_->UploadFolder(MakeFolder(1000), fileset_), IsOk());
   ASSERT_THAT(MakeDirectories(root_ + "/out"), IsOk());

@@ -21,10 +21,6 @@
 namespace graft::rocks {
 namespace {
 
-// Of all logs together. A start reads them whole, and without a bound the one family that is seldom
-// written keeps the logs of all the others.
-constexpr uint64_t kWalBytes = 64 << 20;
-
 // In the default column family.
 constexpr char kStoreIdKey[] = "graft.store_id";
 constexpr char kRevisionKey[] = "graft.revision";
@@ -46,7 +42,7 @@ rocksdb::DBOptions MakeDbOptions(const DurableOptions& durable) {
   options.track_and_verify_wals_in_manifest = true;
   options.info_log = std::make_shared<LogBridge>();  // shared with the database's threads
   options.max_background_jobs = 2;
-  options.max_total_wal_size = kWalBytes;
+  options.max_total_wal_size = static_cast<uint64_t>(durable.log_bytes);
   return options;
 }
 

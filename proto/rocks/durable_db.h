@@ -54,7 +54,10 @@ struct DurableOptions {
   int64_t block_cache_bytes = 64 << 20;
   int64_t write_buffer_bytes = 32 << 20;  // of each column family
   int64_t all_write_buffers_bytes = 0;    // of all together; 0: no common limit
-  int max_open_files = -1;                // table files held open; -1: all
+  // Of all logs together. A start reads them whole, and without a bound the one family that is
+  // seldom written keeps the logs of all the others.
+  int64_t log_bytes = 64 << 20;
+  int max_open_files = -1;  // table files held open; -1: all
   // For tests: the files of RocksDB, in memory or failing on demand. Must outlive the store.
   rocksdb::Env* env = nullptr;
 };

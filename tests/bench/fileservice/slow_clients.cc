@@ -227,11 +227,16 @@ bool Run(const std::string& program, const std::string& folder, int clients, int
 
   SlowProxy proxy(port);
   grpc::CompletionQueue queue;
-  std::thread answers([&queue] {
+  // Until each call has failed, which ends it: then none asks anything of the queue any more.
+  std::thread answers([&queue, left = 2 * clients]() mutable {
     void* tag = nullptr;
     bool ok = false;
-    while (queue.Next(&tag, &ok)) {
-      if (ok) static_cast<SlowCall*>(tag)->Next();
+    while (left > 0 && queue.Next(&tag, &ok)) {
+      if (ok) {
+        static_cast<SlowCall*>(tag)->Next();
+      } else {
+        --left;
+      }
     }
   });
   const std::string payload = content.substr(0, kMessageBytes);
@@ -253,8 +258,8 @@ bool Run(const std::string& program, const std::string& folder, int clients, int
                    "MiB", static_cast<double>(kAllowedBytes) / (1 << 20)});
   daemon.Stop(SIGKILL);
   for (const auto& call : calls) call->Cancel();
-  queue.Shutdown();
   answers.join();
+  queue.Shutdown();
   return ok;
 }
 
