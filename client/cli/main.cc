@@ -14,13 +14,14 @@
 #include "absl/strings/strip.h"
 #include "base/log.h"
 #include "client/cli/command.h"
+#include "client/cli/help.h"
 #include "rpc/nearest_name.h"
 #include "rpc/status.h"
 
 namespace graft::cli {
 namespace {
 
-// Exit codes, as `graft help exit-codes` lists them.
+// Exit codes, as `graft help exit-codes` (help.cc) lists them.
 enum ExitCode {
   kOk = 0,
   kFailed = 1,
@@ -31,35 +32,6 @@ enum ExitCode {
   kConflict = 6,
   kJobFailed = 10,
 };
-
-constexpr absl::string_view kExitCodes =
-    "  0  done\n"
-    "  1  failed for another reason than those below\n"
-    "  2  the command line or a file is wrong\n"
-    "  3  what was named is not there\n"
-    "  4  the server cannot be reached\n"
-    "  5  not allowed, or not signed in\n"
-    "  6  it exists already, or its state forbids this\n"
-    " 10  the job that was waited for failed or was cancelled\n";
-
-void PrintHelp() {
-  const Terminal terminal = Terminal::Of(1);
-  std::string text = absl::StrCat(terminal.Paint(Style::kBold, "graft"),
-                                  " fine-tunes open language models on your own machines.\n\n");
-  size_t width = 0;
-  for (const Command* command : AllCommands())
-    width = std::max(width, absl::string_view(command->name).size());
-  for (const Command* command : AllCommands()) {
-    const absl::string_view name = command->name;
-    if (*command->summary == '\0') continue;
-    absl::StrAppend(&text, "  graft ", name, std::string(width - name.size() + 2, ' '),
-                    command->summary, "\n");
-  }
-  absl::StrAppend(&text,
-                  "\n`graft COMMAND --help` lists a command's flags; `graft help exit-codes` the "
-                  "exit codes.\n");
-  fputs(text.c_str(), stdout);
-}
 
 int CodeOf(const absl::Status& status) {
   switch (status.code()) {
@@ -153,32 +125,32 @@ int Unknown(const std::vector<std::string>& words) {
                                    words[0], " ...`")),
                   nullptr);
   }
-  std::vector<std::string> names, below;
-  for (const Command* command : AllCommands()) {
-    if (*command->summary == '\0') continue;
-    names.push_back(command->name);
-    absl::string_view rest = names.back();
-    if (absl::ConsumePrefix(&rest, words[0] + " ")) below.emplace_back(rest);
-  }
-  if (!below.empty()) {
-    return Report(absl::InvalidArgumentError(absl::StrCat(
-                      "`graft ", words[0], "` needs one of: ", absl::StrJoin(below, ", "))),
+  if (const std::string below = HelpOfNoun(words[0]); !below.empty()) {
+    const std::string said = words.size() > 1
+                                 ? absl::StrCat("there is no `graft ", words[0], " ", words[1], "`")
+                                 : absl::StrCat("`graft ", words[0], "` needs a verb");
+    return Report(absl::InvalidArgumentError(
+                      absl::StrCat(said, "; there are:\n", absl::StripSuffix(below, "\n"))),
                   nullptr);
   }
-  const std::string written = words.size() > 1 ? absl::StrCat(words[0], " ", words[1]) : words[0];
-  return Report(absl::InvalidArgumentError(absl::StrCat("unknown command \"", written, "\"",
-                                                        rpc::DidYouMean(written, names))),
+  std::vector<std::string> nouns;
+  for (const Command* command : AllCommands()) {
+    nouns.emplace_back(command->name, strcspn(command->name, " "));
+    if (nouns.size() > 1 && nouns.back() == nouns[nouns.size() - 2]) nouns.pop_back();
+  }
+  return Report(absl::InvalidArgumentError(absl::StrCat("unknown command \"", words[0], "\"",
+                                                        rpc::DidYouMean(words[0], nouns))),
                 nullptr);
 }
 
 int Main(const std::vector<std::string>& args) {
   if (args.empty() || args[0] == "help" || args[0] == "--help" || args[0] == "-h") {
-    if (args.size() > 1 && args[1] == "exit-codes") {
-      fputs(std::string(kExitCodes).c_str(), stdout);
-    } else {
-      PrintHelp();
-    }
-    return kOk;
+    return Report(PrintHelp({args.empty() ? args.end() : args.begin() + 1, args.end()}), nullptr);
+  }
+  if (args.size() == 2 && (args[1] == "--help" || args[1] == "-h")) {
+    // A command's own help, or that of all the commands below a noun.
+    size_t words = 0;
+    if (Find(args, words) == nullptr) return Report(PrintHelp({args[0]}), nullptr);
   }
   size_t used = 0;
   const Command* command = Find(args, used);

@@ -159,7 +159,8 @@ absl::Status Method::Begin(grpc::CallbackServerContext& context,
   call.on_finish = [this](const Call& ended, absl::Status status) {
     const absl::Duration took = core->clock.Now() - ended.start;
     core->metrics.Count(metrics_index, status.code(), took);
-    const LogLevel level = status.ok() ? LogLevel::kDebug
+    // CANCELLED is the caller's wish, not something that went wrong.
+    const LogLevel level = status.ok() || absl::IsCancelled(status) ? LogLevel::kDebug
                            : status.code() == absl::StatusCode::kInternal ||
                                    status.code() == absl::StatusCode::kDataLoss ||
                                    status.code() == absl::StatusCode::kUnknown

@@ -38,7 +38,7 @@ Level LevelOf(int tier) {
 class Search {
  public:
   Search(const Topology& topology, const std::vector<int>& pools, const Demand& demand)
-      : topology_(topology), pools_(pools), demand_(demand) {
+      : topology_(topology), demand_(demand) {
     selected_.resize(topology.pools().size(), 0);
     for (int pool : pools) {
       selected_[static_cast<size_t>(pool)] = 1;
@@ -316,7 +316,6 @@ class Search {
   }
 
   const Topology& topology_;
-  const std::vector<int>& pools_;
   const Demand& demand_;
   std::vector<uint8_t> selected_;  // by pool
   std::vector<int> units_in_;      // by free devices of a domain

@@ -8,7 +8,7 @@
 "$graft" up
 import_samples
 for type in lora lora_merged all_weights; do
-  "$graft" lora tiny tickets --name "$type" --max-steps 6 --max-seq-length 256 --seed 7 \
+  "$graft" lora tiny tickets --name "$type" --max-steps 6 --max-seq-length 256 --seed 7 --lr 2e-4 \
     --set tuning.type=$type --output-name "out-${type//_/-}" >/dev/null
   wait_state "$type" COMPLETED
 done

@@ -102,6 +102,9 @@ absl::Status Agent::Start() {
       .cuda = !inventory.devices.empty() && inventory.devices[0].kind == device::DeviceKind::kCuda,
       .nice = options_.nice,
       .isolate = options_.isolate,
+      .cgroups = options_.cgroups ? &*options_.cgroups : nullptr,
+      .memory_per_device = inventory.memory_bytes /
+                           std::max<int64_t>(1, static_cast<int64_t>(inventory.devices.size())),
       .on_changed = [this] { StateChanged(); },
       .on_progress = [this] { ProgressMade(); }});
   return loop_->Post([this] {

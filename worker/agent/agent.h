@@ -8,6 +8,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -16,6 +17,7 @@
 #include "base/loop.h"
 #include "graft/agent/v1/agent.pb.h"
 #include "worker/agent/background.h"
+#include "worker/agent/cgroup.h"
 #include "worker/agent/event_relay.h"
 #include "worker/agent/links.h"
 #include "worker/agent/runner.h"
@@ -34,7 +36,8 @@ struct AgentOptions {
   std::map<std::string, std::string> labels;
   absl::Time available_until = absl::InfiniteFuture();
   int nice = 0;
-  bool isolate = false;  // ranks without peers get no network
+  bool isolate = false;               // ranks without peers get no network
+  std::optional<CgroupTree> cgroups;  // where ranks get control groups of their own
 };
 
 class Agent {

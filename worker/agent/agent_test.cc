@@ -152,6 +152,12 @@ class FakeScheduler final : public SchedulerLink {
     MutexLock lock(mu_);
     return last_.attempts_size() == 1 ? last_.attempts(0) : v1::ActualAttempt();
   }
+  bool WaitForRegistrations(size_t count) {
+    return WaitFor([&] { return registrations_.size() >= count; });
+  }
+  bool WaitUntilForgotten() {
+    return WaitFor([&] { return last_.attempts_size() == 0; });
+  }
   size_t registrations() {
     MutexLock lock(mu_);
     return registrations_.size();
@@ -188,11 +194,16 @@ class FakeFiles final : public FileLink {
   absl::StatusOr<int64_t> Upload(const std::string& folder, const std::string& session,
                                  const std::string&, const CancelFlag&) override {
     MutexLock lock(mu_);
+    if (std::exchange(fail_next_, false)) return absl::NotFoundError("a file has gone");
     auto names = ListDirectory(folder);
     if (!names.ok()) return names.status();
     std::sort(names->begin(), names->end());
     uploads_.emplace_back(session, (*names)[0]);
     return 7;
+  }
+  void FailNextUpload() {
+    MutexLock lock(mu_);
+    fail_next_ = true;
   }
   std::vector<std::pair<std::string, std::string>> uploads() {
     MutexLock lock(mu_);
@@ -202,6 +213,7 @@ class FakeFiles final : public FileLink {
  private:
   const std::string folder_;
   Mutex mu_;
+  bool fail_next_ = false;
   std::vector<std::pair<std::string, std::string>> uploads_;
 };
 
@@ -230,7 +242,7 @@ class AgentTest : public ::testing::Test {
                      .validator_program = absl::StrCat(build, "/bin/", trainer)},
         clock_, scheduler_, *files_, *devices_);
     ASSERT_THAT(agent_->Start(), IsOk());
-    ASSERT_TRUE(scheduler_.WaitFor([] { return true; }));
+    ASSERT_TRUE(scheduler_.WaitForRegistrations(1));
   }
 
   static v1::DesiredAttempt Wish(int64_t steps, int64_t checkpoint_interval = 0) {
@@ -285,7 +297,20 @@ TEST_F(AgentTest, RunsAnAttemptToItsEndAndUploadsTheAdapter) {
   EXPECT_EQ(metrics, 5);
   // What the scheduler no longer lists is forgotten.
   scheduler_.Desire({});
-  EXPECT_TRUE(scheduler_.WaitFor([this] { return true; }));
+  EXPECT_TRUE(scheduler_.WaitUntilForgotten());
+}
+
+TEST_F(AgentTest, ACheckpointThatWasNotUploadedHoldsNothingUp) {
+  files_->FailNextUpload();
+  StartAgent();
+  v1::DesiredAttempt wish = Wish(6, 2);
+  wish.mutable_upload_grants()->DeleteSubrange(2, 1);  // one session fewer than checkpoints
+  scheduler_.Desire({wish});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_ENDED));
+  // The next checkpoint went where the first one did not.
+  ASSERT_FALSE(files_->uploads().empty());
+  EXPECT_EQ(files_->uploads().front().first, "checkpoint-1");
+  EXPECT_EQ(files_->uploads().back().first, "adapter");
 }
 
 TEST_F(AgentTest, APausedAttemptLeavesItsCheckpoint) {
@@ -326,10 +351,7 @@ TEST_F(AgentTest, WithoutAnAnswerEveryRankIsEndedAndTheNodeRegistersAgain) {
   ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_RUNNING));
   const pid_t pid = static_cast<pid_t>(scheduler_.attempt().ranks(0).pid());
   scheduler_.FallSilent();
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (scheduler_.registrations() < 2 && absl::Now() < deadline)
-    absl::SleepFor(absl::Milliseconds(20));
-  EXPECT_EQ(scheduler_.registrations(), 2u);
+  EXPECT_TRUE(scheduler_.WaitForRegistrations(2));
   EXPECT_EQ(kill(pid, 0), -1);
   unsetenv("GRAFT_FAKE_STEP_SECONDS");
 }

@@ -260,8 +260,9 @@ void AttemptRunner::OnRankExit(int rank, RankExit exit) {
     const std::string where = IsGang() ? absl::StrCat("rank ", rank) : "the trainer";
     const std::string words =
         state.last_words.empty() ? "" : absl::StrCat(": ", state.last_words.back());
-    Fail(graft::v1::REASON_RANK_FAILED,
-         absl::StrCat(where, " ", exit.Describe(), " after step ", state.step, words), true);
+    const bool memory = exit.memory_exceeded_bytes > 0;
+    Fail(memory ? graft::v1::REASON_OUT_OF_MEMORY : graft::v1::REASON_RANK_FAILED,
+         absl::StrCat(where, " ", exit.Describe(), " after step ", state.step, words), !memory);
     return;
   }
   const bool all = std::all_of(ranks_.begin(), ranks_.end(),

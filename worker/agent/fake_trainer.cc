@@ -162,6 +162,7 @@ class Run {
   void Checkpoint(int64_t step) {
     if (config_.checkpoint.folder.empty()) return;
     checkpoint_ = JoinPath(config_.checkpoint.folder, absl::StrCat("step-", step));
+    if (config_.parallelism.rank != 0) return;  // the leader's is uploaded, and must not change
     Json state;
     state.Set("step", step).Set("fake", true);
     absl::Status status = MakeDirectories(checkpoint_);
@@ -187,7 +188,8 @@ class Run {
     Checkpoint(step);
     trainer::DoneEvent done{
         .reason = reason, .step = step, .loss = LossAt(step), .checkpoint_folder = checkpoint_};
-    if (reason == DoneReason::kCompleted && !config_.output.folder.empty()) {
+    if (reason == DoneReason::kCompleted && config_.parallelism.rank == 0 &&
+        !config_.output.folder.empty()) {
       Json note;
       note.Set("fake_trainer", true).Set("peft_type", "LORA").Set("r", config_.tuning.rank);
       absl::Status status = MakeDirectories(config_.output.folder);

@@ -5,6 +5,7 @@
 #include <climits>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +17,7 @@
 #include "rpc/config.h"
 #include "rpc/server.h"
 #include "worker/agent/agent.h"
+#include "worker/agent/cgroup.h"
 #include "worker/agent/grpc_links.h"
 #include "worker/agent/isolation.h"
 #include "worker/agent/worker_config.pb.h"
@@ -86,6 +88,22 @@ bool CanIsolate() {
   return possible.ok();
 }
 
+// Control groups as the configuration wants them: what was asked for by name must be there.
+absl::StatusOr<std::optional<CgroupTree>> OpenCgroups(const std::string& wanted) {
+  if (wanted == "off") return std::nullopt;
+  const bool by_name = !wanted.empty() && wanted != "auto";
+  absl::StatusOr<CgroupTree> tree = by_name ? CgroupTree::Take(wanted) : CgroupTree::TakeOwn();
+  if (tree.ok()) {
+    LOG_INFO("ranks get control groups", {{"memory_bounded", tree->bounds_memory()}});
+    return *std::move(tree);
+  }
+  if (by_name) {
+    return absl::Status(tree.status().code(), absl::StrCat("cgroup: ", tree.status().message()));
+  }
+  LOG_INFO("ranks get no control groups", {{"reason", tree.status().message()}});
+  return std::nullopt;
+}
+
 AgentOptions OptionsOf(const worker::config::WorkerConfig& config, const std::string& join_token) {
   AgentOptions options;
   options.node_id = config.node_id();
@@ -145,11 +163,12 @@ absl::Status Run(int argc, char** argv) {
         absl::StrCat("isolation is \"", isolation, "\"; known are auto and off"));
   }
   GRAFT_ASSIGN_OR_RETURN(const auto devices, OpenDevices(config.devices()));
-  const AgentOptions options = OptionsOf(config, join_token);
+  AgentOptions options = OptionsOf(config, join_token);
   if (!FileExists(options.trainer_program)) {
     return absl::NotFoundError(
         absl::StrCat("there is no trainer at ", options.trainer_program, "; set trainer_program"));
   }
+  GRAFT_ASSIGN_OR_RETURN(options.cgroups, OpenCgroups(config.cgroup()));
   GRAFT_RETURN_IF_ERROR(MakeDirectories(options.cache_folder, 0700));
 
   RealClock clock;

@@ -56,13 +56,16 @@ class ExecStrings {
 
 // Runs in the child: async-signal-safe calls alone. Reports errno through `status_fd` on failure.
 [[noreturn]] void ExecInChild(const RankCommand& command, ExecStrings& strings,
-                              const Namespaces& namespaces, pid_t agent, const int fds[3],
-                              int status_fd) {
+                              const Namespaces& namespaces, const Cgroup* group, pid_t agent,
+                              const int fds[3], int status_fd) {
   const auto fail = [status_fd](int error) {
     [[maybe_unused]] const ssize_t ignored = write(status_fd, &error, sizeof(error));
     _exit(127);
   };
   setpgid(0, 0);
+  if (group != nullptr) {
+    if (const int error = group->Enter(); error != 0) fail(error);
+  }
   if (command.without_network) {
     if (const int error = namespaces.Enter(); error != 0) fail(error);
   }
@@ -99,6 +102,10 @@ class ExecStrings {
 }  // namespace
 
 std::string RankExit::Describe() const {
+  if (memory_exceeded_bytes > 0) {
+    return absl::StrCat("ended because it needed more than its ", memory_exceeded_bytes >> 20,
+                        " MiB of this machine's memory");
+  }
   if (signal != 0) return absl::StrCat("ended by signal ", signal, " (", strsignal(signal), ")");
   return absl::StrCat("left with exit status ", code);
 }
@@ -109,6 +116,10 @@ absl::StatusOr<std::unique_ptr<RankProcess>> RankProcess::Start(const RankComman
   GRAFT_ASSIGN_OR_RETURN(Pipe out, MakePipe());
   GRAFT_ASSIGN_OR_RETURN(Pipe err, MakePipe());
   GRAFT_ASSIGN_OR_RETURN(Pipe status, MakePipe());
+  std::unique_ptr<Cgroup> group;
+  if (command.cgroups != nullptr) {
+    GRAFT_ASSIGN_OR_RETURN(group, command.cgroups->Make(command.group_memory_bytes));
+  }
   ExecStrings strings(command);
   const Namespaces namespaces;
   const int fds[3] = {in.read.get(), out.write.get(), err.write.get()};
@@ -119,12 +130,12 @@ absl::StatusOr<std::unique_ptr<RankProcess>> RankProcess::Start(const RankComman
   std::promise<pid_t> forked;
   std::promise<RankProcess*> adopted;
   std::future<RankProcess*> owner = adopted.get_future();
-  std::thread watcher([&command, &strings, &namespaces, &fds, &forked,
+  std::thread watcher([&command, &strings, &namespaces, &fds, &forked, group = group.get(),
                        status_fd = status.write.get(), owner = std::move(owner),
                        out_fd = std::move(out.read), err_fd = std::move(err.read)]() mutable {
     const pid_t agent = getpid();
     const pid_t pid = fork();
-    if (pid == 0) ExecInChild(command, strings, namespaces, agent, fds, status_fd);
+    if (pid == 0) ExecInChild(command, strings, namespaces, group, agent, fds, status_fd);
     if (pid > 0) setpgid(pid, pid);  // As in the child: whichever comes first.
     const int error = errno;
     forked.set_value(pid < 0 ? -error : pid);
@@ -144,7 +155,7 @@ absl::StatusOr<std::unique_ptr<RankProcess>> RankProcess::Start(const RankComman
   if (read(status.read.get(), &error, sizeof(error)) == sizeof(error)) {
     return give_up(ErrnoStatus(error, absl::StrCat("cannot run ", command.program)));
   }
-  process.reset(new RankProcess(pid, std::move(in.write), std::move(callbacks)));
+  process.reset(new RankProcess(pid, std::move(in.write), std::move(group), std::move(callbacks)));
   process->watcher_ = std::move(watcher);
   out.write.reset();
   err.write.reset();
@@ -152,8 +163,8 @@ absl::StatusOr<std::unique_ptr<RankProcess>> RankProcess::Start(const RankComman
   return process;
 }
 
-RankProcess::RankProcess(pid_t pid, UniqueFd in, Callbacks callbacks)
-    : pid_(pid), callbacks_(std::move(callbacks)), in_(std::move(in)) {}
+RankProcess::RankProcess(pid_t pid, UniqueFd in, std::unique_ptr<Cgroup> group, Callbacks callbacks)
+    : pid_(pid), callbacks_(std::move(callbacks)), group_(std::move(group)), in_(std::move(in)) {}
 
 RankProcess::~RankProcess() {
   Signal(SIGKILL);
@@ -226,6 +237,10 @@ void RankProcess::Watch(UniqueFd out, UniqueFd err) {
   RankExit exit;
   if (WIFEXITED(status)) exit.code = WEXITSTATUS(status);
   if (WIFSIGNALED(status)) exit.signal = WTERMSIG(status);
+  if (group_ != nullptr && exit.signal == SIGKILL && group_->RanOutOfMemory()) {
+    exit.memory_exceeded_bytes = group_->memory_bytes();
+  }
+  group_.reset();
   callbacks_.on_exit(exit);
 }
 

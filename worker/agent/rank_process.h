@@ -24,6 +24,7 @@
 #include "absl/strings/string_view.h"
 #include "base/file.h"
 #include "base/mutex.h"
+#include "worker/agent/cgroup.h"
 
 namespace graft::agent {
 
@@ -41,6 +42,10 @@ struct RankCommand {
   int64_t memory_limit_bytes = 0;
   // In a user and a network namespace of its own (isolation.h).
   bool without_network = false;
+  // Where the process gets a control group of its own, of at most so many bytes (0: unbounded),
+  // with which all that it has started ends. Null: none.
+  const CgroupTree* cgroups = nullptr;
+  int64_t group_memory_bytes = 0;
   // Added to the child's niceness.
   int nice = 0;
 };
@@ -48,6 +53,8 @@ struct RankCommand {
 struct RankExit {
   int code = 0;    // exit status, when it left by itself
   int signal = 0;  // the signal that ended it, or 0
+  // The memory that its control group was held to, when it ended for want of more; else 0.
+  int64_t memory_exceeded_bytes = 0;
   std::string Describe() const;
 };
 
@@ -74,13 +81,14 @@ class RankProcess {
   void Signal(int signal);
 
  private:
-  RankProcess(pid_t pid, UniqueFd in, Callbacks callbacks);
+  RankProcess(pid_t pid, UniqueFd in, std::unique_ptr<Cgroup> group, Callbacks callbacks);
   void ReadLines(UniqueFd fd, const std::function<void(std::string)>& on_line);
   void Watch(UniqueFd out, UniqueFd err);
 
   const pid_t pid_;
   const Callbacks callbacks_;
-  Mutex in_mu_;  // one writer at a time
+  std::unique_ptr<Cgroup> group_;  // until the process has ended
+  Mutex in_mu_;                    // one writer at a time
   UniqueFd in_ GRAFT_GUARDED_BY(in_mu_);
   Mutex mu_;
   bool exited_ GRAFT_GUARDED_BY(mu_) = false;

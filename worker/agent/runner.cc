@@ -143,6 +143,8 @@ RankCommand TrainerCommand(const RunnerEnvironment& environment, const v1::Desir
                                       {"LANG", "C.UTF-8"}},
                       .working_folder = folder,
                       .without_network = environment.isolate && desired.rank_table_size() <= 1,
+                      .cgroups = environment.cgroups,
+                      .group_memory_bytes = environment.memory_per_device,
                       .nice = environment.nice};
   command.environment.emplace_back("CUDA_VISIBLE_DEVICES",
                                    environment.cuda ? absl::StrCat(local.device_index()) : "");

@@ -14,6 +14,7 @@
 #include "base/loop.h"
 #include "graft/agent/v1/agent.pb.h"
 #include "worker/agent/background.h"
+#include "worker/agent/cgroup.h"
 #include "worker/agent/event_relay.h"
 #include "worker/agent/links.h"
 #include "worker/agent/rank_process.h"
@@ -37,7 +38,9 @@ struct RunnerEnvironment {
   int devices = 1;
   bool cuda = false;  // devices are GPUs
   int nice = 0;
-  bool isolate = false;  // processes without peers get no network (isolation.h)
+  bool isolate = false;                 // processes without peers get no network (isolation.h)
+  const CgroupTree* cgroups = nullptr;  // of the processes' own control groups; null: none
+  int64_t memory_per_device = 0;        // of the machine's; a rank's control group is held to it
   // A runner's report has changed: its state, or only how far it is, which may wait a little.
   std::function<void()> on_changed;
   std::function<void()> on_progress;

@@ -43,6 +43,8 @@ void UploadQueue::StartNext(const Grants& grants) {
               files_.Upload(what.folder, grant.session(), grant.token(), cancel);
           return [this, what, session = grant.session(), bytes = std::move(bytes)] {
             running_.reset();
+            // Nothing was published there: what comes next may have it.
+            if (!bytes.ok()) std::erase(used_sessions_, session);
             on_done_(what, session, bytes);
           };
         });

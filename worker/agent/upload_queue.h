@@ -1,6 +1,6 @@
 // What an attempt has to upload: one folder after the other, each into a session that the scheduler
-// has granted for its kind. Every session is used once; the scheduler grants another when it has
-// seen the use.
+// has granted for its kind. A session takes one upload that succeeds; the scheduler grants another
+// when it has seen it.
 //
 // Owned by the agent's loop; uploads run on a thread of their own and come back by posting.
 #pragma once
