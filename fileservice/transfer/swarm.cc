@@ -223,14 +223,13 @@ std::optional<SwarmMember::State::Fetch> SwarmMember::State::Choose() {
       if (under_way.count(piece) > 1 || absl::Now() - since < kEndgameAfter) taken.Add(piece);
     }
   }
-  std::vector<std::string> order;
-  for (const auto& [address, peer] : peers) order.push_back(address);
+  std::vector<std::pair<int, std::string>> order;  // fetches, address
+  for (const auto& [address, peer] : peers) order.emplace_back(peer.fetches, address);
   // Who is asked least comes first; chance decides between equals.
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.Uniform(i)]);
-  std::stable_sort(order.begin(), order.end(), [this](const auto& a, const auto& b) {
-    return peers[a].fetches < peers[b].fetches;
-  });
-  for (const std::string& address : order) {
+  std::stable_sort(order.begin(), order.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (const auto& [fetches, address] : order) {
     const auto piece = peers[address].pieces.Choose(taken, copies, random);
     if (piece.has_value()) return State::Fetch{*piece, address};
   }
