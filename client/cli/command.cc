@@ -217,9 +217,9 @@ std::vector<const Command*> AllCommands() {
   std::vector<const Command*> commands;
   for (const auto* group :
        {&MachineCommands(), &DoctorCommands(), &ModelCommands(), &FitCommands(), &DatasetCommands(),
-        &RowCommands(), &JobCreateCommands(), &JobAgainCommands(), &JobCommands(), &CurveCommands(), &PerfCommands(),
-        &ChatCommands(), &ViewCommands(), &ClusterCommands(), &AccessCommands(), &PeopleCommands(),
-        &ContextCommands(), &ShellCommands()}) {
+        &RowCommands(), &JobCreateCommands(), &JobAgainCommands(), &JobCommands(), &CurveCommands(),
+        &PerfCommands(), &ChatCommands(), &ViewCommands(), &ClusterCommands(), &AccessCommands(),
+        &PeopleCommands(), &ContextCommands(), &ShellCommands()}) {
     for (const Command& command : *group) commands.push_back(&command);
   }
   return commands;

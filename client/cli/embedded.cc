@@ -251,7 +251,7 @@ class Supervisor {
         "node_id: \"local\"\nscheduler_address: ", quoted(SchedulerAddress()),
         "server_ca_file: ", quoted(Path("tls/ca.pem")),
         "join_token_file: ", quoted(Path("join-token")), "state_folder: ", quoted(Path("worker")),
-        "trainer_program: ",
+        "private_folders: ", quoted(options_.home), "trainer_program: ",
         quoted(BesideThisProgram(options_.fake_trainer ? "graft-fake-trainer" : "graft-trainer")),
         "validator_program: ",
         quoted(BesideThisProgram(options_.fake_trainer ? "graft-fake-trainer" : "graft-validate")),

@@ -58,7 +58,7 @@ const std::vector<Subject>& Subjects() {
       {"data", {"dataset", "fileset"}},
       {"training", {"lora", "sft", "job"}},
       {"the cluster", {"top", "usage", "node", "queue"}},
-      {"access", {"workspace", "user", "grant", "token", "secret", "context"}},
+      {"access", {"workspace", "user", "grant", "token", "context"}},
   };
   return subjects;
 }

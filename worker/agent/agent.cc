@@ -54,7 +54,6 @@ Agent::Agent(AgentOptions options, Clock& clock, SchedulerLink& scheduler, FileL
       boot_id_(BootId()) {}
 
 Agent::~Agent() {
-  scheduler_.CancelSynchronize();
   if (loop_ == nullptr) return;
   Notification ended;
   const absl::Status posted = loop_->Post([this, &ended] {
@@ -65,7 +64,8 @@ Agent::~Agent() {
   });
   if (posted.ok()) ended.Wait();
   loop_->Stop();
-  on_report_ = nullptr;  // while Health may still be called from there
+  scheduler_.CancelSynchronize();  // no other begins now
+  on_report_ = nullptr;            // while Health may still be called from there
 }
 
 absl::Status Agent::Start() {
@@ -85,7 +85,12 @@ absl::Status Agent::Start() {
                          EventRelay::Open(JoinPath(options_.state_folder, "spool"), scheduler_));
   GRAFT_ASSIGN_OR_RETURN(const device::Inventory inventory, devices_.Read());
   ReadCredential();
-  loop_ = std::make_unique<Loop>(clock_);
+  loop_ = std::make_shared<Loop>(clock_);
+  std::vector<std::string> hidden;
+  if (options_.hide_files) {
+    hidden = options_.private_folders;
+    hidden.insert(hidden.end(), {options_.state_folder, options_.cache_folder});
+  }
   environment_ = std::make_unique<RunnerEnvironment>(RunnerEnvironment{
       .loop = *loop_,
       .clock = clock_,
@@ -102,6 +107,7 @@ absl::Status Agent::Start() {
       .cuda = !inventory.devices.empty() && inventory.devices[0].kind == device::DeviceKind::kCuda,
       .nice = options_.nice,
       .isolate = options_.isolate,
+      .hidden_folders = std::move(hidden),
       .cgroups = options_.cgroups ? &*options_.cgroups : nullptr,
       .memory_per_device = inventory.memory_bytes /
                            std::max<int64_t>(1, static_cast<int64_t>(inventory.devices.size())),
@@ -235,15 +241,17 @@ void Agent::Synchronize() {
   const uint64_t call = ++call_;
   const absl::Time sent = clock_.Now();
   call_open_ = true;
-  scheduler_.Synchronize(Report(), kCallDeadline,
-                         [this, call, sent](absl::StatusOr<v1::SynchronizeResponse> response) {
-                           const absl::Status posted =
-                               loop_->Post([this, call, sent, response = std::move(response)] {
-                                 OnSynchronized(call, sent, response);
-                               });
-                           if (!posted.ok())
-                             LOG_WARNING("an answer was dropped", {{"reason", posted.message()}});
-                         });
+  scheduler_.Synchronize(
+      Report(), kCallDeadline,
+      // The answer may come when this agent is gone; the loop says so then.
+      [this, loop = loop_, call, sent](absl::StatusOr<v1::SynchronizeResponse> response) {
+        const absl::Status posted = loop->Post([this, call, sent, response = std::move(response)] {
+          OnSynchronized(call, sent, response);
+        });
+        if (absl::IsResourceExhausted(posted)) {
+          LOG_WARNING("an answer was dropped", {{"reason", posted.message()}});
+        }
+      });
 }
 
 void Agent::OnSynchronized(uint64_t call, absl::Time sent,

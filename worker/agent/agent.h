@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -36,7 +37,11 @@ struct AgentOptions {
   std::map<std::string, std::string> labels;
   absl::Time available_until = absl::InfiniteFuture();
   int nice = 0;
-  bool isolate = false;               // ranks without peers get no network
+  bool isolate = false;  // ranks without peers get no network
+  // What ranks do not see of the machine's files, besides the state and cache folders
+  // (file_rules.h).
+  std::vector<std::string> private_folders;
+  bool hide_files = false;
   std::optional<CgroupTree> cgroups;  // where ranks get control groups of their own
 };
 
@@ -117,7 +122,8 @@ class Agent {
   Mutex mu_;
   absl::Status health_ GRAFT_GUARDED_BY(mu_) = absl::UnavailableError("not registered yet");
 
-  std::unique_ptr<Loop> loop_;  // last: stops before what its tasks use goes
+  std::shared_ptr<Loop> loop_;  // also of calls that are not answered yet  // last: stops before
+                                // what its tasks use goes
 };
 
 }  // namespace graft::agent

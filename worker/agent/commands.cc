@@ -15,7 +15,7 @@ absl::StatusOr<RankCommand> TrainCommand(const RunnerEnvironment& environment,
   GRAFT_ASSIGN_OR_RETURN(trainer::RunConfig config, RunConfigFor(desired, inputs));
   config.output.folder = JoinPath(folder, "output");
   config.checkpoint.folder = JoinPath(folder, "checkpoints");
-  config.dataset.token_cache = environment.token_cache;
+  config.dataset.token_cache = TokenCacheOf(environment, desired);
   config.dataset.skipped_rows = JoinPath(folder, "report/skipped");  // goes with the report
   config.parallelism.rank = local.rank();
   config.parallelism.rendezvous = desired.rendezvous_address();
@@ -27,7 +27,10 @@ absl::StatusOr<RankCommand> TrainCommand(const RunnerEnvironment& environment,
   GRAFT_RETURN_IF_ERROR(MakeDirectories(folder, 0700));
   GRAFT_RETURN_IF_ERROR(
       WriteFileAtomically(path, trainer::FormatRunConfig(config), {.mode = 0600, .sync = false}));
-  RankCommand command = TrainerCommand(environment, desired, local);
+  std::vector<std::string> readable;
+  for (const auto& [key, input] : inputs) readable.push_back(input);
+  GRAFT_ASSIGN_OR_RETURN(RankCommand command,
+                         TrainerCommand(environment, desired, local, std::move(readable)));
   command.arguments = {"--run", path};
   if (!desired.attempt_secret().empty() && desired.rank_table_size() > 1) {
     command.environment.emplace_back("GRAFT_ATTEMPT_SECRET", ToHex(desired.attempt_secret()));
@@ -40,7 +43,10 @@ absl::StatusOr<RankCommand> GenerateCommand(const RunnerEnvironment& environment
                                             const GenerateTarget& target) {
   const v1::LocalRank local =
       desired.local_ranks().empty() ? v1::LocalRank() : desired.local_ranks(0);
-  RankCommand command = TrainerCommand(environment, desired, local);
+  std::vector<std::string> readable = {target.model};
+  if (!target.adapter.empty()) readable.push_back(target.adapter);
+  GRAFT_ASSIGN_OR_RETURN(RankCommand command,
+                         TrainerCommand(environment, desired, local, std::move(readable)));
   command.arguments = {"--generate", "--model", target.model, "--threads",
                        absl::StrCat(ThreadsPerRank(environment))};
   const auto add = [&command](const char* flag, const std::string& value) {
@@ -48,9 +54,7 @@ absl::StatusOr<RankCommand> GenerateCommand(const RunnerEnvironment& environment
   };
   if (!target.adapter.empty()) add("--adapter", target.adapter);
   if (!target.chat_template.empty()) {
-    const std::string folder = AttemptFolder(environment, desired);
-    GRAFT_RETURN_IF_ERROR(MakeDirectories(folder, 0700));
-    const std::string path = JoinPath(folder, "chat_template.jinja");
+    const std::string path = JoinPath(AttemptFolder(environment, desired), "chat_template.jinja");
     GRAFT_RETURN_IF_ERROR(
         WriteFileAtomically(path, target.chat_template, {.mode = 0600, .sync = false}));
     add("--chat-template", path);

@@ -3,6 +3,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/log.h"
@@ -92,8 +93,9 @@ struct GrpcSchedulerLink::State {
   std::string token GRAFT_GUARDED_BY(mu);
   std::unique_ptr<rpc::Connection> connection;
   std::unique_ptr<v1::AgentService::Stub> stub;
-  std::weak_ptr<SynchronizeCall> open GRAFT_GUARDED_BY(mu);
-  int in_flight GRAFT_GUARDED_BY(mu) = 0;
+  // Mostly one; an older one is open until the scheduler has seen the newer.
+  absl::flat_hash_map<uint64_t, std::shared_ptr<SynchronizeCall>> open GRAFT_GUARDED_BY(mu);
+  uint64_t next_call GRAFT_GUARDED_BY(mu) = 0;
   CondVar idle;
 };
 
@@ -115,7 +117,7 @@ GrpcSchedulerLink::GrpcSchedulerLink(std::unique_ptr<State> state) : state_(std:
 GrpcSchedulerLink::~GrpcSchedulerLink() {
   CancelSynchronize();
   MutexLock lock(state_->mu);
-  while (state_->in_flight > 0) state_->idle.Wait(state_->mu);
+  while (!state_->open.empty()) state_->idle.Wait(state_->mu);
 }
 
 void GrpcSchedulerLink::SetAccessToken(const std::string& token) {
@@ -140,27 +142,29 @@ void GrpcSchedulerLink::Synchronize(const v1::SynchronizeRequest& request, absl:
   call->request = request;
   call->done = std::move(done);
   call->context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+  uint64_t number = 0;
   {
     MutexLock lock(state_->mu);
-    state_->open = call;
-    ++state_->in_flight;
+    number = state_->next_call++;
+    state_->open[number] = call;
     AttachToken(call->context, state_->token);
   }
   state_->stub->async()->Synchronize(&call->context, &call->request, &call->response,
-                                     [this, call](grpc::Status status) {
+                                     [this, call, number](grpc::Status status) {
                                        if (status.ok()) {
                                          call->done(std::move(call->response));
                                        } else {
                                          call->done(rpc::FromGrpcStatus(status));
                                        }
                                        MutexLock lock(state_->mu);
-                                       if (--state_->in_flight == 0) state_->idle.SignalAll();
+                                       state_->open.erase(number);
+                                       if (state_->open.empty()) state_->idle.SignalAll();
                                      });
 }
 
 void GrpcSchedulerLink::CancelSynchronize() {
   MutexLock lock(state_->mu);
-  if (const auto call = state_->open.lock()) call->context.TryCancel();
+  for (const auto& [number, call] : state_->open) call->context.TryCancel();
 }
 
 std::unique_ptr<EventStream> GrpcSchedulerLink::OpenEvents(EventStream::OnAck on_ack) {

@@ -48,7 +48,7 @@ class SchedulerLink {
   // The access token of later calls.
   virtual void SetAccessToken(const std::string& token) = 0;
   // Sends a Synchronize; `done` is called once, on another thread. The scheduler ends an open call
-  // with CANCELLED when a newer one comes; CancelSynchronize ends the newest.
+  // with CANCELLED when a newer one comes; CancelSynchronize ends all that are open.
   virtual void Synchronize(const v1::SynchronizeRequest& request, absl::Duration deadline,
                            OnSynchronized done) = 0;
   virtual void CancelSynchronize() = 0;

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/time.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -18,6 +19,7 @@
 #include "rpc/server.h"
 #include "worker/agent/agent.h"
 #include "worker/agent/cgroup.h"
+#include "worker/agent/file_rules.h"
 #include "worker/agent/grpc_links.h"
 #include "worker/agent/isolation.h"
 #include "worker/agent/worker_config.pb.h"
@@ -78,12 +80,12 @@ absl::StatusOr<std::unique_ptr<device::DeviceSource>> OpenDevices(
   return device::SelectDevices(std::move(devices), std::move(only));
 }
 
-bool CanIsolate() {
-  const absl::Status possible = TryIsolation();
+// Says what the machine allows, and what it does not, once.
+bool Allowed(const absl::Status& possible, absl::string_view what) {
   if (possible.ok()) {
-    LOG_INFO("ranks without peers run without network");
+    LOG_INFO("isolation of ranks", {{"holds", what}});
   } else {
-    LOG_WARNING("ranks are not isolated", {{"reason", possible.message()}});
+    LOG_WARNING("isolation of ranks fails", {{"lacks", what}, {"reason", possible.message()}});
   }
   return possible.ok();
 }
@@ -104,8 +106,18 @@ absl::StatusOr<std::optional<CgroupTree>> OpenCgroups(const std::string& wanted)
   return std::nullopt;
 }
 
-AgentOptions OptionsOf(const worker::config::WorkerConfig& config, const std::string& join_token) {
+absl::StatusOr<AgentOptions> OptionsOf(const worker::config::WorkerConfig& config,
+                                       const std::string& join_token) {
   AgentOptions options;
+  if (const std::string& until = config.available_until(); !until.empty()) {
+    std::string error;
+    if (!absl::ParseTime(absl::RFC3339_full, until, &options.available_until, &error)) {
+      return absl::InvalidArgumentError(absl::StrCat("available_until is \"", until,
+                                                     "\", not a time such as "
+                                                     "2026-01-31T18:00:00Z (",
+                                                     error, ")"));
+    }
+  }
   options.node_id = config.node_id();
   if (options.node_id.empty()) {
     char name[256] = {};
@@ -124,7 +136,11 @@ AgentOptions OptionsOf(const worker::config::WorkerConfig& config, const std::st
   if (!config.fabric_address().empty()) options.fabric_address = config.fabric_address();
   options.labels.insert(config.labels().begin(), config.labels().end());
   options.nice = config.nice();
-  options.isolate = config.isolation() != "off" && CanIsolate();
+  if (config.isolation() != "off") {
+    options.isolate = Allowed(TryIsolation(), "no network without peers");
+    options.hide_files = Allowed(TryFileRules(), "only the attempt's own files");
+  }
+  options.private_folders.assign(config.private_folders().begin(), config.private_folders().end());
   return options;
 }
 
@@ -163,7 +179,7 @@ absl::Status Run(int argc, char** argv) {
         absl::StrCat("isolation is \"", isolation, "\"; known are auto and off"));
   }
   GRAFT_ASSIGN_OR_RETURN(const auto devices, OpenDevices(config.devices()));
-  AgentOptions options = OptionsOf(config, join_token);
+  GRAFT_ASSIGN_OR_RETURN(AgentOptions options, OptionsOf(config, join_token));
   if (!FileExists(options.trainer_program)) {
     return absl::NotFoundError(
         absl::StrCat("there is no trainer at ", options.trainer_program, "; set trainer_program"));

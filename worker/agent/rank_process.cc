@@ -56,8 +56,9 @@ class ExecStrings {
 
 // Runs in the child: async-signal-safe calls alone. Reports errno through `status_fd` on failure.
 [[noreturn]] void ExecInChild(const RankCommand& command, ExecStrings& strings,
-                              const Namespaces& namespaces, const Cgroup* group, pid_t agent,
-                              const int fds[3], int status_fd) {
+                              const Namespaces& namespaces, const Cgroup* group,
+                              const FileRules* rules, pid_t agent, const int fds[3],
+                              int status_fd) {
   const auto fail = [status_fd](int error) {
     [[maybe_unused]] const ssize_t ignored = write(status_fd, &error, sizeof(error));
     _exit(127);
@@ -90,6 +91,9 @@ class ExecStrings {
   }
   const rlimit no_core = {0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
+  if (rules != nullptr) {
+    if (const int error = rules->Enter(); error != 0) fail(error);
+  }
   if (command.nice != 0) setpriority(PRIO_PROCESS, 0, command.nice);
   sigset_t none;
   sigemptyset(&none);
@@ -120,6 +124,10 @@ absl::StatusOr<std::unique_ptr<RankProcess>> RankProcess::Start(const RankComman
   if (command.cgroups != nullptr) {
     GRAFT_ASSIGN_OR_RETURN(group, command.cgroups->Make(command.group_memory_bytes));
   }
+  std::optional<FileRules> rules;
+  if (command.files.has_value()) {
+    GRAFT_ASSIGN_OR_RETURN(rules, FileRules::Make(*command.files));
+  }
   ExecStrings strings(command);
   const Namespaces namespaces;
   const int fds[3] = {in.read.get(), out.write.get(), err.write.get()};
@@ -130,12 +138,14 @@ absl::StatusOr<std::unique_ptr<RankProcess>> RankProcess::Start(const RankComman
   std::promise<pid_t> forked;
   std::promise<RankProcess*> adopted;
   std::future<RankProcess*> owner = adopted.get_future();
-  std::thread watcher([&command, &strings, &namespaces, &fds, &forked, group = group.get(),
+  std::thread watcher([&command, &strings, &namespaces, &fds, &forked, &rules, group = group.get(),
                        status_fd = status.write.get(), owner = std::move(owner),
                        out_fd = std::move(out.read), err_fd = std::move(err.read)]() mutable {
     const pid_t agent = getpid();
     const pid_t pid = fork();
-    if (pid == 0) ExecInChild(command, strings, namespaces, group, agent, fds, status_fd);
+    if (pid == 0)
+      ExecInChild(command, strings, namespaces, group, rules ? &*rules : nullptr, agent, fds,
+                  status_fd);
     if (pid > 0) setpgid(pid, pid);  // As in the child: whichever comes first.
     const int error = errno;
     forked.set_value(pid < 0 ? -error : pid);

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -25,6 +26,7 @@
 #include "base/file.h"
 #include "base/mutex.h"
 #include "worker/agent/cgroup.h"
+#include "worker/agent/file_rules.h"
 
 namespace graft::agent {
 
@@ -42,6 +44,8 @@ struct RankCommand {
   int64_t memory_limit_bytes = 0;
   // In a user and a network namespace of its own (isolation.h).
   bool without_network = false;
+  // What the process may do with files; without it, all that its user may.
+  std::optional<FileAccess> files;
   // Where the process gets a control group of its own, of at most so many bytes (0: unbounded),
   // with which all that it has started ends. Null: none.
   const CgroupTree* cgroups = nullptr;

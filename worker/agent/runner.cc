@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "base/digest.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -133,9 +134,19 @@ int ThreadsPerRank(const RunnerEnvironment& environment) {
   return std::max(1, environment.cores / std::max(1, environment.devices));
 }
 
-RankCommand TrainerCommand(const RunnerEnvironment& environment, const v1::DesiredAttempt& desired,
-                           const v1::LocalRank& local) {
+std::string TokenCacheOf(const RunnerEnvironment& environment, const v1::DesiredAttempt& desired) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(desired.attempt(), '/');
+  return JoinPath(environment.token_cache, parts.size() > 1 ? parts[1] : "");
+}
+
+absl::StatusOr<RankCommand> TrainerCommand(const RunnerEnvironment& environment,
+                                           const v1::DesiredAttempt& desired,
+                                           const v1::LocalRank& local,
+                                           std::vector<std::string> inputs) {
   const std::string folder = AttemptFolder(environment, desired);
+  const std::string token_cache = TokenCacheOf(environment, desired);
+  GRAFT_RETURN_IF_ERROR(MakeDirectories(folder, 0700));
+  GRAFT_RETURN_IF_ERROR(MakeDirectories(token_cache, 0700));
   RankCommand command{.program = environment.trainer_program,
                       .environment = {{"PATH", "/usr/bin:/bin"},
                                       {"HOME", folder},
@@ -146,6 +157,11 @@ RankCommand TrainerCommand(const RunnerEnvironment& environment, const v1::Desir
                       .cgroups = environment.cgroups,
                       .group_memory_bytes = environment.memory_per_device,
                       .nice = environment.nice};
+  if (!environment.hidden_folders.empty()) {
+    command.files = FileAccess{.hidden = environment.hidden_folders,
+                               .readable = std::move(inputs),
+                               .writable = {folder, token_cache}};
+  }
   command.environment.emplace_back("CUDA_VISIBLE_DEVICES",
                                    environment.cuda ? absl::StrCat(local.device_index()) : "");
   if (!desired.traceparent().empty()) {

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
@@ -29,8 +30,10 @@ struct RunnerEnvironment {
   SchedulerLink& scheduler;
   FileLink& files;
   EventRelay& relay;
-  std::string root;         // attempts' folders are made below it
-  std::string token_cache;  // rows' tokens: the check of a job makes them, its training maps them
+  std::string root;  // attempts' folders are made below it
+  // Rows' tokens, a folder for each workspace: the check of a job makes them, its training maps
+  // them.
+  std::string token_cache;
   std::string trainer_program;  // absolute path
   std::string validator_program;
   std::string fabric_address;  // ranks listen there
@@ -38,7 +41,10 @@ struct RunnerEnvironment {
   int devices = 1;
   bool cuda = false;  // devices are GPUs
   int nice = 0;
-  bool isolate = false;                 // processes without peers get no network (isolation.h)
+  bool isolate = false;  // processes without peers get no network (isolation.h)
+  // Folders that the processes do not see, but for what their attempt needs (file_rules.h); empty:
+  // they see what the worker sees.
+  std::vector<std::string> hidden_folders;
   const CgroupTree* cgroups = nullptr;  // of the processes' own control groups; null: none
   int64_t memory_per_device = 0;        // of the machine's; a rank's control group is held to it
   // A runner's report has changed: its state, or only how far it is, which may wait a little.
@@ -84,9 +90,14 @@ absl::StatusOr<trainer::RunConfig> RunConfigFor(const v1::DesiredAttempt& desire
 // The node's cores shared out among its devices.
 int ThreadsPerRank(const RunnerEnvironment& environment);
 
+// Where the tokens of the attempt's workspace are kept.
+std::string TokenCacheOf(const RunnerEnvironment& environment, const v1::DesiredAttempt& desired);
+
 // A trainer's command but for its arguments: an environment built up from nothing, the attempt's
-// folder, the rank's device.
-RankCommand TrainerCommand(const RunnerEnvironment& environment, const v1::DesiredAttempt& desired,
-                           const v1::LocalRank& local);
+// folder, the rank's device, `inputs` to read. Makes the folders that it writes in.
+absl::StatusOr<RankCommand> TrainerCommand(const RunnerEnvironment& environment,
+                                           const v1::DesiredAttempt& desired,
+                                           const v1::LocalRank& local,
+                                           std::vector<std::string> inputs);
 
 }  // namespace graft::agent

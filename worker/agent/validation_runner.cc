@@ -119,11 +119,14 @@ absl::StatusOr<RankCommand> ValidationRunner::Command() const {
   const std::string folder = Folder();
   GRAFT_RETURN_IF_ERROR(MakeDirectories(folder, 0700));
   GRAFT_ASSIGN_OR_RETURN(trainer::RunConfig config, RunConfigFor(desired_, folders_));
-  config.dataset.token_cache = environment_.token_cache;
+  config.dataset.token_cache = TokenCacheOf(environment_, desired_);
   const std::string path = JoinPath(folder, "run.json");
   GRAFT_RETURN_IF_ERROR(
       WriteFileAtomically(path, trainer::FormatRunConfig(config), {.mode = 0600, .sync = false}));
-  RankCommand command = TrainerCommand(environment_, desired_, v1::LocalRank());
+  std::vector<std::string> readable;
+  for (const auto& [key, input] : folders_) readable.push_back(input);
+  GRAFT_ASSIGN_OR_RETURN(RankCommand command, TrainerCommand(environment_, desired_,
+                                                             v1::LocalRank(), std::move(readable)));
   command.program = environment_.validator_program;
   command.arguments = {"--validate", path};
   command.memory_limit_bytes = kMaxAddressSpace;
