@@ -75,10 +75,12 @@ rocksdb::ColumnFamilyOptions ColumnOptions(const std::shared_ptr<rocksdb::Cache>
   result.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   result.write_buffer_size = kWriteBufferBytes;
   result.compression = rocksdb::kNoCompression;  // digests do not compress
-  // Most of what uploads ask of the newest rows is not there.
-  result.memtable_whole_key_filtering = true;
-  result.memtable_prefix_bloom_size_ratio = kMemtableFilterShare;
   return result;
+}
+
+// Most of what an upload asks of the newest rows of these columns is not there.
+bool IsAskedByUploads(absl::string_view column) {
+  return column == "chunk" || column == "lease" || column == "reach";
 }
 
 }  // namespace
@@ -107,8 +109,13 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
   durable.max_open_files = kMaxOpenFiles;
   const auto cache = rocksdb::NewLRUCache(kBlockCacheBytes);
   for (const char* name : kColumnNames) {
-    durable.column_families.push_back(
-        {name, [&cache](rocksdb::ColumnFamilyOptions& family) { family = ColumnOptions(cache); }});
+    durable.column_families.push_back({name, [&cache, name](rocksdb::ColumnFamilyOptions& family) {
+                                         family = ColumnOptions(cache);
+                                         if (!IsAskedByUploads(name)) return;
+                                         family.memtable_whole_key_filtering = true;
+                                         family.memtable_prefix_bloom_size_ratio =
+                                             kMemtableFilterShare;
+                                       }});
   }
   absl::StatusOr<std::unique_ptr<rocks::DurableDb>> opened = rocks::OpenDurable(durable);
   GRAFT_RETURN_IF_ERROR(Hinted(opened.status()));

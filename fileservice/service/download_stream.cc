@@ -24,6 +24,8 @@ constexpr int kMaxRanges = 4096;
 // Messages begin small, double while the client takes them at once and shrink when it does not, so
 // that a thousand slow readers hold little, and a fast one soon gets the largest.
 constexpr size_t kFirstDataBytes = 64 << 10;
+// What a client's first window takes says nothing of how fast it is.
+constexpr int64_t kUnprovenBytes = 2 * kFirstDataBytes;
 constexpr absl::Duration kTakenAtOnce = absl::Milliseconds(250);
 constexpr absl::Duration kTakenSlowly = absl::Seconds(2);
 
@@ -46,12 +48,14 @@ class DownloadStream final : public DataStream<RawWriteReactor> {
   }
 
  private:
-  // One message is read while the one before it is sent. `producing_` says that somebody reads;
-  // who set it goes on until a message waits or all is read.
+  // One message is read while the one before it is sent, once the client has shown that it takes
+  // them fast. `producing_` says that somebody reads; who set it goes on until a message waits or
+  // all is read.
   void Produce() {
     {
       MutexLock lock(mu_);
       if (finished_ || producing_ || next_.has_value() || all_read_) return;
+      if (writing_ && data_bytes_.load() == kFirstDataBytes) return;
       producing_ = true;
     }
     const size_t capacity = data_bytes_.load();
@@ -152,7 +156,8 @@ class DownloadStream final : public DataStream<RawWriteReactor> {
       MutexLock lock(mu_);
       const absl::Duration took = plane_.clock.Now() - write_began_;
       const size_t size = data_bytes_.load();
-      if (took < kTakenAtOnce) {
+      taken_bytes_ += static_cast<int64_t>(outgoing_.Length());
+      if (took < kTakenAtOnce && taken_bytes_ >= kUnprovenBytes) {
         data_bytes_ = std::min(size * 2, kMaxDataBytes);
       } else if (took > kTakenSlowly) {
         data_bytes_ = std::max(size / 2, kFirstDataBytes);
@@ -179,6 +184,7 @@ class DownloadStream final : public DataStream<RawWriteReactor> {
   grpc::ByteBuffer outgoing_ GRAFT_GUARDED_BY(mu_);
   std::optional<grpc::ByteBuffer> next_ GRAFT_GUARDED_BY(mu_);
   absl::Time write_began_ GRAFT_GUARDED_BY(mu_);
+  int64_t taken_bytes_ GRAFT_GUARDED_BY(mu_) = 0;
   bool producing_ GRAFT_GUARDED_BY(mu_) = false;
   bool writing_ GRAFT_GUARDED_BY(mu_) = false;
   bool all_read_ GRAFT_GUARDED_BY(mu_) = false;
