@@ -78,16 +78,21 @@ void Reducer::MakeBuckets() {
       Group* group = &world_.HoldersOf(*t, piece, options_.tied);
       if (std::find(groups.begin(), groups.end(), group) == groups.end()) groups.push_back(group);
       Bucket& bucket = open[group];
-      const Range range = t->axis == 0 ? Range{t, t->offset + piece.begin * t->columns(),
-                                               piece.count * t->columns()}
-                                       : Range{t, t->offset, t->elements()};
-      bucket.group = group;
-      bucket.ranges.push_back(range);
-      bucket.elements += range.count;
-      // A table that both ends of a pipeline hold is complete when the whole backward is.
-      bucket.layer = both_ends ? -1 : t->layer;
-      bucket.comes_and_goes = ComesAndGoes(t->layer);
-      if (bucket.elements >= limit || both_ends) close(bucket);
+      Range range = t->axis == 0 ? Range{t, t->offset + piece.begin * t->columns(),
+                                         piece.count * t->columns()}
+                                 : Range{t, t->offset, t->elements()};
+      // A table of many buckets' size goes in parts.
+      for (const int64_t end = range.begin + range.count; range.begin < end;
+           range.begin += range.count) {
+        range.count = std::min(end - range.begin, limit);
+        bucket.group = group;
+        bucket.ranges.push_back(range);
+        bucket.elements += range.count;
+        // What both ends of a pipeline hold is complete when the whole backward is.
+        bucket.layer = both_ends ? -1 : t->layer;
+        bucket.comes_and_goes = ComesAndGoes(t->layer);
+        if (bucket.elements >= limit || both_ends) close(bucket);
+      }
     }
   }
   for (Group* group : groups) close(open[group]);
@@ -261,20 +266,30 @@ void Reducer::BackwardPassed(int64_t layer) {
     Hold(layer - 1);
   }
   if (!armed_) return;
-  for (; started_ < buckets_.size() && buckets_[started_].layer >= layer; ++started_) {
-    if (!buckets_[started_].comes_and_goes) Start(buckets_[started_]);
-  }
+  while (started_ < buckets_.size() && buckets_[started_].layer >= layer) StartNext();
+}
+
+void Reducer::StartNext() {
+  Bucket& bucket = buckets_[started_++];
+  if (bucket.comes_and_goes) return;
+  const int64_t bytes = bucket.elements * static_cast<int64_t>(sizeof(float));
+  while (under_way_ > 0 && under_way_ + bytes > options_.under_way_bytes) EndNext();
+  Start(bucket);
+  under_way_ += bytes;
+}
+
+void Reducer::EndNext() {
+  Bucket& bucket = buckets_[ended_++];
+  if (bucket.comes_and_goes) return;
+  End(bucket);
+  under_way_ -= bucket.elements * static_cast<int64_t>(sizeof(float));
 }
 
 void Reducer::Finish() {
-  for (; started_ < buckets_.size(); ++started_) {
-    if (!buckets_[started_].comes_and_goes) Start(buckets_[started_]);
-  }
-  for (Bucket& bucket : buckets_) {
-    if (!bucket.comes_and_goes) End(bucket);
-  }
+  while (started_ < buckets_.size()) StartNext();
+  while (ended_ < buckets_.size()) EndNext();
   armed_ = false;
-  started_ = 0;
+  started_ = ended_ = 0;
 }
 
 double Reducer::OwnSquares() {

@@ -4,7 +4,9 @@
 // one rule serves data, context and tensor parallelism and tied embeddings: a piece's gradient is
 // the sum over the ranks that hold it. Pieces with the same holders are gathered in buckets in the
 // order in which the backward reaches their layers; a bucket's sum starts when the last pass of a
-// step has left its lowest layer, and goes on beside the rest of the backward.
+// step has left its lowest layer, and goes on beside the rest of the backward. What is under way at
+// a time is bounded: beyond that the oldest sum is waited for, at the same place by all its
+// holders.
 //
 // With ZeRO-1 each holder keeps the sums of its part of a bucket alone, and the optimizer runs over
 // `owned()`: those parts, in a store of their own. Publish() hands the results around.
@@ -39,6 +41,8 @@ class Reducer final : public model::LayerObserver {
     bool tied = false;   // the embedding is the head: both ends of the pipeline hold it
     int64_t layers = 0;  // of the model
     int64_t bucket_bytes = 16 << 20;
+    // Each sum under way has a copy of its gradients, here and in the memory that ranks share.
+    int64_t under_way_bytes = 64 << 20;
   };
   Reducer(World& world, model::ParameterStore& store, const Options& options);
 
@@ -116,6 +120,9 @@ class Reducer final : public model::LayerObserver {
   void MakeShares(Bucket& bucket);
   void Start(Bucket& bucket);
   void End(Bucket& bucket);
+  // Of the buckets that do not come and go, in their order.
+  void StartNext();
+  void EndNext();
   at::Tensor Pack(const Bucket& bucket, const at::Tensor& flat, int64_t padded) const;
   void Unpack(const Bucket& bucket, const at::Tensor& packed, at::Tensor& flat) const;
 
@@ -128,7 +135,9 @@ class Reducer final : public model::LayerObserver {
   bool armed_ = false;
   bool own_finite_ = true;
   size_t started_ = 0;
-  int64_t held_ = -1;  // the layer whose weights came last
+  size_t ended_ = 0;
+  int64_t under_way_ = 0;  // bytes
+  int64_t held_ = -1;      // the layer whose weights came last
 };
 
 }  // namespace graft::parallel

@@ -31,10 +31,11 @@ class MappedSource final : public ByteSource {
   absl::Status ReadAt(int64_t offset, int64_t count, char* out) const override {
     absl::Status status = CopyOut(file_.bytes(), offset, count, out);
     // What was copied in bulk is not wanted twice: a model would else stand in memory twice over.
-    if (status.ok() && count >= kBulkBytes) {
-      file_.LetGo(static_cast<size_t>(offset), static_cast<size_t>(count));
-    }
+    if (status.ok() && count >= kBulkBytes) LetGo(offset, count);
     return status;
+  }
+  void LetGo(int64_t offset, int64_t count) const override {
+    file_.LetGo(static_cast<size_t>(offset), static_cast<size_t>(count));
   }
   absl::string_view mapped() const override { return file_.bytes(); }
 

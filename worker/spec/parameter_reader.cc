@@ -219,6 +219,8 @@ class Reader final : public ParameterReader {
         RoundTo(type, m.slice->add, picked.data(), r.columns(), to);
       }
     }
+    // A rank's columns touch every page of the tensor, row by row.
+    if (span < m.columns) m.source->LetGo(m.info->offset, m.info->bytes);
     return absl::OkStatus();
   }
 
@@ -266,6 +268,7 @@ class Reader final : public ParameterReader {
         RoundTo(type, m.slice->add, &wide[static_cast<size_t>(m.Row(row) - first)], 1, to);
       }
     }
+    m.source->LetGo(m.info->offset, m.info->bytes);
     return absl::OkStatus();
   }
 

@@ -1,7 +1,5 @@
 #include "worker/trainer/run_plan.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -113,11 +111,6 @@ model::Recompute RecomputeOf(ActivationCheckpointing kept) {
                                                 : model::Recompute::kNone;
 }
 
-void PlanHeap(model::Recompute recompute) {
-  constexpr int kReturnedBytes = 4 << 20;
-  if (recompute != model::Recompute::kNone) mallopt(M_MMAP_THRESHOLD, kReturnedBytes);
-}
-
 spec::TrainingPlan PlanOf(const RunConfig& config, const ComputeChoice& compute) {
   spec::TrainingPlan plan;
   plan.tuning = config.tuning.kind == TuningKind::kAllWeights ? spec::Tuning::kAllWeights
@@ -128,12 +121,16 @@ spec::TrainingPlan PlanOf(const RunConfig& config, const ComputeChoice& compute)
   plan.micro_batch = config.batch.micro;
   plan.global_batch = config.batch.global;
   plan.sequence = config.dataset.max_seq_length;
+  const ParallelismConfig& p = config.parallelism;
+  plan.layout = {.tp = p.tp, .pp = p.pp, .cp = p.cp, .ep = p.ep};
+  plan.layout.dp = std::max<int64_t>(1, p.world / plan.layout.world());
+  plan.zero = static_cast<int>(p.zero);
   plan.gpu = false;
   return plan;
 }
 
-int64_t EstimatePeakBytes(const RunConfig& config, const ComputeChoice& compute,
-                          const ModelSource& model, const data::BatchPlan& batches) {
+spec::MemoryEstimate EstimateMemory(const RunConfig& config, const ComputeChoice& compute,
+                                    const ModelSource& model, const data::BatchPlan& batches) {
   const bool all = config.tuning.kind == TuningKind::kAllWeights;
   spec::TrainingPlan plan = PlanOf(config, compute);
   if (const spec::Parameter* p = model.description.Find("layers.0.attn.o.weight");
@@ -144,7 +141,7 @@ int64_t EstimatePeakBytes(const RunConfig& config, const ComputeChoice& compute,
   if (RecomputeOf(config.activation_checkpointing) != model::Recompute::kNone) {
     plan.recompute = spec::Recompute::kLayers;
   }
-  return spec::CostModel(model.description).Memory(plan).total() + spec::kCpuResidentExtraBytes;
+  return spec::CostModel(model.description).Memory(plan);
 }
 
 std::string IdentityOf(const RunConfig& config, const ComputeChoice& compute, int64_t rows) {

@@ -30,17 +30,12 @@ model::BuildOptions BuildOptionsOf(const RunConfig& config, const ComputeChoice&
 
 model::Recompute RecomputeOf(ActivationCheckpointing kept);
 
-// Where memory was asked for above time, freed blocks of megabytes go back to the system at once:
-// the heap keeps holes between layers that are made again (measured: 0.6 GiB at 2,048 tokens). For
-// the whole process, before the first layer.
-void PlanHeap(model::Recompute recompute);
-
 // The part of a plan that layouts are judged by.
 spec::TrainingPlan PlanOf(const RunConfig& config, const ComputeChoice& compute);
 
 // By the same model of memory as the scheduler's, for this very run.
-int64_t EstimatePeakBytes(const RunConfig& config, const ComputeChoice& compute,
-                          const ModelSource& model, const data::BatchPlan& batches);
+spec::MemoryEstimate EstimateMemory(const RunConfig& config, const ComputeChoice& compute,
+                                    const ModelSource& model, const data::BatchPlan& batches);
 
 // What a checkpoint and the run that goes on from it must share. Folders, intervals and the number
 // of steps may differ; what changes the numbers may not.

@@ -24,6 +24,7 @@
 #include "worker/trainer/engine.h"
 #include "worker/trainer/flops.h"
 #include "worker/trainer/health.h"
+#include "worker/trainer/heap.h"
 #include "worker/trainer/model_export.h"
 #include "worker/trainer/model_source.h"
 #include "worker/trainer/optimizer.h"
@@ -114,6 +115,14 @@ class RunLoop {
                              : PeakResidentBytes();
   }
 
+  // Of the heap before the first step: what a forward keeps, where another core has the time.
+  int64_t WarmBytes(model::Recompute recompute) const {
+    if (device_.types.gpu || recompute != model::Recompute::kNone || at::get_num_threads() < 2) {
+      return 0;
+    }
+    return estimate_.Of("activations");
+  }
+
   parallel::World* world() { return gang_.world(); }
 
   RankRefs Refs() { return {world(), reducer_.get()}; }
@@ -123,8 +132,12 @@ class RunLoop {
     build_options_.device = device_.device;
     if (world() != nullptr) build_options_.division = gang_.part().division;
     TakeDevice();
+    const model::Recompute recompute = RecomputeOf(config_.activation_checkpointing);
+    PlanHeap(recompute);
+    estimate_ = EstimateMemory(config_, compute_, *model_, *data_->plan);
     absl::Status built;
     GRAFT_RETURN_IF_ERROR(model::TorchCall("loading the model", [&] {
+      const HeapWarmer warmer(WarmBytes(recompute));
       auto decoder = model::BuildDecoder(model_->description, *model_->reader, build_options_);
       built = decoder.status();
       if (decoder.ok()) decoder_ = *std::move(decoder);
@@ -136,9 +149,7 @@ class RunLoop {
           "the routers' load-balancing loss on more than one rank is not there; set "
           "output_router_logits to false in the model's config.json");
     }
-    const model::Recompute recompute = RecomputeOf(config_.activation_checkpointing);
     decoder_->set_recompute(recompute);
-    PlanHeap(recompute);
     if (world() != nullptr) {
       reducer_ = std::make_unique<parallel::Reducer>(
           *world(), decoder_->store(),
@@ -242,7 +253,7 @@ class RunLoop {
     run.truncated_rows = stats.truncated_rows;
     run.skipped_rows = stats.dropped_empty + stats.dropped_overlong + stats.bad_rows;
     run.total_steps = data_->total_steps;
-    run.estimated_peak_bytes = EstimatePeakBytes(config_, compute_, *model_, *data_->plan);
+    run.estimated_peak_bytes = estimate_.total() + spec::kCpuResidentExtraBytes;
     run.first_step = state_.step;
     run.start_seconds = SecondsSince(start_);
     run.config = WriteConfig(config_);
@@ -341,8 +352,7 @@ class RunLoop {
       shares_.idle_seconds += result.idle_seconds;
     }
     if (judged_ <= kJudgedSteps) return;
-    spec::TrainingPlan plan = PlanOf(config_, compute_);
-    plan.layout = world()->layout();
+    const spec::TrainingPlan plan = PlanOf(config_, compute_);
     const spec::CostModel cost(model_->description);
     const auto verdict = StallVerdict(cost, plan, shares_);
     if (verdict.has_value()) events_.Warn("LAYOUT_STALLS", *verdict, state_.step);
@@ -465,6 +475,7 @@ class RunLoop {
   std::unique_ptr<ModelSource> model_;
   std::unique_ptr<TrainingData> data_;
   model::BuildOptions build_options_;
+  spec::MemoryEstimate estimate_;
   std::unique_ptr<model::Decoder> decoder_;
   std::unique_ptr<parallel::Reducer> reducer_;  // null where there is one rank
   std::unique_ptr<Optimizer> optimizer_;

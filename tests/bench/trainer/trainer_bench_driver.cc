@@ -28,6 +28,7 @@
 #include "worker/model/decoder_build.h"
 #include "worker/trainer/engine.h"
 #include "worker/trainer/flops.h"
+#include "worker/trainer/heap.h"
 #include "worker/trainer/model_source.h"
 #include "worker/trainer/precision.h"
 #include "worker/trainer/run_plan.h"
@@ -132,7 +133,9 @@ struct Trainer {
 };
 
 std::unique_ptr<Trainer> MakeTrainer(const std::string& path, TuningKind kind,
-                                     OptimizerKind optimizer_kind = OptimizerKind::kAdamW) {
+                                     OptimizerKind optimizer_kind = OptimizerKind::kAdamW,
+                                     model::Recompute recompute = model::Recompute::kNone) {
+  PlanHeap(recompute);
   auto t = std::make_unique<Trainer>();
   t->config.optimizer.kind = optimizer_kind;
   t->config.tuning.kind = kind;
@@ -145,6 +148,7 @@ std::unique_ptr<Trainer> MakeTrainer(const std::string& path, TuningKind kind,
   auto decoder = model::BuildDecoder(t->model->description, *t->model->reader, options);
   GRAFT_CHECK_OK(decoder.status());
   t->decoder = *std::move(decoder);
+  t->decoder->set_recompute(recompute);
   auto optimizer = MakeOptimizer(t->config.optimizer, t->decoder->store());
   GRAFT_CHECK_OK(optimizer.status());
   t->optimizer = *std::move(optimizer);
@@ -196,12 +200,10 @@ int MemoryMain(const std::vector<const char*>& args) {
   for (const auto& [known, name] : EnumNames<OptimizerKind>::Names()) {
     if (std::string(args[7]) == name) optimizer = known;
   }
-  auto trainer = MakeTrainer(args[2], kind, optimizer);
   const int64_t rows = Number(args[4]), length = Number(args[5]);
   const bool full = std::string(args[6]) == "full";
-  const model::Recompute recompute = full ? model::Recompute::kLayers : model::Recompute::kNone;
-  trainer->decoder->set_recompute(recompute);
-  PlanHeap(recompute);
+  auto trainer = MakeTrainer(args[2], kind, optimizer,
+                             full ? model::Recompute::kLayers : model::Recompute::kNone);
   spec::TrainingPlan plan = PlanOf(trainer->config, {});
   plan.micro_batch = 1;
   plan.sequence = rows * length;

@@ -218,7 +218,8 @@ class RankRun {
         parallel::Reducer::Options{.zero = c.zero,
                                    .tied = model.description.spec.tied_embeddings,
                                    .layers = kLayers,
-                                   .bucket_bytes = 16 << 10});
+                                   .bucket_bytes = 16 << 10,
+                                   .under_way_bytes = 40 << 10});
     auto optimizer = MakeOptimizer(config_.optimizer, reducer_->owned());
     GRAFT_CHECK(optimizer.ok()) << optimizer.status();
     optimizer_ = *std::move(optimizer);
