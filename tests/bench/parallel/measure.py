@@ -5,8 +5,9 @@
 Prints one JSON line a figure and a table. Speed: tokens/s of the timed steps behind one warm-up
 step. `ceiling`: two runs of one rank at once, which share nothing but the machine: what two cores
 can give at the most. `gloo`: the same layouts without shared memory. `exchange`: collectives of
-tensor parallelism's size over either transport, and the bare copies that they are made of. Memory: the peak of resident bytes of the fullest rank against what worker/spec estimates for
-it, whose share for the process itself (kCpuResidentExtraBytes) is counted in.
+tensor parallelism's size over either transport, and the bare copies that they are made of. Memory:
+the peak of resident bytes of the fullest rank against what worker/spec estimates for it, whose
+share for the process itself (kCpuResidentExtraBytes) is counted in.
 """
 import json
 import os
@@ -102,28 +103,33 @@ def where(ranks):
           + " s a step", flush=True)
 
 
-def layouts(folder, **also):
-    """Two ranks by each axis against one: the better of a run before them and one behind them."""
+def pair(folder):
+    """Two runs of one rank at once: tokens/s of both together."""
+    started = [start(folder, 1, 4), start(folder, 1, 4)]
+    return sum(speed(finish(ranks, step_tokens(1))) for ranks in started)
+
+
+def layouts(folder, axes, **also):
+    """Two ranks by each axis against one. Where a step is one pass, one rank runs before them and
+    behind them, and the better run counts."""
     name = " over gloo" if also else ""
     bars = {"dp": 1.7, "tp": 1.3, "pp": 1.5}
-    for micros, steps, axes in ((1, 4, ("dp", "tp")), (8, 2, ("pp",))):
-        wanted = [axis for axis in axes if axis in PARTS]
-        if not wanted:
-            continue
-        alone = speed(run(folder, micros, steps))
-        runs = {axis: run(folder, micros, steps, **{axis: 2}, **also) for axis in wanted}
-        alone = max(alone, speed(run(folder, micros, steps)))
+    one_pass = [axis for axis in ("dp", "tp") if axis in axes]
+    if one_pass or "ceiling" in axes:
+        alone = speed(run(folder, 1, 4))
+        both = pair(folder) if "ceiling" in axes else None
+        runs = {axis: run(folder, 1, 4, **{axis: 2}, **also) for axis in one_pass}
+        alone = max(alone, speed(run(folder, 1, 4)))
+        if both is not None:
+            report("two runs of one rank at once", both, alone, 0)
         for axis, ranks in runs.items():
-            report(f"{axis}=2{name}" + (f", {micros} micro-batches" if micros > 1 else ""),
-                   speed(ranks), alone, bars[axis])
+            report(f"{axis}=2{name}", speed(ranks), alone, bars[axis])
             where(ranks)
-
-
-def ceiling(folder):
-    alone = speed(run(folder, 1, 4))
-    pair = [start(folder, 1, 4), start(folder, 1, 4)]
-    both = sum(speed(finish(ranks, step_tokens(1))) for ranks in pair)
-    report("two runs of one rank at once", both, max(alone, speed(run(folder, 1, 4))), 0)
+    if "pp" in axes:
+        alone = speed(run(folder, 8, 2))
+        ranks = run(folder, 8, 2, pp=2, **also)
+        report(f"pp=2{name}, 8 micro-batches", speed(ranks), alone, bars["pp"])
+        where(ranks)
 
 
 def memory(folder, kind, micros, **layout):
@@ -146,11 +152,9 @@ def memory(folder, kind, micros, **layout):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         subprocess.check_call([f"{BUILD}/bin/parallel_bench_model", folder])
-        if "ceiling" in PARTS:
-            ceiling(folder)
-        layouts(folder)
+        layouts(folder, PARTS)
         if "gloo" in PARTS:
-            layouts(folder, shared_memory=False)
+            layouts(folder, set(PARTS) - {"ceiling"}, shared_memory=False)
         if "exchange" in PARTS:
             subprocess.check_call([f"{BUILD}/bin/parallel_exchange_bench"])
         if "memory" in PARTS:
