@@ -189,14 +189,15 @@ absl::StatusOr<std::vector<uint32_t>> ChunkStore::FindMissing(absl::string_view 
       if (!held) {
         GRAFT_ASSIGN_OR_RETURN(visible, db_.Contains(Column::kReach, ReachKey(workspace, ids[i])));
       }
-      if (visible) {
-        GRAFT_ASSIGN_OR_RETURN(visible, db_.Contains(Column::kChunk, BytesOf(ids[i])));
-      }
-      if (!visible) {
+      absl::StatusOr<ChunkRow> row = absl::NotFoundError("");
+      if (visible) row = Find(ids[i]);
+      if (!row.ok() && !absl::IsNotFound(row.status())) return row.status();
+      if (!row.ok()) {
         missing.push_back(static_cast<uint32_t>(i));
-      } else if (!held) {
-        leases.Put(Column::kLease, lease, absl::string_view());
+        continue;
       }
+      if (!held) leases.Put(Column::kLease, lease, absl::string_view());
+      found_.Put(lease, *row);
     }
     // A lease that is lost with the power shows itself when the version is published.
     GRAFT_RETURN_IF_ERROR(db_.Commit(leases, Database::Durability::kEventual));
@@ -215,8 +216,10 @@ absl::StatusOr<ChunkRuns> ChunkStore::ReadHeld(absl::Span<const ChunkId> ids,
                                                absl::string_view session, ReadPool& pool) const {
   std::vector<std::optional<ChunkRow>> rows(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
-    GRAFT_ASSIGN_OR_RETURN(const bool held,
-                           db_.Contains(Column::kLease, LeaseKey(ids[i], session)));
+    const std::string lease = LeaseKey(ids[i], session);
+    rows[i] = found_.Take(lease);
+    if (rows[i].has_value()) continue;
+    GRAFT_ASSIGN_OR_RETURN(const bool held, db_.Contains(Column::kLease, lease));
     if (!held) continue;
     absl::StatusOr<ChunkRow> row = Find(ids[i]);
     if (row.ok()) {

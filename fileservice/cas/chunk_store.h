@@ -34,6 +34,7 @@
 #include "fileservice/cas/chunk_runs.h"
 #include "fileservice/cas/database.h"
 #include "fileservice/cas/files.h"
+#include "fileservice/cas/found_rows.h"
 
 namespace graft::fileservice {
 
@@ -168,6 +169,8 @@ class ChunkStore {
 
   // Taken before mu_; held by FindMissing and sweeps, a slice at a time.
   Mutex sweep_mu_;
+
+  mutable FoundRows found_;
 
   Mutex mu_;
   CondVar work_;  // for the store's thread

@@ -215,6 +215,26 @@ TEST_F(TransferTest, APlantedLinkLeadsNowhere) {
   EXPECT_EQ(Contents(root_ + "/outside"), expected);
 }
 
+TEST_F(TransferTest, APlantedHardLinkIsReplacedAndNotWrittenThrough) {
+  const std::string in = MakeFolder(1000);
+  ASSERT_THAT(client_->UploadFolder(in, fileset_), IsOk());
+  ASSERT_THAT(MakeDirectories(root_ + "/out"), IsOk());
+  Write(root_ + "/victim", "untouched");
+  ASSERT_EQ(link((root_ + "/victim").c_str(), (root_ + "/out/one").c_str()), 0);
+  ASSERT_THAT(client_->DownloadVersion(fileset_ + "/versions/1", root_ + "/out"), IsOk());
+  EXPECT_EQ(Contents(root_ + "/out"), Contents(in));
+  EXPECT_EQ(*ReadFile(root_ + "/victim"), "untouched");
+}
+
+TEST_F(TransferTest, APartialFolderThatIsALinkIsRefused) {
+  ASSERT_THAT(client_->UploadFolder(MakeFolder(1000), fileset_), IsOk());
+  ASSERT_THAT(MakeDirectories(root_ + "/out"), IsOk());
+  ASSERT_THAT(MakeDirectories(root_ + "/outside"), IsOk());
+  ASSERT_EQ(symlink("../outside", (root_ + "/out/.graft-partial").c_str()), 0);
+  EXPECT_FALSE(client_->DownloadVersion(fileset_ + "/versions/1", root_ + "/out").ok());
+  EXPECT_TRUE(Contents(root_ + "/outside").empty());
+}
+
 TEST_F(TransferTest, APartialFileOfAnotherProcessIsTakenUp) {
   const std::string folder = MakeFolder(20 << 20);
   ASSERT_THAT(client_->UploadFolder(folder, fileset_), IsOk());

@@ -64,11 +64,39 @@ absl::Status Walk(const std::string& root, const std::string& relative,
   return absl::OkStatus();
 }
 
+// Memory of windows, used again: to get it anew from the kernel takes half as long as to hash it.
+// Thread-safe.
+class WindowPool : public std::enable_shared_from_this<WindowPool> {
+ public:
+  // shared: with the messages that are being sent; the last one gives it back.
+  std::shared_ptr<char[]> Take() {
+    std::unique_ptr<char[]> window;
+    {
+      MutexLock lock(mu_);
+      if (!free_.empty()) {
+        window = std::move(free_.back());
+        free_.pop_back();
+      }
+    }
+    if (window == nullptr) window.reset(new char[kWindowBytes]);
+    return std::shared_ptr<char[]>(window.release(), [pool = shared_from_this()](char* given) {
+      MutexLock lock(pool->mu_);
+      pool->free_.emplace_back(given);
+    });
+  }
+
+ private:
+  Mutex mu_;
+  std::vector<std::unique_ptr<char[]>> free_ GRAFT_GUARDED_BY(mu_);
+};
+
 // A file, read a window at a time. What a window leaves uncut moves to the front of the next.
 class WindowReader {
  public:
-  static absl::StatusOr<WindowReader> Open(const FoundFile& file) {
+  static absl::StatusOr<WindowReader> Open(const FoundFile& file,
+                                           std::shared_ptr<WindowPool> windows) {
     WindowReader reader;
+    reader.windows_ = std::move(windows);
     reader.name_ = file.full;
     reader.fd_.reset(open(file.full.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (!reader.fd_.valid() || fstat(reader.fd_.get(), &reader.info_) != 0) {
@@ -93,7 +121,7 @@ class WindowReader {
   // Begins another window with what the last one has behind its first `cut` bytes. What was seen
   // stays where it is while window() of that time is held.
   void StartWindow(size_t cut) {
-    const std::shared_ptr<char[]> next(new char[kWindowBytes]);
+    const std::shared_ptr<char[]> next = windows_->Take();
     if (used_ > cut) std::memcpy(next.get(), window_.get() + cut, used_ - cut);
     window_ = next;
     used_ -= cut;
@@ -142,6 +170,7 @@ class WindowReader {
   std::string name_;
   UniqueFd fd_;
   struct stat info_ {};
+  std::shared_ptr<WindowPool> windows_;  // shared: with the windows
   std::shared_ptr<char[]> window_;
   size_t used_ = 0;
   int64_t at_ = 0;
@@ -275,7 +304,7 @@ class Uploader {
       : link_(link), session_(session), meter_(meter) {}
 
   absl::StatusOr<LocalFile> Take(const FoundFile& found) {
-    GRAFT_ASSIGN_OR_RETURN(WindowReader reader, WindowReader::Open(found));
+    GRAFT_ASSIGN_OR_RETURN(WindowReader reader, WindowReader::Open(found, windows_));
     LocalFile file;
     std::unique_ptr<Sender> own;
     if (found.size >= kOwnStreamBytes) {
@@ -340,7 +369,8 @@ class Uploader {
   Link& link_;
   const std::string& session_;
   ProgressMeter& meter_;
-  std::unique_ptr<Sender> shared_;  // of small files
+  const std::shared_ptr<WindowPool> windows_ = std::make_shared<WindowPool>();  // see WindowPool
+  std::unique_ptr<Sender> shared_;                                              // of small files
 };
 
 // Sends all files over several streams and returns what they are made of.

@@ -93,7 +93,7 @@ __attribute__((target("sha,sse4.1"))) void Compress(Words* const* words, const u
 #pragma GCC unroll 16
     for (int r = 0; r < 16; ++r) {  // four rounds each
       const __m128i k = _mm_load_si128(reinterpret_cast<const __m128i*>(kRoundConstants) + r);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int l = 0; l < kLanes; ++l) {
         __m128i* v = w[l];
         const __m128i wk = _mm_add_epi32(v[r % 4], k);
@@ -128,6 +128,22 @@ void Compress(Words* const*, const uint8_t**, size_t) {}
 
 #endif
 
+// As many messages at a time as are worth it: with five the registers are gone.
+constexpr int kMaxLanes = 4;
+
+void CompressMany(int lanes, Words* const* words, const uint8_t** data, size_t blocks) {
+  switch (lanes) {
+    case 1:
+      return Compress<1>(words, data, blocks);
+    case 2:
+      return Compress<2>(words, data, blocks);
+    case 3:
+      return Compress<3>(words, data, blocks);
+    default:
+      return Compress<kMaxLanes>(words, data, blocks);
+  }
+}
+
 void CompressOne(Words& words, const uint8_t* data, size_t blocks) {
   Words* const lane[] = {&words};
   if (blocks > 0) Compress<1>(lane, &data, blocks);
@@ -142,7 +158,7 @@ struct Job {
   Sha256Digest* digest = nullptr;  // null: the message goes on
 };
 
-// One of the two things that are hashed at a time.
+// One of the things that are hashed at a time.
 class Lane {
  public:
   bool busy() const { return blocks_ > 0; }
@@ -187,33 +203,35 @@ class Lane {
   uint8_t padding_[2 * kBlockBytes];
 };
 
-// Hashes all jobs, in two lanes as long as there are two. `next_first` gives those of the first
-// lane, `next_second` those of the second.
-template <typename NextFirst, typename NextSecond>
-void Run(NextFirst next_first, NextSecond next_second) {
-  Lane lanes[2];
+// Hashes all jobs, in `lane_count` lanes as long as there are as many. `next_first` gives those of
+// the first lane, `next_other` those of the others.
+template <typename NextFirst, typename NextOther>
+void Run(int lane_count, NextFirst next_first, NextOther next_other) {
+  Lane lanes[kMaxLanes];
   const auto fill = [](Lane& lane, auto& next) {
     Job job;
     while (!lane.busy() && next(job)) lane.Begin(job);
     return lane.busy();
   };
   while (true) {
-    const bool first = fill(lanes[0], next_first);
-    const bool second = fill(lanes[1], next_second);
-    if (!first && !second) return;
-    if (first && second) {
-      Words* const words[] = {lanes[0].words(), lanes[1].words()};
-      const uint8_t* data[] = {*lanes[0].data(), *lanes[1].data()};
-      const size_t blocks = std::min(lanes[0].blocks(), lanes[1].blocks());
-      Compress<2>(words, data, blocks);
-      for (int l = 0; l < 2; ++l) {
-        *lanes[l].data() = data[l];
-        lanes[l].Did(blocks);
-      }
-    } else {
-      Lane& lane = first ? lanes[0] : lanes[1];
-      CompressOne(*lane.words(), *lane.data(), lane.blocks());
-      lane.Did(lane.blocks());
+    Lane* busy[kMaxLanes];
+    Words* words[kMaxLanes];
+    const uint8_t* data[kMaxLanes];
+    size_t blocks = SIZE_MAX;
+    int count = 0;
+    for (int l = 0; l < lane_count; ++l) {
+      if (!(l == 0 ? fill(lanes[l], next_first) : fill(lanes[l], next_other))) continue;
+      busy[count] = &lanes[l];
+      words[count] = lanes[l].words();
+      data[count] = *lanes[l].data();
+      blocks = std::min(blocks, lanes[l].blocks());
+      ++count;
+    }
+    if (count == 0) return;
+    CompressMany(count, words, data, blocks);
+    for (int l = 0; l < count; ++l) {
+      *busy[l]->data() = data[l];
+      busy[l]->Did(blocks);
     }
   }
 }
@@ -302,7 +320,8 @@ void Sha256Many(absl::Span<const absl::string_view> messages, Sha256Digest* dige
     }
     return next_message(job);
   };
-  Run(next_of_stream, next_message);
+  // A stream is one chain: more than one message beside it would only keep it waiting.
+  Run(parts.empty() ? kMaxLanes : 2, next_of_stream, next_message);
 }
 
 }  // namespace graft

@@ -83,8 +83,6 @@ struct World {
     done();
     return status.error_code();
   }
-
-  static World* world;
 };
 
 bool Parses(const MethodDescriptor& method, const std::string& request) {
