@@ -265,6 +265,7 @@ void Core::EndPart(Job& job, const std::string& node, AttemptEnd end, absl::stri
   attempt.device_seconds +=
       static_cast<double>(freed.size()) * absl::ToDoubleSeconds(now_ - attempt.started);
   if (const auto on = nodes_.find(node); on != nodes_.end()) on->second.jobs.erase(job.request.key);
+  effects_.holders_changed.insert(node);
   effects_.pass_wanted = true;
   effects_.jobs.insert(job.request.key);
   if (end == AttemptEnd::kNone) end = AttemptEnd::kLost;

@@ -208,6 +208,7 @@ void Core::Start(Job& job, Attempt attempt) {
   for (auto& [name, part] : job.attempt.parts) {
     NodeState& node = nodes_.at(name);
     node.jobs.insert(job.request.key);
+    effects_.holders_changed.insert(name);
     part.epoch = node.epoch;
     part.told_at = node.desired_revision;
   }

@@ -39,6 +39,8 @@ struct Effects {
   absl::btree_set<JobKey> jobs_erased;
   absl::btree_set<std::string> nodes;  // to be written as they are now
   absl::btree_set<std::string> nodes_erased;
+  // Nodes where a part of an attempt has begun or ended: who holds them is to be written anew.
+  absl::btree_set<std::string> holders_changed;
   absl::btree_set<std::string> desired_changed;  // nodes whose desired state is another now
   std::vector<PublishCall> calls;
   std::vector<Decision> decisions;

@@ -1,6 +1,7 @@
 #include "scheduler/service/engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <future>
 #include <iterator>
 
@@ -18,7 +19,7 @@ namespace {
 
 constexpr absl::string_view kIncarnationKey = "meta/incarnation";
 constexpr absl::string_view kAuditHeadKey = "head";
-constexpr int kPage = 5000;
+constexpr int kPage = 1000;
 constexpr size_t kHashSize = 64;  // hexadecimal digits
 
 template <typename T, typename Decode>
@@ -36,17 +37,21 @@ absl::StatusOr<std::vector<T>> DecodePage(const std::vector<Record>& page, Decod
   return values;
 }
 
-// A page is decoded on a thread of its own while the next one is read.
+// A page is decoded on a thread of its own while the next one is read, and while that is decoded
+// here: decoding costs more than reading.
 template <typename T, typename Decode>
 absl::StatusOr<std::vector<T>> LoadAll(const Store& store, absl::string_view prefix,
                                        Decode decode) {
   std::vector<T> all;
   std::future<absl::StatusOr<std::vector<T>>> pending;
+  const auto append = [&](std::vector<T> values) {
+    all.insert(all.end(), std::make_move_iterator(values.begin()),
+               std::make_move_iterator(values.end()));
+  };
   const auto take_pending = [&]() -> absl::Status {
     if (!pending.valid()) return absl::OkStatus();
     GRAFT_ASSIGN_OR_RETURN(std::vector<T> values, pending.get());
-    all.insert(all.end(), std::make_move_iterator(values.begin()),
-               std::make_move_iterator(values.end()));
+    append(std::move(values));
     return absl::OkStatus();
   };
   ListRequest list{.prefix = std::string(prefix), .limit = kPage};
@@ -55,6 +60,12 @@ absl::StatusOr<std::vector<T>> LoadAll(const Store& store, absl::string_view pre
     more = page.more;
     if (page.records.empty()) continue;
     list.after = page.records.back().key;
+    if (pending.valid() && pending.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
+      GRAFT_ASSIGN_OR_RETURN(std::vector<T> values, DecodePage<T>(page.records, decode));
+      GRAFT_RETURN_IF_ERROR(take_pending());
+      append(std::move(values));
+      continue;
+    }
     GRAFT_RETURN_IF_ERROR(take_pending());
     pending = std::async(std::launch::async, [records = std::move(page.records), decode] {
       return DecodePage<T>(records, decode);
@@ -149,8 +160,10 @@ class Engine::TurnImpl final : public Turn {
     for (const std::string& node : effects.nodes) nodes_.insert(node);
     for (const std::string& node : effects.nodes_erased) {
       nodes_.erase(node);
+      Remove(Family::kRecords, absl::StrCat(kCoreHoldersPrefix, node));
       Remove(Family::kRecords, absl::StrCat(kCoreNodePrefix, node));
     }
+    holders_.insert(effects.holders_changed.begin(), effects.holders_changed.end());
     desired_.insert(effects.desired_changed.begin(), effects.desired_changed.end());
     for (PublishCall& call : effects.calls) calls_.push_back(std::move(call));
     for (Decision& decision : effects.decisions) {
@@ -181,6 +194,12 @@ class Engine::TurnImpl final : public Turn {
       if (state == nullptr || node == nullptr) continue;
       TellOfNode(*state);
       Put(Family::kRecords, absl::StrCat(kCoreNodePrefix, name), EncodeNode(*state, *node));
+    }
+    for (const std::string& name : holders_) {
+      const NodeState* state = core().FindNode(name);
+      if (state == nullptr) continue;
+      Put(Family::kRecords, absl::StrCat(kCoreHoldersPrefix, name),
+          EncodeHolders(HoldersOf(core(), *state)));
     }
     EndRequest(true);
     StageAudit();
@@ -270,6 +289,7 @@ class Engine::TurnImpl final : public Turn {
   bool pass_wanted_ = false;
   absl::btree_set<JobKey> jobs_;
   absl::btree_set<std::string> nodes_;
+  absl::btree_set<std::string> holders_;  // nodes where they have changed
   absl::btree_set<std::string> desired_;
   std::vector<PublishCall> calls_;
   uint64_t audit_sequence_ = 0;

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/digest.h"
 #include "rpc/status.h"
+#include "scheduler/service/agent_convert.h"
 #include "scheduler/service/lists.h"
 #include "scheduler/service/names.h"
 #include "scheduler/service/records.h"
@@ -40,12 +41,33 @@ const ListFields& NodeFields() {
   return fields;
 }
 
-// "n" of "node/n" and of "core.node/n".
+// "n" of "node/n", of "core.node/n" and of "core.holders/n".
 std::string NodeOfKey(absl::string_view key) {
-  for (absl::string_view prefix : {kBodyPrefix, kCoreNodePrefix}) {
+  for (absl::string_view prefix : {kBodyPrefix, kCoreNodePrefix, kCoreHoldersPrefix}) {
     if (absl::StartsWith(key, prefix)) return std::string(key.substr(prefix.size()));
   }
   return "";
+}
+
+// Of workspaces that the caller does not see, that they hold it and no more.
+void ShowHolders(const std::vector<Holder>& holders, const rpc::Identity& who, v1::Node& node) {
+  for (v1::Device& device : *node.mutable_devices()) {
+    device.clear_attempt();
+    for (const Holder& holder : holders) {
+      const auto& held = holder.devices;
+      if (!std::binary_search(held.begin(), held.end(), device.index())) continue;
+      const std::string workspace = holder.job.substr(0, holder.job.find('/'));
+      const bool seen = who.RoleInCluster() >= rpc::Role::kOperator ||
+                        who.RoleIn(workspace) >= rpc::Role::kViewer;
+      device.set_attempt(seen ? AttemptName(holder.job, holder.attempt) : "-");
+    }
+  }
+}
+
+void SetDrain(size_t attempts_left, v1::Node& node) {
+  node.mutable_drain()->set_state(attempts_left == 0 ? v1::Drain::STATE_DRAINED
+                                                     : v1::Drain::STATE_DRAINING);
+  node.mutable_drain()->set_attempts_left(static_cast<int>(attempts_left));
 }
 
 }  // namespace
@@ -77,12 +99,13 @@ absl::StatusOr<v1::Node> NodeService::ReadNode(const std::string& id,
   node.set_state(state.alive ? v1::Node::STATE_READY : v1::Node::STATE_LOST);
   node.set_epoch(state.epoch);
   if (state.cordoned) node.mutable_cordon()->set_reason(state.why);
-  if (state.draining) node.mutable_drain()->set_state(v1::Drain::STATE_DRAINING);
-  if (who.RoleInCluster() < rpc::Role::kOperator) {
-    for (v1::Device& device : *node.mutable_devices()) {
-      if (!device.attempt().empty()) device.set_attempt("-");
-    }
+  const auto held = context_.store.Get(Family::kRecords, absl::StrCat(kCoreHoldersPrefix, id));
+  std::vector<Holder> holders;
+  if (held.ok()) {
+    GRAFT_ASSIGN_OR_RETURN(holders, DecodeHolders(held->value));
   }
+  ShowHolders(holders, who, node);
+  if (state.draining) SetDrain(holders.size(), node);
   return node;
 }
 
@@ -147,8 +170,9 @@ void NodeService::CommandNode(CallPtr call, const std::string& name, NodeVerb ve
                        node.mutable_cordon()->set_reason(why);
                        *node.mutable_cordon()->mutable_time() = ToTimestamp(turn.now());
                      }
-                     if (verb == NodeVerb::kDrain)
-                       node.mutable_drain()->set_state(v1::Drain::STATE_DRAINING);
+                     if (verb == NodeVerb::kDrain) {
+                       SetDrain(turn.core().FindNode(ids[0])->jobs.size(), node);
+                     }
                      *node.mutable_update_time() = ToTimestamp(turn.now());
                      PutResource(turn, key, node);
                      AuditCall(turn, *call, name, why);

@@ -217,6 +217,42 @@ TEST_F(RealPathTest, ADeviceThatBreaksWhileItsWorkerRunsIsGivenToNobodyUntilItIs
   EXPECT_EQ(worker_->Sync().attempts_size(), 1);
 }
 
+TEST_F(RealPathTest, ANodeTellsWhoHoldsItsDevicesAndWhenItIsDrained) {
+  RegisterWorker();
+  const auto nodes = v1::NodeService::NewStub(channel_);
+  const auto look = [&] {
+    v1::GetNodeRequest get;
+    get.set_name("nodes/n0");
+    v1::Node node;
+    EXPECT_THAT(Call(*nodes, &v1::NodeService::Stub::GetNode, get, node), IsOk());
+    return node;
+  };
+  v1::DrainNodeRequest drain;
+  drain.set_name("nodes/n0");
+  v1::Node node;
+  ASSERT_THAT(Call(*nodes, &v1::NodeService::Stub::DrainNode, drain, node), IsOk());
+  EXPECT_EQ(node.drain().state(), v1::Drain::STATE_DRAINED) << "nothing ran there";
+  v1::UncordonNodeRequest uncordon;
+  uncordon.set_name("nodes/n0");
+  ASSERT_THAT(Call(*nodes, &v1::NodeService::Stub::UncordonNode, uncordon, node), IsOk());
+
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, NewJob(), job), IsOk());
+  EXPECT_EQ(look().devices(0).attempt(), "") << "rows are read on no device";
+  SyncUntil([](const auto& response) {
+    return response.attempts_size() == 1 &&
+           response.attempts(0).kind() != agent::DesiredAttempt::KIND_VALIDATE;
+  });
+  EXPECT_EQ(look().devices(0).attempt(), "workspaces/default/jobs/tickets-1/attempts/2");
+  ASSERT_THAT(Call(*nodes, &v1::NodeService::Stub::DrainNode, drain, node), IsOk());
+  EXPECT_EQ(node.drain().state(), v1::Drain::STATE_DRAINING);
+  EXPECT_EQ(look().drain().attempts_left(), 1);
+  worker_->report().mutable_attempts(0)->set_state(agent::ActualAttempt::STATE_ENDED);
+  SyncUntil([](const auto& response) { return response.attempts_size() == 0; });
+  EXPECT_EQ(look().drain().state(), v1::Drain::STATE_DRAINED);
+  EXPECT_EQ(look().devices(0).attempt(), "");
+}
+
 TEST_F(RealPathTest, EveryViolationIsAnsweredAtOnce) {
   v1::CreateJobRequest request = NewJob();
   auto& spec = *request.mutable_job()->mutable_spec();

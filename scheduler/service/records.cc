@@ -1,5 +1,6 @@
 #include "scheduler/service/records.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -98,7 +99,7 @@ Json GangJson(const GangRequest& gang) {
   json.Set("kind", gang.device_kind).Set("memory", gang.min_memory_bytes);
   json.Set("labels", Labels(gang.labels)).Set("tolerations", Strings(gang.tolerations));
   json.Set("across", gang.allow_tp_across_domains);
-  json.Set("max_level", static_cast<int>(gang.max_level));
+  json.Set("max_level", static_cast<int>(gang.max_level)).Set("nodes", gang.nodes);
   return json;
 }
 GangRequest GangOf(const Json& json) {
@@ -110,6 +111,7 @@ GangRequest GangOf(const Json& json) {
   gang.tolerations = StringsOf(json, "tolerations");
   gang.allow_tp_across_domains = json.GetBool("across");
   gang.max_level = static_cast<Level>(json.GetInt("max_level", static_cast<int>(Level::kCluster)));
+  gang.nodes = static_cast<int>(json.GetInt("nodes"));
   return gang;
 }
 
@@ -310,6 +312,51 @@ std::string EncodeNode(const NodeState& state, const Node& node) {
   for (const Device& device : node.devices) devices.Append(DeviceJson(device));
   json.Set("devices", std::move(devices));
   return json.Dump();
+}
+
+std::vector<Holder> HoldersOf(const Core& core, const NodeState& node) {
+  std::vector<Holder> holders;
+  for (const JobKey& key : node.jobs) {
+    const Attempt& attempt = core.FindJob(key)->attempt;
+    Holder& holder = holders.emplace_back(Holder{key, attempt.number, {}});
+    for (const DeviceRef& ref : attempt.ranks) {
+      if (ref.node == node.name) holder.devices.push_back(ref.device);
+    }
+    std::sort(holder.devices.begin(), holder.devices.end());
+  }
+  return holders;
+}
+
+std::string EncodeHolders(const std::vector<Holder>& holders) {
+  Json json = Begin();
+  Json list = Json::MakeArray();
+  for (const Holder& holder : holders) {
+    Json one = Json::MakeObject();
+    Json devices = Json::MakeArray();
+    for (int device : holder.devices) devices.Append(device);
+    one.Set("job", holder.job).Set("attempt", holder.attempt).Set("devices", std::move(devices));
+    list.Append(std::move(one));
+  }
+  json.Set("holders", std::move(list));
+  return json.Dump();
+}
+
+absl::StatusOr<std::vector<Holder>> DecodeHolders(absl::string_view bytes) {
+  GRAFT_ASSIGN_OR_RETURN(const Json json, Parse(bytes, "node's holders"));
+  std::vector<Holder> holders;
+  const Json* list = json.Find("holders");
+  if (list == nullptr || !list->is_array()) return holders;
+  for (const Json& one : list->as_array()) {
+    Holder& holder = holders.emplace_back();
+    holder.job = one.GetString("job");
+    holder.attempt = static_cast<int>(one.GetInt("attempt"));
+    const Json* devices = one.Find("devices");
+    if (devices == nullptr || !devices->is_array()) continue;
+    for (const Json& device : devices->as_array()) {
+      holder.devices.push_back(static_cast<int>(device.as_int()));
+    }
+  }
+  return holders;
 }
 
 absl::StatusOr<std::pair<NodeState, Node>> DecodeNode(absl::string_view bytes) {
