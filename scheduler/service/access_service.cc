@@ -102,6 +102,27 @@ absl::Status MayGive(const rpc::Call& call, const std::string& place) {
       .Build();
 }
 
+// A token that was made for less than its user may do makes none that may do more.
+absl::Status MayHandOut(const rpc::Call& call, const std::map<std::string, rpc::Role>& own,
+                        const v1::Token& token) {
+  std::map<std::string, rpc::Role> given;
+  for (const v1::Grant& grant : token.grants()) {
+    GRAFT_ASSIGN_OR_RETURN(const std::string place, PlaceOf(grant));
+    given[place] = std::max(given[place], static_cast<rpc::Role>(grant.role()));
+  }
+  for (const auto& [place, role] : token.grants().empty() ? own : given) {
+    if (call.identity->RoleIn(place) >= role) continue;
+    return rpc::ErrorBuilder(
+               absl::StatusCode::kPermissionDenied,
+               absl::StrCat("the token of this call is not ", rpc::RoleName(role), " in ",
+                            PlaceName(place), "; name grants that it has itself"))
+        .Reason("ROLE_MISSING")
+        .Field("token.grants", "are more than the caller's own")
+        .Build();
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 rpc::Service AccessService::Bind() {
@@ -222,9 +243,11 @@ void AccessService::CreateToken(CallPtr call, const v1::CreateTokenRequest& requ
   const std::string secret = NewSecret(context_.random);
   Mutate<v1::CreateTokenResponse>(
       context_.control, std::move(responder),
-      [=, user = *user](Turn& turn) -> absl::StatusOr<v1::CreateTokenResponse> {
+      [=, this, user = *user](Turn& turn) -> absl::StatusOr<v1::CreateTokenResponse> {
         GRAFT_RETURN_IF_ERROR(CheckId(id, "token_id"));
         if (!Exists(turn, UserKey(user))) return NoSuchResource(request.parent());
+        GRAFT_ASSIGN_OR_RETURN(const auto own, RolesOf(context_.store, user, turn.now()));
+        GRAFT_RETURN_IF_ERROR(MayHandOut(*call, own, request.token()));
         if (Exists(turn, absl::StrCat("token/", user, "/", id))) {
           return ResourceExists(absl::StrCat("users/", user, "/tokens/", id));
         }

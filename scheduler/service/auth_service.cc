@@ -16,6 +16,7 @@ namespace {
 namespace v1 = graft::v1;
 
 constexpr absl::Duration kAccessTokenTtl = absl::Minutes(10);
+constexpr size_t kMostRemembered = 100'000;
 
 absl::Status BadToken(absl::string_view reason, absl::string_view message) {
   return rpc::ErrorBuilder(absl::StatusCode::kUnauthenticated, message).Reason(reason).Build();
@@ -50,14 +51,45 @@ std::map<std::string, rpc::Role> Bounded(const std::map<std::string, rpc::Role>&
   return roles;
 }
 
+// The roles that the opaque token "user/id" gives now.
+absl::StatusOr<std::map<std::string, rpc::Role>> RolesOfToken(const Store& store,
+                                                              const std::string& way,
+                                                              absl::Time now) {
+  const std::string user = way.substr(0, way.find('/'));
+  const absl::StatusOr<v1::Token> found = ReadToken(store, way);
+  if (!found.ok()) return BadToken("TOKEN_INVALID", "the token's user is gone");
+  if (found->has_revoke_time()) return BadToken("TOKEN_INVALID", "the token was revoked");
+  if (FromTimestamp(found->expire_time()) <= now) {
+    return BadToken("TOKEN_EXPIRED", "the token has expired; ask an administrator for another");
+  }
+  GRAFT_ASSIGN_OR_RETURN(
+      const v1::User body,
+      ReadResource<v1::User>(store, absl::StrCat("user/", user), absl::StrCat("users/", user)));
+  if (body.disabled()) {
+    return absl::PermissionDeniedError(absl::StrCat("users/", user, " is disabled"));
+  }
+  GRAFT_ASSIGN_OR_RETURN(const auto own, RolesOf(store, user, now));
+  return Bounded(own, *found);
+}
+
+// Of an access token's id, which is "user/id/" and what is drawn: the opaque token that it was
+// exchanged for. Empty: of none.
+std::string WayOf(absl::string_view jti) {
+  const size_t end = jti.rfind('/');
+  return end == absl::string_view::npos ? "" : std::string(jti.substr(0, end));
+}
+
 }  // namespace
 
 SchedulerAuthenticator::SchedulerAuthenticator(Clock& clock, const rpc::TokenSigner& signer,
-                                               bool open)
-    : verifier_(clock, {.issuer = std::string(kTokenIssuer),
+                                               const Store& store, Options options)
+    : clock_(clock),
+      store_(store),
+      access_changes_(*options.access_changes),
+      verifier_(clock, {.issuer = std::string(kTokenIssuer),
                         .audiences = {"graft"},
                         .keys = {signer.public_key()}}) {
-  if (!open) return;
+  if (!options.open) return;
   auto local = std::make_shared<rpc::Identity>();
   local->kind = rpc::IdentityKind::kUser;
   local->subject = "users/admin";
@@ -68,7 +100,28 @@ SchedulerAuthenticator::SchedulerAuthenticator(Clock& clock, const rpc::TokenSig
 absl::StatusOr<std::shared_ptr<const rpc::Identity>> SchedulerAuthenticator::Authenticate(
     const rpc::Credentials& credentials) {
   if (local_ != nullptr && credentials.bearer.empty()) return local_;
-  return verifier_.Authenticate(credentials);
+  GRAFT_ASSIGN_OR_RETURN(auto identity, verifier_.Authenticate(credentials));
+  GRAFT_RETURN_IF_ERROR(CheckStands(*identity));
+  return identity;
+}
+
+absl::Status SchedulerAuthenticator::CheckStands(const rpc::Identity& identity) {
+  const std::string way = WayOf(identity.jti);
+  if (way.empty()) return absl::OkStatus();
+  const uint64_t changes = access_changes_;  // before the store is read
+  {
+    MutexLock lock(mu_);
+    const auto it = stands_.find(identity.jti);
+    if (it != stands_.end() && it->second == changes) return absl::OkStatus();
+  }
+  GRAFT_ASSIGN_OR_RETURN(const auto roles, RolesOfToken(store_, way, clock_.WallNow()));
+  if (roles != identity.roles) {
+    return BadToken("TOKEN_EXPIRED", "the roles of its user have changed; exchange the token anew");
+  }
+  MutexLock lock(mu_);
+  if (stands_.size() >= kMostRemembered) stands_.clear();
+  stands_[identity.jti] = changes;
+  return absl::OkStatus();
 }
 
 rpc::Service AuthService::Bind() {
@@ -94,28 +147,14 @@ absl::StatusOr<v1::ExchangeResponse> AuthService::Exchange(const rpc::Call&,
   const absl::StatusOr<Record> way = context_.store.Get(
       Family::kRecords, absl::StrCat("token.hash/", Sha256::HexOf(request.token())));
   if (!way.ok()) return BadToken("TOKEN_INVALID", "the token is unknown");
-  const std::string user = way->value.substr(0, way->value.find('/'));
-  const absl::StatusOr<v1::Token> found = ReadToken(context_.store, way->value);
-  if (!found.ok()) return BadToken("TOKEN_INVALID", "the token's user is gone");
-  const v1::Token& token = *found;
-  if (token.has_revoke_time()) return BadToken("TOKEN_INVALID", "the token was revoked");
   const absl::Time now = context_.clock.WallNow();
-  if (FromTimestamp(token.expire_time()) <= now) {
-    return BadToken("TOKEN_EXPIRED", "the token has expired; ask an administrator for another");
-  }
-  GRAFT_ASSIGN_OR_RETURN(const v1::User body,
-                         ReadResource<v1::User>(context_.store, absl::StrCat("user/", user),
-                                                absl::StrCat("users/", user)));
-  if (body.disabled()) {
-    return absl::PermissionDeniedError(absl::StrCat("users/", user, " is disabled"));
-  }
-  rpc::TokenClaims claims{.issuer = std::string(kTokenIssuer),
-                          .audience = "graft",
-                          .subject = absl::StrCat("users/", user),
-                          .jti = context_.random.Id(),
-                          .expires = now + kAccessTokenTtl};
-  GRAFT_ASSIGN_OR_RETURN(const auto own, RolesOf(context_.store, user, now));
-  claims.roles = Bounded(own, token);
+  rpc::TokenClaims claims{
+      .issuer = std::string(kTokenIssuer),
+      .audience = "graft",
+      .subject = absl::StrCat("users/", way->value.substr(0, way->value.find('/'))),
+      .jti = absl::StrCat(way->value, "/", context_.random.Id()),
+      .expires = now + kAccessTokenTtl};
+  GRAFT_ASSIGN_OR_RETURN(claims.roles, RolesOfToken(context_.store, way->value, now));
   v1::ExchangeResponse response;
   GRAFT_ASSIGN_OR_RETURN(*response.mutable_access_token(), signer_.Sign(claims));
   *response.mutable_expire_time() = ToTimestamp(claims.expires);

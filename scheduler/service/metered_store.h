@@ -1,10 +1,15 @@
-// A store that tells how long its commits take. Everything else goes through.
+// A store that tells how long its commits take, and how often one of them has touched users, tokens
+// or roles. Everything else goes through.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "base/clock.h"
 #include "scheduler/service/scheduler_metrics.h"
 #include "scheduler/store/store.h"
@@ -20,9 +25,15 @@ class MeteredStore final : public Store {
   absl::StatusOr<int64_t> Commit(const Transaction& transaction) override {
     const absl::Time begin = clock_.Now();
     absl::StatusOr<int64_t> revision = store_.Commit(transaction);
-    if (revision.ok()) metrics_.ObserveCommit(clock_.Now() - begin);
+    if (!revision.ok()) return revision;
+    metrics_.ObserveCommit(clock_.Now() - begin);
+    if (std::any_of(transaction.writes.begin(), transaction.writes.end(), IsOfAccess)) {
+      ++access_changes_;
+    }
     return revision;
   }
+  // Grows after each such commit.
+  const std::atomic<uint64_t>& access_changes() const { return access_changes_; }
   int64_t revision() const override { return store_.revision(); }
   absl::StatusOr<Record> Get(Family family, absl::string_view key) const override {
     return store_.Get(family, key);
@@ -48,9 +59,15 @@ class MeteredStore final : public Store {
   }
 
  private:
+  static bool IsOfAccess(const Write& write) {
+    return absl::StartsWith(write.key, "user/") || absl::StartsWith(write.key, "token/") ||
+           absl::StartsWith(write.key, "binding/");
+  }
+
   Store& store_;
   Clock& clock_;
   SchedulerMetrics& metrics_;
+  std::atomic<uint64_t> access_changes_{0};
 };
 
 }  // namespace graft::scheduler

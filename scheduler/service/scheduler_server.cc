@@ -171,7 +171,10 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
                      options.fileservice_address, *s.page_tokens, *s.watchers, options.data_key,
                      options.rows_first, options.fake_trainer});
   const ServiceContext& context = *s.context;
-  s.authenticator = std::make_unique<SchedulerAuthenticator>(clock, signer, options.no_auth);
+  s.authenticator = std::make_unique<SchedulerAuthenticator>(
+      clock, signer, store,
+      SchedulerAuthenticator::Options{.open = options.no_auth,
+                                      .access_changes = &s.store->access_changes()});
   s.auth = std::make_unique<AuthService>(context, signer);
   s.access = std::make_unique<AccessService>(context);
   s.nodes = std::make_unique<NodeService>(context);
