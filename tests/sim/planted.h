@@ -2,6 +2,7 @@
 // them.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,8 @@ namespace graft::scheduler {
 struct PlantedBug {
   int number;
   std::string what;
+  // One that finds it, so that the search need not be made each time; a wrong one costs time alone.
+  uint64_t seed;
 };
 const std::vector<PlantedBug>& PlantedBugs();
 
