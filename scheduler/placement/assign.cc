@@ -117,17 +117,17 @@ void TakeUnits(const Topology& topology, std::vector<Left>& groups, int unit, in
 
 }  // namespace
 
-std::vector<DeviceRef> AssignRanks(const Topology& topology, const Plan& plan, int unit) {
+std::vector<DeviceRef> AssignRanks(const Topology& topology, const Plan& plan) {
   std::vector<DeviceRef> ranks;
-  for (const auto& [domain, units] : plan.parts) {
+  for (const Plan::Part& part : plan.parts) {
     std::vector<Left> groups;
-    for (int group : topology.domain(domain).groups) {
-      if (plan.only_member >= 0 && topology.group(group).node != plan.only_member) continue;
+    for (int group : topology.domain(part.domain).groups) {
+      if (part.member >= 0 && topology.group(group).node != part.member) continue;
       if (const uint64_t free = topology.Free(group); free != 0) groups.push_back({group, free});
     }
     const size_t before = ranks.size();
-    TakeUnits(topology, groups, unit, units, ranks);
-    GRAFT_CHECK(ranks.size() - before == static_cast<size_t>(units) * static_cast<size_t>(unit));
+    TakeUnits(topology, groups, plan.block, part.units, ranks);
+    GRAFT_CHECK(ranks.size() - before == static_cast<size_t>(part.units * plan.block));
   }
   return ranks;
 }

@@ -108,6 +108,12 @@ class Explainer {
     }
   }
 
+  WaitingJob OnAnyNodes() const {
+    WaitingJob loose = job_;
+    loose.gang.nodes = 0;
+    return loose;
+  }
+
   // What of the cluster is missing.
   void NoteShortage() {
     const Funnel& funnel = result_.funnel;
@@ -121,6 +127,14 @@ class Explainer {
           {{"needed", world}, {"schedulable", funnel.devices_schedulable}});
     } else if (funnel.devices_free < world) {
       Say("CAPACITY", counts, {{"needed", world}, {"free", funnel.devices_free}});
+    } else if (job_.gang.nodes > 0 && Fits(OnAnyNodes())) {
+      const int share = world / job_.gang.nodes;
+      Say("NODE_COUNT",
+          absl::StrCat(counts, "; ", funnel.nodes_with_room, " nodes have the ", share,
+                       " of one kind free that each of its ", job_.gang.nodes, " nodes gives"),
+          {{"nodes", job_.gang.nodes},
+           {"devices_of_each", share},
+           {"nodes_with_room", funnel.nodes_with_room}});
     } else {
       Say("FRAGMENTED",
           absl::StrCat(counts, ", at most ", funnel.largest_free_domain, " in one NVLink domain (",
@@ -165,8 +179,15 @@ class Explainer {
       if (layout.dp % dp != 0 || (layout.cp * dp) % layout.ep != 0) continue;
       WaitingJob fewer = job_;
       fewer.gang.layout.dp = dp;
+      if (job_.gang.nodes > 0) {
+        // As many of each node while that comes out, on fewer of them.
+        const int share = layout.world() / job_.gang.nodes;
+        const int world = fewer.gang.layout.world();
+        if (world % share == 0) fewer.gang.nodes = world / share;
+      }
       if (TryJob(Remedy::kReplicas, fewer, absl::StrCat("with dp ", dp))) break;
     }
+    if (job_.gang.nodes > 0) TryJob(Remedy::kNodes, OnAnyNodes(), "on any number of nodes");
     for (const Layout& shape : shapes) {
       WaitingJob other = job_;
       other.gang.layout = shape;

@@ -17,8 +17,8 @@
 
 namespace graft::scheduler {
 
-// Stable codes: INVALID_SHAPE, QUOTA, NO_NODE_MATCHES, DRAINING, CAPACITY, FRAGMENTED, RESERVED,
-// FAIR_SHARE, PRIORITY.
+// Stable codes: INVALID_SHAPE, QUOTA, NO_NODE_MATCHES, DRAINING, CAPACITY, NODE_COUNT, FRAGMENTED,
+// RESERVED, FAIR_SHARE, PRIORITY.
 struct WhyWaiting {
   std::string code;
   std::string text;
@@ -29,6 +29,7 @@ enum class Remedy {
   kMaxLevel,     // may stand further apart
   kReplicas,     // fewer data-parallel replicas
   kShape,        // another layout
+  kNodes,        // on as many nodes as it takes
   kSplitTp,      // TP groups may cross NVLink domains
   kTolerations,  // goes to tainted nodes
   kLabels,       // without one of its labels

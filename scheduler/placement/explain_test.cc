@@ -58,6 +58,8 @@ WaitingJob DrawJob(SeededRandom& random, int64_t sequence) {
   job.gang.layout = {.tp = 1 << random.Uniform(4),
                      .dp = 1 + static_cast<int>(random.Uniform(4)),
                      .pp = 1 + static_cast<int>(random.Uniform(2))};
+  const int nodes = 1 + static_cast<int>(random.Uniform(4));
+  if (random.Uniform(3) == 0 && job.gang.layout.world() % nodes == 0) job.gang.nodes = nodes;
   if (random.Uniform(5) == 0) job.gang.labels["zone"] = "a";
   if (random.Uniform(3) == 0) job.gang.max_level = Level::kRack;
   if (random.Uniform(2) == 0) job.estimate = absl::Minutes(random.Uniform(300));
@@ -138,7 +140,7 @@ TEST(ExplainTest, EveryCounterfactualStartsTheJobWhenApplied) {
     }
   }
   EXPECT_GT(counterfactuals, wanted / 2);
-  EXPECT_EQ(kinds.size(), 9u);  // each kind has been seen
+  EXPECT_EQ(kinds.size(), 10u);  // each kind has been seen
 }
 
 TEST(ExplainTest, AFragmentedClusterIsExplainedWithItsNumbers) {
@@ -163,6 +165,28 @@ TEST(ExplainTest, AFragmentedClusterIsExplainedWithItsNumbers) {
   EXPECT_EQ(why.expected_start, absl::FromUnixSeconds(250));
   ASSERT_FALSE(why.counterfactuals.empty());
   EXPECT_EQ(why.counterfactuals[0].text, "would start now with tp 2, dp 1, pp 2");
+}
+
+TEST(ExplainTest, AGangThatNamesItsNodesIsToldHowManyHaveRoom) {
+  ClusterView cluster;
+  for (int n = 0; n < 3; ++n) {
+    Node node{.name = absl::StrCat("n", n)};
+    for (int d = 0; d < 4; ++d) node.devices.push_back({.index = d, .kind = "h100"});
+    cluster.PutNode(node);
+  }
+  ASSERT_THAT(cluster.Take({{"n0", 0}, {"n1", 0}, {"n1", 1}, {"n1", 2}}, "r"), IsOk());
+  WaitingQueue queue;
+  queue.Add({.id = "j", .account = "w", .gang = {.layout = {.dp = 8}, .nodes = 2}});
+  const PassInput input{.topology = &cluster.topology(), .now = absl::FromUnixSeconds(50)};
+  const Explanation why = Explain(cluster, queue, input, "j", {});
+  ASSERT_FALSE(why.reasons.empty());
+  EXPECT_EQ(why.reasons[0].code, "NODE_COUNT");
+  EXPECT_THAT(why.reasons[0].text,
+              HasSubstr("1 nodes have the 4 of one kind free that each of its 2 nodes gives"));
+  ASSERT_EQ(why.counterfactuals.size(), 2u);
+  EXPECT_EQ(why.counterfactuals[0].text, "would start now with dp 4");
+  EXPECT_EQ(why.counterfactuals[0].job.gang.nodes, 1) << "as many of each node as it asked for";
+  EXPECT_EQ(why.counterfactuals[1].text, "would start now on any number of nodes");
 }
 
 }  // namespace

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <iterator>
+#include <numeric>
 #include <utility>
 
+#include "absl/container/btree_set.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "scheduler/placement/node_match.h"
@@ -25,7 +27,8 @@ bool NodeMatches(const Node& node, const GangRequest& request) {
   return NodeMisfit(node, request).empty();
 }
 
-absl::Status CheckLayout(const Layout& layout) {
+absl::Status CheckLayout(const GangRequest& request) {
+  const Layout& layout = request.layout;
   for (int factor : {layout.tp, layout.cp, layout.dp, layout.pp, layout.ep}) {
     if (factor < 1) {
       return absl::InvalidArgumentError(absl::StrCat("the layout has a factor of ", factor,
@@ -37,8 +40,15 @@ absl::Status CheckLayout(const Layout& layout) {
     return absl::InvalidArgumentError(absl::StrCat(
         "ep ", layout.ep, " needs tp 1 and must divide cp x dp = ", layout.cp * layout.dp));
   }
+  if (request.nodes < 0 || (request.nodes > 0 && layout.world() % request.nodes != 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(layout.world(), " ranks do not divide over ", request.nodes, " nodes"));
+  }
   return absl::OkStatus();
 }
+
+// Devices that each node gives; of a request that says how many nodes.
+int PerNode(const GangRequest& request) { return request.layout.world() / request.nodes; }
 
 // Pools of one kind that match what pools know of a request.
 struct Choice {
@@ -93,6 +103,17 @@ void AddDivisors(int of, int factor, int most, std::vector<int>& units) {
   }
 }
 
+// Makes nodes the units of a demand. False when its TP or EP groups do not come out whole on so
+// many nodes.
+bool CountByNode(const GangRequest& request, int nodes, int chunk_ranks, Demand& demand) {
+  const int per_node = request.layout.world() / nodes;
+  demand.units = nodes;
+  demand.per_node = per_node;
+  demand.together = std::lcm(demand.unit, per_node) / per_node;
+  demand.chunk = chunk_ranks > 1 ? std::lcm(chunk_ranks, per_node) / per_node : 1;
+  return nodes % demand.together == 0 && nodes % demand.chunk == 0;
+}
+
 // The ways to cut the gang into units, best first.
 std::vector<Demand> Demands(const Topology& topology, const Choice& choice,
                             const GangRequest& request) {
@@ -112,13 +133,18 @@ std::vector<Demand> Demands(const Topology& topology, const Choice& choice,
     AddDivisors(layout.ep, 1, largest, units);
   }
   std::vector<Demand> demands;
+  const bool one_node = request.max_level == Level::kNode;
+  if (one_node && request.nodes > 1) return demands;
+  const int nodes = one_node ? 1 : request.nodes;
   for (int unit : units) {
     if (layout.world() % unit != 0) continue;
-    demands.push_back({.unit = unit,
-                       .units = layout.world() / unit,
-                       .stage_units = layout.stage() % unit == 0 ? layout.stage() / unit : 1,
-                       .chunk = std::max(1, chunk_ranks / unit),
-                       .max_level = request.max_level});
+    Demand demand{.unit = unit,
+                  .units = layout.world() / unit,
+                  .stage = layout.stage(),
+                  .chunk = std::max(1, chunk_ranks / unit),
+                  .max_level = request.max_level};
+    if (nodes > 0 && !CountByNode(request, nodes, chunk_ranks, demand)) continue;
+    demands.push_back(demand);
   }
   return demands;
 }
@@ -140,10 +166,12 @@ std::optional<Placement> PlaceInPools(const Topology& topology, const GangReques
     }
   }
   if (!best.has_value()) return std::nullopt;
-  return Placement{.ranks = AssignRanks(topology, *best, best_unit),
+  absl::btree_set<int> domains;
+  for (const Plan::Part& part : best->parts) domains.insert(part.domain);
+  return Placement{.ranks = AssignRanks(topology, *best),
                    .level = best->level,
                    .unit = best_unit,
-                   .domains = static_cast<int>(best->parts.size()),
+                   .domains = static_cast<int>(domains.size()),
                    .crossings = best->crossings};
 }
 
@@ -221,6 +249,30 @@ Tally Count(const Topology& topology, const GangRequest& request) {
   return tally;
 }
 
+// Why a gang that would fit anywhere does not fit so many nodes.
+absl::Status NodesDoNotFit(const Topology& empty, const GangRequest& request,
+                           const Funnel& funnel) {
+  const std::string asks =
+      absl::StrCat("needs ", PerNode(request), " devices on each of ", request.nodes, " nodes, ");
+  if (funnel.nodes_large_enough < request.nodes) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        asks, "but ", funnel.nodes_large_enough, " of the ", funnel.nodes_matching,
+        " nodes that match have so many; use other nodes and gpus_per_node, or leave nodes out"));
+  }
+  GangRequest split = request;
+  split.allow_tp_across_domains = true;
+  if (TryPlace(empty, split).has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(asks, "where TP groups of ", request.layout.tp,
+                     " leave their NVLink domain; use a tp that divides gpus_per_node, or "
+                     "allow_tp_across_nodes"));
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat(asks, "and groups of tp ", request.layout.tp, " and ep ", request.layout.ep,
+                   " do not come out whole there inside one ", LevelName(request.max_level),
+                   "; leave nodes out, or use a smaller tp or ep"));
+}
+
 }  // namespace
 
 std::string NodeMisfit(const Node& node, const GangRequest& request) {
@@ -284,16 +336,27 @@ Funnel Measure(const ClusterView& cluster, const GangRequest& request) {
     if (!NodeMatches(node, request)) continue;
     ++funnel.nodes_matching;
     funnel.nodes_schedulable += node.schedulable;
+    absl::btree_map<absl::string_view, std::pair<int, int>> kinds;  // as domains
     for (const Device& device : node.devices) {
       if (!DeviceMatches(device, request)) continue;
+      auto& [kind_free, kind_all] = kinds[device.kind];
+      ++kind_all;
       ++funnel.devices_matching;
       funnel.devices_schedulable += node.schedulable;
       const bool free = node.schedulable && device.holder.empty();
       funnel.devices_free += free;
+      kind_free += free;
       auto& [domain_free, domain_all] = domains[{device.kind, DomainOf(node, device)}];
       domain_free += free;
       ++domain_all;
     }
+    if (request.nodes == 0) continue;
+    const auto has = [&](int share, auto which) {
+      return std::any_of(kinds.begin(), kinds.end(),
+                         [&](const auto& kind) { return kind.second.*which >= share; });
+    };
+    funnel.nodes_with_room += has(PerNode(request), &std::pair<int, int>::first);
+    funnel.nodes_large_enough += has(PerNode(request), &std::pair<int, int>::second);
   }
   for (const auto& [key, sizes] : domains) {
     if (sizes.first > funnel.largest_free_domain) {
@@ -309,7 +372,7 @@ Funnel Measure(const ClusterView& cluster, const GangRequest& request) {
 }
 
 std::optional<Placement> TryPlace(const Topology& topology, const GangRequest& request) {
-  if (!CheckLayout(request.layout).ok()) return std::nullopt;
+  if (!CheckLayout(request).ok()) return std::nullopt;
   if (PoolsSuffice(topology, request)) {
     std::optional<Placement> placement = PlaceInPools(topology, request);
     // Domains whose nodes differ are whole in a subset alone.
@@ -321,7 +384,7 @@ std::optional<Placement> TryPlace(const Topology& topology, const GangRequest& r
 }
 
 absl::StatusOr<Placement> Place(const Topology& topology, const GangRequest& request) {
-  GRAFT_RETURN_IF_ERROR(CheckLayout(request.layout));
+  GRAFT_RETURN_IF_ERROR(CheckLayout(request));
   if (std::optional<Placement> placement = TryPlace(topology, request); placement.has_value()) {
     return *std::move(placement);
   }
@@ -330,8 +393,11 @@ absl::StatusOr<Placement> Place(const Topology& topology, const GangRequest& req
           ? Count(topology, request)
           : Count(topology.Subset(MembersFor(topology, request)), WithoutNodeConditions(request));
   std::string within;
+  if (request.nodes > 0) {
+    within = absl::StrCat(", ", PerNode(request), " on each of ", request.nodes, " nodes,");
+  }
   if (request.max_level != Level::kCluster) {
-    within = absl::StrCat(" inside one ", LevelName(request.max_level));
+    absl::StrAppend(&within, " inside one ", LevelName(request.max_level));
   }
   return absl::ResourceExhaustedError(absl::StrCat(
       "needs ", request.layout.world(), " devices in TP groups of ", request.layout.tp, within,
@@ -344,7 +410,7 @@ absl::StatusOr<Placement> Place(const ClusterView& cluster, const GangRequest& r
 }
 
 absl::Status FitsEmptyCluster(const ClusterView& cluster, const GangRequest& request) {
-  GRAFT_RETURN_IF_ERROR(CheckLayout(request.layout));
+  GRAFT_RETURN_IF_ERROR(CheckLayout(request));
   GangRequest anywhere = request;
   anywhere.avoid_nodes.clear();
   const Topology& empty = cluster.empty();
@@ -354,6 +420,11 @@ absl::Status FitsEmptyCluster(const ClusterView& cluster, const GangRequest& req
     return absl::FailedPreconditionError(absl::StrCat(
         "needs ", request.layout.world(), " devices, but the cluster has ", funnel.devices_matching,
         " that match, on ", funnel.nodes_matching, " of ", funnel.nodes, " nodes"));
+  }
+  if (request.nodes > 0) {
+    GangRequest loose = anywhere;
+    loose.nodes = 0;
+    if (TryPlace(empty, loose).has_value()) return NodesDoNotFit(empty, anywhere, funnel);
   }
   if (funnel.largest_domain >= request.layout.tp) {
     anywhere.max_level = Level::kCluster;

@@ -3,6 +3,8 @@
 //   absl::StatusOr<Placement> placement = Place(cluster, request);
 //   if (placement.ok()) cluster.Take(placement->ranks, attempt_id);
 //
+// Where a request says how many nodes, each of them gives the same number of consecutive ranks.
+//
 // Ranks are numbered ((pp*DP + dp)*CP + cp)*TP + tp, depth first through the network, so that TP is
 // fastest and PP crosses the widest switches; on each node rank i of a group takes the i-th device
 // of an aligned block, so that DP and PP peers stand on the same rail. A TP group never leaves an
@@ -68,6 +70,8 @@ struct GangRequest {
   bool allow_tp_across_domains = false;
   int priority = 0;
   Level max_level = Level::kCluster;
+  // Exactly so many nodes, each with the same number of consecutive ranks; 0: as many as it takes.
+  int nodes = 0;
   // When the gang will be done with its nodes: those that leave before are not for it.
   absl::Time needed_until = absl::InfinitePast();
 
@@ -98,6 +102,10 @@ struct Funnel {
   // The most free devices of one kind in one NVLink domain, and that domain.
   int largest_free_domain = 0;
   std::string largest_free_domain_name;
+  // Of a request that says how many nodes: those whose devices are enough for a node's share, held
+  // or not, and those that have so many free and take jobs.
+  int nodes_large_enough = 0;
+  int nodes_with_room = 0;
   // The most devices of one kind in one NVLink domain, held or not.
   int largest_domain = 0;
   std::string largest_domain_name;

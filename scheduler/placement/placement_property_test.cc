@@ -1,5 +1,6 @@
 // Random clusters and requests against a placer that counts from the nodes themselves.
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -157,6 +158,69 @@ TEST(PlacementPropertyTest, AGangIsPlacedExactlyWhenItFitsAndAtTheNarrowestLevel
   }
   EXPECT_GT(placed, rounds / 5);
   EXPECT_LT(placed, rounds);
+}
+
+// The narrowest level at which some switch has enough nodes that can give their share; 0: none.
+int NarrowestLevelOfNodes(const World& world) {
+  const Layout& layout = world.request.layout;
+  const int share = layout.world() / world.request.nodes;
+  const int together = std::lcm(layout.tp, share) / share;
+  if (world.request.nodes % together != 0) return 0;
+  for (Level level : {Level::kDomain, Level::kRack, Level::kSpine, Level::kCluster}) {
+    // By kind and switch, nodes of each domain; a node of several counts under its own name.
+    absl::btree_map<std::pair<std::string, std::string>, absl::btree_map<std::string, int>> able;
+    for (const auto& [name, node] : world.cluster.nodes()) {
+      if (!node.schedulable || !NodeMisfit(node, world.request).empty()) continue;
+      absl::btree_map<std::string, int> free;
+      for (const Device& device : node.devices) {
+        const bool usable = DeviceMatches(device, world.request) && device.holder.empty();
+        free[DomainOf(node, device)] += usable;
+      }
+      int gives = 0, most = 0;
+      for (const auto& [domain, devices] : free) {
+        gives += devices / layout.tp * layout.tp;
+        most = std::max(most, devices);
+      }
+      if ((together == 1 ? gives : most) < share) continue;
+      const std::string home = free.size() == 1 ? free.begin()->first : name;
+      const std::string at = level == Level::kDomain  ? home
+                             : level == Level::kRack  ? node.rack
+                             : level == Level::kSpine ? node.spine
+                                                      : "";
+      ++able[{node.devices.front().kind, at}][home];
+    }
+    for (const auto& [region, homes] : able) {
+      int nodes = 0;
+      for (const auto& [home, count] : homes) nodes += count - count % together;
+      if (nodes >= world.request.nodes && level <= world.request.max_level) {
+        return static_cast<int>(level);
+      }
+    }
+  }
+  return 0;
+}
+
+TEST(PlacementPropertyTest, AGangOnSoManyNodesIsPlacedExactlyWhenItFits) {
+  const int rounds = testing::ByTier(3000, 30000, 300000);
+  int placed = 0, refused = 0;
+  for (int seed = 0; seed < rounds; ++seed) {
+    SeededRandom random(static_cast<uint64_t>(seed));
+    World world = Draw(random);
+    world.request.nodes = 1 + static_cast<int>(random.Uniform(4));
+    if (world.request.layout.world() % world.request.nodes != 0) continue;
+    const absl::StatusOr<Placement> placement = Place(world.cluster, world.request);
+    const int narrowest = NarrowestLevelOfNodes(world);
+    ASSERT_EQ(placement.ok(), narrowest != 0) << "seed " << seed << " " << placement.status();
+    ++(placement.ok() ? placed : refused);
+    if (!placement.ok()) continue;
+    ASSERT_THAT(Validate(world.cluster, world.request, *placement), IsOk()) << "seed " << seed;
+    const int level =
+        std::max(static_cast<int>(placement->level), static_cast<int>(Level::kDomain));
+    const int leaf = static_cast<int>(Level::kRailGroup);
+    ASSERT_EQ(level == leaf ? static_cast<int>(Level::kRack) : level, narrowest) << seed;
+  }
+  EXPECT_GT(placed, rounds / 20);
+  EXPECT_GT(refused, rounds / 10);
 }
 
 // Whatever order nodes come, go and change in, the index says what a fresh one says.

@@ -54,6 +54,70 @@ TEST(PlaceTest, ATpGroupNeverLeavesItsDomainThoughEnoughDevicesAreFree) {
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("largest has 4")));
 }
 
+TEST(PlaceTest, AGangStandsOnAsManyNodesAsItNames) {
+  ClusterView cluster = Nodes(3, 2);
+  GRAFT_ASSERT_OK_AND_ASSIGN(Placement placement,
+                             Place(cluster, {.layout = {.dp = 2}, .nodes = 2}));
+  EXPECT_THAT(placement.ranks, ElementsAre(DeviceRef{"n0", 0}, DeviceRef{"n1", 0}));
+  ASSERT_THAT(cluster.Take({{"n1", 0}}, "a"), IsOk());
+  GRAFT_ASSERT_OK_AND_ASSIGN(placement, Place(cluster, {.layout = {.tp = 2, .pp = 2}, .nodes = 2}));
+  EXPECT_THAT(placement.Nodes(), ElementsAre("n0", "n2"));
+  GRAFT_ASSERT_OK_AND_ASSIGN(placement, Place(cluster, {.layout = {.dp = 2}, .nodes = 1}));
+  EXPECT_THAT(placement.Nodes(), ElementsAre("n0"));
+  EXPECT_THAT(Place(cluster, {.layout = {.dp = 6}, .nodes = 3}),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("2 on each of 3 nodes")));
+  EXPECT_THAT(Place(cluster, {.layout = {.dp = 3}, .nodes = 2}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("do not divide over 2")));
+  EXPECT_THAT(FitsEmptyCluster(cluster, {.layout = {.dp = 4}, .nodes = 1}),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("leave nodes out")));
+  EXPECT_THAT(FitsEmptyCluster(cluster, {.layout = {.tp = 2}, .nodes = 2}),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("allow_tp_across_nodes")));
+}
+
+TEST(PlaceTest, ANodeGivesItsShareFromSeveralDomains) {
+  ClusterView cluster = Nodes(2, 8, 2);
+  ASSERT_THAT(cluster.Take({{"n0", 1}, {"n0", 3}}, "a"), IsOk());
+  GRAFT_ASSERT_OK_AND_ASSIGN(Placement placement,
+                             Place(cluster, {.layout = {.tp = 2, .dp = 4}, .nodes = 2}));
+  EXPECT_THAT(
+      placement.ranks,
+      ElementsAre(DeviceRef{"n0", 4}, DeviceRef{"n0", 5}, DeviceRef{"n0", 6}, DeviceRef{"n0", 7},
+                  DeviceRef{"n1", 0}, DeviceRef{"n1", 1}, DeviceRef{"n1", 2}, DeviceRef{"n1", 3}));
+  EXPECT_THAT(Place(cluster, {.layout = {.tp = 2, .dp = 6}, .nodes = 2}),
+              StatusIs(absl::StatusCode::kResourceExhausted));
+}
+
+TEST(PlaceTest, ATpGroupMaySpanNodesOfOneDomain) {
+  ClusterView cluster;
+  for (int n = 0; n < 4; ++n) {
+    Node node{.name = absl::StrCat("n", n)};
+    for (int d = 0; d < 4; ++d) {
+      node.devices.push_back(
+          {.index = d, .kind = "gb200", .nvlink_domain = absl::StrCat("rack", n / 2)});
+    }
+    cluster.PutNode(node);
+  }
+  GRAFT_ASSERT_OK_AND_ASSIGN(Placement placement,
+                             Place(cluster, {.layout = {.tp = 8}, .nodes = 2}));
+  EXPECT_THAT(placement.Nodes(), ElementsAre("n0", "n1"));
+  EXPECT_EQ(placement.domains, 1);
+  ASSERT_THAT(cluster.Take({{"n1", 0}, {"n2", 0}}, "a"), IsOk());
+  EXPECT_THAT(Place(cluster, {.layout = {.tp = 8}, .nodes = 2}),
+              StatusIs(absl::StatusCode::kResourceExhausted));
+}
+
+// An EP group that is wider than every domain stays in a leaf, but not in one of its racks.
+TEST(PlaceTest, AnExpertGroupSpreadsOverTheRacksOfALeaf) {
+  ClusterView cluster;
+  for (int n = 0; n < 4; ++n) {
+    Node node{.name = absl::StrCat("n", n), .rack = absl::StrCat("r", n / 3), .rail_group = "leaf"};
+    for (int d = 0; d < 2; ++d) node.devices.push_back({.index = d, .kind = "h100"});
+    cluster.PutNode(node);
+  }
+  EXPECT_THAT(Place(cluster, {.layout = {.dp = 8, .ep = 8}}), IsOk());
+  EXPECT_THAT(Place(cluster, {.layout = {.dp = 8, .ep = 8}, .nodes = 4}), IsOk());
+}
+
 TEST(PlaceTest, CordonedNodesAreLeftOut) {
   ClusterView cluster = Nodes(2, 1);
   cluster.SetSchedulable("n0", false);
@@ -250,6 +314,9 @@ TEST(ValidateTest, WhatChangedSinceThePlacementWasFoundIsNamed) {
   node.rack = "elsewhere";
   moved.PutNode(node);
   EXPECT_THAT(Validate(moved, request, placement), broken("leaves its rack"));
+  GangRequest four = request;
+  four.nodes = 4;
+  EXPECT_THAT(Validate(cluster, four, placement), broken("wants 4"));
   Placement torn = placement;
   std::swap(torn.ranks[0], torn.ranks[8]);
   EXPECT_THAT(Validate(cluster, request, torn), broken("TP group of rank 0"));

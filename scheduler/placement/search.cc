@@ -46,19 +46,33 @@ class Search {
     }
     units_in_.resize(static_cast<size_t>(stride_));
     for (int free = 0; free < stride_; ++free) units_in_[free] = free / demand.unit;
+    if (by_node()) CountNodes();
   }
 
   std::optional<Plan> Run() const {
     if (RoomAt(Topology::kRoot).units < demand_.units) return std::nullopt;
-    if (demand_.max_level == Level::kNode) return OnOneNode();
-    if (std::optional<Plan> plan = InOneDomain(); plan.has_value()) return plan;
-    return AcrossDomains();
+    std::optional<Plan> plan = by_node() ? NodesOfOneDomain() : InOneDomain();
+    if (!plan.has_value()) plan = AcrossDomains();
+    if (plan.has_value() && by_node()) TakeNodes(*plan);
+    return plan;
   }
 
  private:
+  // A node that can give its share.
+  struct Giver {
+    int member = 0;
+    int domain = 0;
+    int free = 0;
+  };
+
+  bool by_node() const { return demand_.per_node > 0; }
   bool Selected(int pool) const { return selected_[static_cast<size_t>(pool)] != 0; }
+  // Of a stage, how many parts of so many ranks; 1 also where stages do not come out whole.
+  int StageIn(int ranks) const { return demand_.stage % ranks == 0 ? demand_.stage / ranks : 1; }
+  int stage_units() const { return StageIn(by_node() ? demand_.per_node : demand_.unit); }
 
   Room RoomOfDomain(int id) const {
+    if (by_node()) return nodes_in_domain_[static_cast<size_t>(id)];
     const Topology::Domain& domain = topology_.domain(id);
     if (!Selected(domain.pool)) return {id, 0, 0};
     const int free = topology_.DomainFree(id);
@@ -66,6 +80,7 @@ class Search {
   }
 
   Room RoomAt(int id) const {
+    if (by_node()) return nodes_under_[static_cast<size_t>(id)];
     const Topology::Switch& at = topology_.at(id);
     Room room{id, 0, 0};
     if (at.tier == kChassis) {
@@ -82,8 +97,7 @@ class Search {
           room.free += counts[free] * free;
         }
       }
-      // What is beyond whole chunks is of no use.
-      if (demand_.chunk > 1) room.units -= room.units % demand_.chunk;
+      if (at.tier == kLeaf) room.units -= room.units % demand_.chunk;  // broken chunks are no use
     }
     return room;
   }
@@ -139,7 +153,7 @@ class Search {
         if (topology_.DomainFree(domain) != free || !Selected(topology_.domain(domain).pool)) {
           continue;
         }
-        Plan plan{.level = Level::kDomain};
+        Plan plan{.block = demand_.unit, .level = Level::kDomain};
         plan.parts.push_back({domain, demand_.units});
         if (topology_.domain(domain).groups.size() == 1) plan.level = Level::kNode;
         plan.opened = free == topology_.domain(domain).total;
@@ -150,29 +164,135 @@ class Search {
     return std::nullopt;
   }
 
-  std::optional<Plan> OnOneNode() const {
-    int best = -1;
-    int best_free = 0;
-    for (int member = 0; member < topology_.members(); ++member) {
-      Room room;
-      for (const Room& domain : DomainsOf(member)) Add(room, domain);
-      if (room.units < demand_.units) continue;
-      const bool better =
-          best < 0 || room.free < best_free ||
-          (room.free == best_free && topology_.member(member).name < topology_.member(best).name);
-      if (!better) continue;
-      best = member;
-      best_free = room.free;
+  // Where a node stands in the tree: the first of its domains that could ever give its share. What
+  // is free has no say in it, so that more free devices never make a gang fit less.
+  int HomeOf(int member) const {
+    for (int group : topology_.member(member).groups) {
+      const int domain = topology_.group(group).domain;
+      if (!Selected(topology_.domain(domain).pool)) continue;
+      if (demand_.together == 1) return domain;
+      if (__builtin_popcountll(topology_.group(group).usable) >= demand_.per_node) return domain;
     }
-    if (best < 0) return std::nullopt;
-    return FillNode(best);
+    return -1;
+  }
+
+  // What the node has free in those of its domains that count.
+  Room ShareOf(int member, int home) const {
+    Room all;
+    Room domain{-1, 0, 0};
+    const auto finish = [&] {
+      domain.units = domain.free / demand_.unit;
+      if (demand_.together == 1 || domain.id == home) Add(all, domain);
+    };
+    for (int id : topology_.member(member).groups) {
+      const Topology::Group& group = topology_.group(id);
+      if (!Selected(topology_.domain(group.domain).pool)) continue;
+      if (group.domain != domain.id) {
+        finish();
+        domain = {group.domain, 0, 0};
+      }
+      domain.free += __builtin_popcountll(topology_.Free(id));
+    }
+    finish();
+    return all;
+  }
+
+  // The nodes that can give their share, and how many there are under each switch.
+  void CountNodes() {
+    nodes_in_domain_.resize(static_cast<size_t>(topology_.domains()));
+    nodes_under_.resize(static_cast<size_t>(topology_.switches()));
+    for (int member = 0; member < topology_.members(); ++member) {
+      const int home = HomeOf(member);
+      if (home < 0) continue;
+      const Room all = ShareOf(member, home);
+      const int gives = demand_.together == 1 ? all.units * demand_.unit : all.free;
+      if (gives < demand_.per_node) continue;
+      givers_.push_back({member, home, all.free});
+      Add(nodes_in_domain_[static_cast<size_t>(home)], {0, 1, all.free});
+    }
+    std::sort(givers_.begin(), givers_.end(), [&](const Giver& a, const Giver& b) {
+      if (a.domain != b.domain) return a.domain < b.domain;
+      if (a.free != b.free) return a.free < b.free;
+      return topology_.member(a.member).name < topology_.member(b.member).name;
+    });
+    for (size_t id = 0; id < nodes_in_domain_.size(); ++id) {
+      Room& room = nodes_in_domain_[id];
+      room.id = static_cast<int>(id);
+      room.units -= room.units % demand_.together;
+      const int chassis = topology_.domain(room.id).chassis;
+      Add(nodes_under_[static_cast<size_t>(chassis)], room);
+    }
+    // Switches come after those that they hang on.
+    for (int id = topology_.switches() - 1; id >= 0; --id) {
+      Room& room = nodes_under_[static_cast<size_t>(id)];
+      room.id = id;
+      const Topology::Switch& at = topology_.at(id);
+      if (at.tier == kLeaf) room.units -= room.units % demand_.chunk;
+      if (at.parent >= 0) Add(nodes_under_[static_cast<size_t>(at.parent)], room);
+    }
+  }
+
+  // Givers of the domain, those with the least first.
+  const Giver* GiversOf(int domain) const {
+    return &*std::lower_bound(givers_.begin(), givers_.end(), domain,
+                              [](const Giver& a, int id) { return a.domain < id; });
+  }
+
+  // The domain whose tightest nodes have the least that is enough.
+  std::optional<Plan> NodesOfOneDomain() const {
+    const auto need = static_cast<size_t>(demand_.units);
+    std::optional<std::tuple<int, int, absl::string_view, int>> best;
+    for (size_t first = 0; first < givers_.size();) {
+      const int domain = givers_[first].domain;
+      const Room& room = nodes_in_domain_[static_cast<size_t>(domain)];
+      int free = 0;
+      size_t end = first;
+      for (; end < givers_.size() && givers_[end].domain == domain; ++end) {
+        if (end - first < need) free += givers_[end].free;
+      }
+      if (room.units >= demand_.units) {
+        const auto key = std::make_tuple(
+            free, room.free, absl::string_view(topology_.member(givers_[first].member).name),
+            domain);
+        if (!best.has_value() || key < *best) best = key;
+      }
+      first = end;
+    }
+    if (!best.has_value()) return std::nullopt;
+    Plan plan{.level = need == 1 ? Level::kNode : Level::kDomain};
+    plan.parts.push_back({std::get<3>(*best), demand_.units});
+    return plan;
+  }
+
+  // From so many nodes of a domain to the domains of each node.
+  void TakeNodes(Plan& plan) const {
+    std::vector<Plan::Part> parts;
+    for (const Plan::Part& part : plan.parts) {
+      const Giver* first = GiversOf(part.domain);
+      std::vector<Giver> givers(first, first + part.units);
+      std::sort(givers.begin(), givers.end(), [&](const Giver& a, const Giver& b) {
+        return topology_.member(a.member).name < topology_.member(b.member).name;
+      });
+      for (const Giver& giver : givers) {
+        if (demand_.together > 1) {
+          parts.push_back({giver.domain, 1, giver.member});
+          continue;
+        }
+        const int units = demand_.per_node / demand_.unit;
+        for (const Room& room : Split(DomainsOf(giver.member), units, StageIn(demand_.unit))) {
+          parts.push_back({room.id, room.units, giver.member});
+        }
+      }
+    }
+    plan.block = demand_.together > 1 ? demand_.per_node : demand_.unit;
+    plan.parts = std::move(parts);
   }
 
   // A chassis may be that of a domain that spans nodes.
   bool OnOneNode(const Plan& plan) const {
     int node = -1;
-    for (const auto& [domain, units] : plan.parts) {
-      for (int group : topology_.domain(domain).groups) {
+    for (const Plan::Part& part : plan.parts) {
+      for (int group : topology_.domain(part.domain).groups) {
         if (node >= 0 && topology_.group(group).node != node) return false;
         node = topology_.group(group).node;
       }
@@ -196,18 +316,10 @@ class Search {
     return rooms;
   }
 
-  Plan FillNode(int member) const {
-    Plan plan{.only_member = member, .level = Level::kNode};
-    for (const Room& part : Split(DomainsOf(member), demand_.units)) {
-      plan.parts.push_back({part.id, part.units});
-    }
-    return plan;
-  }
-
   // The narrowest switches with room for all, by a walk down from the core.
   std::vector<Room> Narrowest(int& tier) const {
     std::vector<Room> rooms = {RoomAt(Topology::kRoot)};
-    const int lowest = topology_.has_split_chassis() ? kChassis : kRack;
+    const int lowest = topology_.has_split_chassis() && !by_node() ? kChassis : kRack;
     for (tier = kCore; tier > lowest; --tier) {
       std::vector<Room> below;
       for (const Room& room : rooms) {
@@ -231,7 +343,7 @@ class Search {
     });
     std::optional<Plan> best;
     for (size_t i = 0; i < std::min(kTrials, rooms.size()); ++i) {
-      Plan plan{.level = LevelOf(tier)};
+      Plan plan{.block = demand_.unit, .level = LevelOf(tier)};
       Fill(rooms[i].id, demand_.units, plan);
       if (tier == kChassis && !OnOneNode(plan)) plan.level = Level::kRack;
       plan.crossings = tier > kLeaf ? Crossings(plan) : 0;
@@ -244,11 +356,10 @@ class Search {
 
   // Whole stages to each child where that takes no more of them: then only PP crosses. Children
   // come out in the order of their names, those with broken stages last.
-  std::vector<Room> Split(std::vector<Room> rooms, int need) const {
+  static std::vector<Room> Split(std::vector<Room> rooms, int need, int stage) {
     std::vector<int> order;
     for (const Room& room : rooms) order.push_back(room.id);
     std::vector<Room> taken = FewestOf(rooms, need);
-    const int stage = demand_.stage_units;
     if (stage > 1 && need > stage && need % stage == 0 && taken.size() > 1) {
       int whole = 0;
       for (Room& room : rooms) whole += room.units -= room.units % stage;
@@ -280,7 +391,7 @@ class Search {
       const Room room = at.tier == kChassis ? RoomOfDomain(child) : RoomAt(child);
       if (room.units > 0) rooms.push_back(room);
     }
-    for (const Room& part : Split(std::move(rooms), need)) {
+    for (const Room& part : Split(std::move(rooms), need, stage_units())) {
       if (at.tier != kChassis) {
         Fill(part.id, part.units, plan);
         continue;
@@ -294,10 +405,11 @@ class Search {
   int Crossings(const Plan& plan) const {
     int crossings = 0;
     std::vector<int> above;  // by unit: its switch of the tier
-    for (const auto& [domain, units] : plan.parts) {
-      above.insert(above.end(), static_cast<size_t>(units), topology_.domain(domain).chassis);
+    for (const Plan::Part& part : plan.parts) {
+      above.insert(above.end(), static_cast<size_t>(part.units),
+                   topology_.domain(part.domain).chassis);
     }
-    const size_t stage = static_cast<size_t>(demand_.stage_units);
+    const size_t stage = static_cast<size_t>(stage_units());
     for (int& at : above) at = topology_.at(at).parent;
     // Racks of one leaf share its switches.
     for (int tier = kLeaf; tier < kCore; ++tier) {
@@ -320,6 +432,11 @@ class Search {
   std::vector<uint8_t> selected_;  // by pool
   std::vector<int> units_in_;      // by free devices of a domain
   int stride_ = 1;
+  // Where nodes are units: those that can give their share by home domain, tightest first, and
+  // their number by domain and by switch.
+  std::vector<Giver> givers_;
+  std::vector<Room> nodes_in_domain_;
+  std::vector<Room> nodes_under_;
 };
 
 }  // namespace

@@ -1,8 +1,9 @@
 // Where a gang goes: so many units into NVLink domains. Internal to placement/.
 //
-// A unit is the devices that must share a domain. The search walks down from the core to the
-// narrowest switches that can hold every unit, fills the tightest few of them in turn and keeps the
-// fill that scores best. Reads counts on the way down and domains only inside the chosen switch.
+// A unit is the devices that must share a domain, or a node that gives a stated number of devices.
+// The search walks down from the core to the narrowest switches that can hold every unit, fills the
+// tightest few of them in turn and keeps the fill that scores best. Reads counts on the way down
+// and domains only inside the chosen switch; where nodes are units, every node once.
 #pragma once
 
 #include <optional>
@@ -26,17 +27,23 @@ struct Room {
 std::vector<Room> FewestOf(std::vector<Room> rooms, int need);
 
 struct Demand {
-  int unit = 1;
-  int units = 1;
-  int stage_units = 1;  // of one pipeline stage; 1 also where stages do not come out whole
-  int chunk = 1;        // units that must share a leaf
+  int unit = 1;   // devices that must share a domain
+  int units = 1;  // nodes where `per_node` is given
+  int stage = 1;  // ranks of one pipeline stage
+  int chunk = 1;  // units that must share a leaf
   Level max_level = Level::kCluster;
+  int per_node = 0;  // devices of each node, no more and no fewer; 0: as it comes
+  int together = 1;  // nodes that must share a domain, since a unit is wider than `per_node`
 };
 
 struct Plan {
-  // Units by domain, in the order of the ranks.
-  std::vector<std::pair<int, int>> parts;
-  int only_member = -1;  // all on this node, where the domain is wider than that
+  struct Part {
+    int domain = 0;
+    int units = 0;
+    int member = -1;  // all of them on this node; negative: anywhere in the domain
+  };
+  std::vector<Part> parts;  // in the order of the ranks
+  int block = 1;            // devices of a unit in `parts`
   Level level = Level::kCluster;
   int crossings = 0;
   int opened = 0;  // domains that were wholly free before
@@ -49,6 +56,6 @@ std::optional<Plan> FindPlan(const Topology& topology, const std::vector<int>& p
                              const Demand& demand);
 
 // The devices of each unit, unit after unit.
-std::vector<DeviceRef> AssignRanks(const Topology& topology, const Plan& plan, int unit);
+std::vector<DeviceRef> AssignRanks(const Topology& topology, const Plan& plan);
 
 }  // namespace graft::scheduler

@@ -191,8 +191,10 @@ absl::StatusOr<ShapeChoice> ChooseShape(const ModelFacts& model, const ShapeRequ
         "a layout needs a model with parameters, layers and heads, and batches of 1 or more");
   }
   Found found;
-  int devices = std::max(1, request.devices);
-  for (; devices <= std::max(request.devices, request.most_devices); ++devices) {
+  // As many of each node, where the number of nodes is given.
+  const int step = std::max(1, like.nodes);
+  int devices = std::max(step, request.devices);
+  for (; devices <= std::max(request.devices, request.most_devices); devices += step) {
     Found at = FitMemory(model, request, rates, devices);
     const bool smaller =
         found.least_memory == 0 || (at.least_memory > 0 && at.least_memory < found.least_memory);

@@ -115,6 +115,7 @@ class Topology {
   const Switch& at(int id) const { return shape_->switches[id]; }
   const Member& member(int id) const { return shape_->members[id]; }
   int domains() const { return static_cast<int>(shape_->domains.size()); }
+  int switches() const { return static_cast<int>(shape_->switches.size()); }
   int members() const { return static_cast<int>(shape_->members.size()); }
   int FindMember(absl::string_view node) const;  // negative: none
   bool Up(int member) const { return up_[member] != 0; }

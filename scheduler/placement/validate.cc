@@ -74,6 +74,20 @@ bool Together(const std::vector<Site>& sites, size_t first, size_t count, Level 
                      [&](const Site& site) { return SwitchOf(site, level) == at; });
 }
 
+// So many nodes, each with the same number of consecutive ranks.
+absl::Status CheckNodes(const std::vector<Site>& sites, int nodes) {
+  const size_t share = sites.size() / static_cast<size_t>(nodes);
+  absl::btree_set<std::string> distinct;
+  for (size_t first = 0; first < sites.size(); first += share) {
+    if (!Together(sites, first, share, Level::kNode)) {
+      return Broken(absl::StrCat("ranks ", first, " to ", first + share - 1, " share no node"));
+    }
+    distinct.insert(sites[first].node->name);
+  }
+  if (distinct.size() == static_cast<size_t>(nodes)) return absl::OkStatus();
+  return Broken(absl::StrCat("it is on ", distinct.size(), " nodes and wants ", nodes));
+}
+
 absl::Status CheckGroups(const std::vector<Site>& sites, const GangRequest& request) {
   const Layout& layout = request.layout;
   const size_t tp = static_cast<size_t>(layout.tp);
@@ -94,6 +108,7 @@ absl::Status CheckGroups(const std::vector<Site>& sites, const GangRequest& requ
       return Broken(absl::StrCat("the EP group of rank ", first, " leaves its leaf"));
     }
   }
+  if (request.nodes > 0) GRAFT_RETURN_IF_ERROR(CheckNodes(sites, request.nodes));
   if (!Together(sites, 0, sites.size(), request.max_level)) {
     return Broken(absl::StrCat("the gang leaves its ", LevelName(request.max_level)));
   }

@@ -170,6 +170,33 @@ TEST_F(AdviceTest, TheSmallestLayoutThatHoldsTheModelIsChosenAndItsRunnersUpAreK
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("GiB of each device")));
 }
 
+TEST_F(AdviceTest, AGivenNumberOfNodesIsKeptAndTheFieldThatCannotBeIsNamed) {
+  SetFacts(135'000'000, 30, 9, 3, 576);
+  AddGpus("n0", 2);
+  AddGpus("n1", 2);
+  v1::CreateJobRequest request = NewJob("spread");
+  auto& given = *request.mutable_job()->mutable_spec()->mutable_parallelism();
+  given.set_nodes(2);
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job), IsOk());
+  EXPECT_EQ(job.estimate().layout().world_size(), 2);
+  EXPECT_EQ(job.resolved_spec().parallelism().gpus_per_node(), 1);
+
+  const auto refused = [&](const std::string& name, int nodes, int gpus) {
+    v1::CreateJobRequest one = NewJob(name);
+    auto& resources = *one.mutable_job()->mutable_spec()->mutable_resources();
+    resources.set_device(v1::ResourcesSection::DEVICE_GPU);
+    one.mutable_job()->mutable_spec()->mutable_parallelism()->set_nodes(nodes);
+    one.mutable_job()->mutable_spec()->mutable_parallelism()->set_gpus_per_node(gpus);
+    one.mutable_job()->mutable_spec()->mutable_batch()->set_global_batch_size(nodes * gpus);
+    return Call(*jobs_, &v1::JobService::Stub::CreateJob, one, job);
+  };
+  EXPECT_THAT(refused("wide", 4, 1), StatusIs(absl::StatusCode::kInvalidArgument,
+                                              HasSubstr("1 devices on each of 4 nodes")));
+  EXPECT_THAT(refused("thick", 1, 4), StatusIs(absl::StatusCode::kInvalidArgument,
+                                               HasSubstr("0 of the 2 nodes that match")));
+}
+
 TEST_F(AdviceTest, AModelThatOneDeviceHoldsTakesOne) {
   SetFacts(135'000'000, 30, 9, 3, 576);
   AddGpus("n0", 8);

@@ -1,5 +1,6 @@
 #include "scheduler/service/explain_convert.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -38,6 +39,11 @@ void SetFields(const Counterfactual& change, v1::Explanation::Counterfactual& me
   const auto set = [&](absl::string_view path, std::string value) {
     fields[absl::StrCat("spec.", path)] = std::move(value);
   };
+  // Without a number of nodes the gang goes on as many as it takes.
+  const auto set_devices = [&] {
+    set("parallelism.nodes", gang.nodes > 0 ? absl::StrCat(gang.nodes) : "null");
+    set("parallelism.gpus_per_node", absl::StrCat(gang.layout.world() / std::max(gang.nodes, 1)));
+  };
   switch (change.remedy) {
     case Remedy::kMaxLevel:
       return set("resources.max_level", Quoted(LevelField(gang.max_level)));
@@ -47,8 +53,9 @@ void SetFields(const Counterfactual& change, v1::Explanation::Counterfactual& me
       set("parallelism.pipeline_parallel_size", absl::StrCat(gang.layout.pp));
       set("parallelism.context_parallel_size", absl::StrCat(gang.layout.cp));
       set("parallelism.expert_parallel_size", absl::StrCat(gang.layout.ep));
-      set("parallelism.nodes", "1");
-      return set("parallelism.gpus_per_node", absl::StrCat(gang.layout.world()));
+      return set_devices();
+    case Remedy::kNodes:
+      return set_devices();
     case Remedy::kSplitTp:
       return set("parallelism.allow_tp_across_nodes", "true");
     case Remedy::kTolerations:

@@ -122,6 +122,16 @@ bool HasDevices(const ClusterView& cluster, const GangRequest& gang) {
   });
 }
 
+// The field that keeps a gang from ever starting.
+absl::string_view MisfitField(const ClusterView& cluster, const GangRequest& gang) {
+  GangRequest loose = gang;
+  loose.nodes = 0;
+  if (gang.nodes == 0 || !FitsEmptyCluster(cluster, loose).ok()) return "spec.parallelism";
+  const Funnel funnel = Measure(cluster, gang);
+  return funnel.nodes_large_enough == 0 ? "spec.parallelism.gpus_per_node"
+                                        : "spec.parallelism.nodes";
+}
+
 }  // namespace
 
 SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
@@ -241,7 +251,7 @@ absl::StatusOr<JobRequest> JobService::RequestFor(const Core& core, Prepared& pr
   return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
                            absl::StrCat("the job can never start: ", fits.message()))
       .Reason("NEVER_FITS")
-      .Field("spec.parallelism", fits.message())
+      .Field(MisfitField(cluster, job.gang), fits.message())
       .Build();
 }
 

@@ -175,6 +175,11 @@ class Resolver {
         fill(parallelism.has_context_parallel_size(), parallelism.context_parallel_size());
     const int ep = fill(parallelism.has_expert_parallel_size(), parallelism.expert_parallel_size());
     const int nodes = fill(parallelism.has_nodes(), parallelism.nodes());
+    if (nodes > 1 && spec_.resources().max_level() == v1::ResourcesSection::LEVEL_NODE) {
+      Violate("spec.parallelism.nodes", v1::REASON_FIELDS_EXCLUSIVE,
+              absl::StrCat("is ", nodes, ", and spec.resources.max_level keeps the gang on one; ",
+                           "leave one of them out"));
+    }
     const int64_t group = int64_t{tp} * pp * cp;
     const int64_t given = parallelism.has_gpus_per_node()
                               ? int64_t{nodes} * fill(true, parallelism.gpus_per_node())
@@ -515,6 +520,7 @@ JobRequest ToJobRequest(const v1::JobSpec& resolved, const JobKey& key,
   request.gang.tolerations.assign(resources.tolerations().begin(), resources.tolerations().end());
   request.gang.allow_tp_across_domains = resolved.parallelism().allow_tp_across_nodes();
   request.gang.max_level = LevelOf(resources.max_level());
+  request.gang.nodes = resolved.parallelism().nodes();
   return request;
 }
 

@@ -129,8 +129,7 @@ void ApplyLayout(const ShapeChoice& choice, JobRequest& request, v1::Job& body) 
   resolved.set_expert_parallel_size(first.layout.ep);
   resolved.set_data_parallel_size(first.layout.dp);
   if (!resolved.has_gpus_per_node()) {
-    resolved.set_nodes(1);
-    resolved.set_gpus_per_node(first.layout.world());
+    resolved.set_gpus_per_node(first.layout.world() / std::max(resolved.nodes(), 1));
   }
 }
 

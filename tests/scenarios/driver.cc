@@ -212,6 +212,7 @@ absl::Status Scenario::SubmitJob(const Line& line) {
     const std::pair<std::string, std::string> label = absl::StrSplit(line.Text("label", ""), ':');
     request.gang.labels.insert(label);
   }
+  request.gang.nodes = line.Number("nodes", 0);
   if (line.pairs.contains("or_tp")) {
     Layout other = request.gang.layout;
     other.tp = line.Number("or_tp", 1);

@@ -22,6 +22,8 @@ void Simulation::Describe(int number, JobRequest& request) {
   const int world = request.gang.layout.world();
   if (world <= options_.devices && Chance(0.2)) request.gang.max_level = Level::kNode;
   if (world <= 2 * options_.devices && Chance(0.2)) request.gang.max_level = Level::kRack;
+  const bool halves = request.gang.layout.dp % 2 == 0 && world <= 2 * options_.devices;
+  if (halves && request.gang.max_level != Level::kNode && Chance(0.3)) request.gang.nodes = 2;
   if (request.gang.layout.tp == 4) request.other_layouts = {{.tp = 2, .dp = 2}};
   if (Chance(0.5)) request.expected_run_time = Between(20, 200);
   request.max_restarts = 3;
