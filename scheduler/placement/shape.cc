@@ -102,6 +102,29 @@ std::string LayoutText(const Layout& layout) {
                       ", ep ", layout.ep);
 }
 
+// Of a layout that does not fit, the fewest devices that would do, when the layout is left open.
+std::string WhatWouldFit(const ModelFacts& model, ShapeRequest request, const ShapeRates& rates,
+                         const Layout& least) {
+  std::string text;
+  if (least.dp > 1) {
+    absl::StrAppend(&text, "; each of the ", least.dp, " data-parallel ranks holds the same, so ",
+                    "that more of them do not help");
+  }
+  request.tp = request.cp = request.pp = request.ep = 0;
+  for (int devices = 1; devices <= request.most_devices; ++devices) {
+    Found found = FitMemory(model, request, rates, devices);
+    if (found.fitting.empty()) continue;
+    const auto narrowest = std::min_element(
+        found.fitting.begin(), found.fitting.end(), [](const Shape& a, const Shape& b) {
+          return a.layout.pp != b.layout.pp ? a.layout.pp < b.layout.pp
+                                            : a.memory_bytes < b.memory_bytes;
+        });
+    return absl::StrCat(text, "; the fewest that hold it are ", devices, " devices with ",
+                        LayoutText(narrowest->layout));
+  }
+  return absl::StrCat(text, "; no number of these devices holds it");
+}
+
 // Fastest first among those that start now; of equally fast ones the simplest.
 void Order(std::vector<Shape>& shapes) {
   std::stable_sort(shapes.begin(), shapes.end(), [](const Shape& a, const Shape& b) {
@@ -209,12 +232,14 @@ absl::StatusOr<ShapeChoice> ChooseShape(const ModelFacts& model, const ShapeRequ
   }
   constexpr double kGiB = 1 << 30;
   if (found.fitting.empty()) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "needs at least %.1f GiB of each device (%s), and %.1f GiB of %.1f may be used; take more "
-        "devices, larger ones, a quantised base, or make layers again in the backward",
-        found.least_memory / kGiB, LayoutText(found.least),
-        static_cast<double>(rates.device_bytes) * rates.usable_share / kGiB,
-        static_cast<double>(rates.device_bytes) / kGiB));
+    return absl::FailedPreconditionError(
+        absl::StrFormat("needs at least %.1f GiB of each device (%s), and %.1f GiB of %.1f may be "
+                        "used%s; else take "
+                        "larger ones, a quantised base, or make layers again in the backward",
+                        found.least_memory / kGiB, LayoutText(found.least),
+                        static_cast<double>(rates.device_bytes) * rates.usable_share / kGiB,
+                        static_cast<double>(rates.device_bytes) / kGiB,
+                        WhatWouldFit(model, request, rates, found.least)));
   }
   for (Shape& shape : found.fitting) {
     const bool inside = shape.layout.world() <= rates.devices_per_domain;

@@ -73,6 +73,15 @@ TEST(ShapeTest, WhatNeverFitsIsRefusedWithItsNumber) {
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("GiB of each device")));
 }
 
+TEST(ShapeTest, MoreReplicasOfWhatDoesNotFitAreToldToBeNoHelp) {
+  const absl::Status refused = Choose(kLlama70b, {.devices = 8, .tp = 1, .pp = 1}).status();
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kFailedPrecondition,
+                                HasSubstr("each of the 8 data-parallel ranks holds the same")));
+  GRAFT_ASSERT_OK_AND_ASSIGN(ShapeChoice free, Choose(kLlama70b, {}));
+  EXPECT_THAT(refused.message(),
+              HasSubstr(absl::StrCat("are ", free.shapes[0].layout.world(), " devices with tp ")));
+}
+
 TEST(ShapeTest, ALayoutThatCanStartNowGoesBeforeOneThatCannot) {
   ClusterView cluster = Nodes(2);
   // Three of each four are held: no four are left in one NVLink domain.

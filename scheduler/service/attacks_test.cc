@@ -6,6 +6,7 @@
 #include "graft/v1/auth.grpc.pb.h"
 #include "graft/v1/event.grpc.pb.h"
 #include "graft/v1/node.grpc.pb.h"
+#include "graft/v1/queue.grpc.pb.h"
 #include "scheduler/service/testing/generic_call.h"
 #include "scheduler/service/testing/test_server.h"
 #include "scheduler/service/testing/test_worker.h"
@@ -195,10 +196,10 @@ TEST_F(AttackTest, AWorkersTokenOpensNothingButTheWorkersDoor) {
 TEST_F(AttackTest, AWorkerSpeaksForNoOtherAndNotForWhatItWas) {
   server_.reset();
   Start(true);
-  TestWorker a(channel_, "a"), b(channel_, "b");
+  TestWorker a(channel_, "na"), b(channel_, "nb");
   a.Register();
   b.Register();
-  a.report().set_node("nodes/b");
+  a.report().set_node("nodes/nb");
   a.report().set_epoch(b.report().epoch());
   agent::v1::SynchronizeResponse desired;
   EXPECT_THAT(a.TrySync(desired), StatusIs(kDenied));
@@ -285,6 +286,17 @@ TEST_F(AttackTest, AForeignTenantsJobsAreCountedAndNeverNamed) {
   const absl::Status status = Call(*jobs_, &v1::JobService::Stub::ExplainJob, explain, why, eve);
   EXPECT_THAT(absl::StrCat(why.ShortDebugString(), status.message()),
               Not(HasSubstr("secret-project")));
+  EXPECT_EQ(why.foreign_jobs_ahead(), 1) << status;
+  auto queues = v1::QueueService::NewStub(channel_);
+  v1::UpdateQueueRequest show;
+  show.mutable_queue()->set_name("queues/default");
+  show.mutable_queue()->set_visibility(v1::Queue::VISIBILITY_NAMES);
+  show.mutable_update_mask()->add_paths("visibility");
+  v1::Queue queue;
+  ASSERT_THAT(Call(*queues, &v1::QueueService::Stub::UpdateQueue, show, queue, admin_), IsOk());
+  why.Clear();
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::ExplainJob, explain, why, eve), IsOk());
+  EXPECT_EQ(why.jobs_ahead_size(), 1) << "its queue shows names";
   auto events = v1::EventService::NewStub(channel_);
   v1::ListEventsRequest list;
   list.set_parent("workspaces/-");
@@ -317,7 +329,7 @@ TEST_F(AttackTest, PagesAndFiltersHaveBounds) {
   EXPECT_THAT(list(), StatusIs(kInvalid));
   request.clear_filter();
   request.set_page_token("forged");
-  EXPECT_THAT(list(), StatusIs(kInvalid, HasSubstr("page_token")));
+  EXPECT_THAT(list(), StatusIs(kInvalid, HasSubstr("page token")));
 }
 
 }  // namespace

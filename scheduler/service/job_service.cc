@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "graft/v1/queue.pb.h"
 #include "rpc/status.h"
 #include "scheduler/service/events_stream.h"
 #include "scheduler/service/explain_convert.h"
@@ -166,11 +167,22 @@ void JobService::FollowMetrics(
 
 namespace {
 
-// Jobs ahead by name where the caller may see them; foreign ones are counted, never named.
-void FillAhead(const JobExplanation& why, const rpc::Identity& caller, v1::Explanation& message) {
+// Whether the queue shows everyone in it the names of all.
+bool ShowsNames(const Store& store, const std::string& queue) {
+  const auto body =
+      ReadResource<v1::Queue>(store, absl::StrCat("queue/", queue), absl::StrCat("queues/", queue));
+  return body.ok() && body->visibility() == v1::Queue::VISIBILITY_NAMES;
+}
+
+// Jobs ahead by name where the caller may see them; foreign ones are counted, and named where their
+// queue says so.
+void FillAhead(const Core& core, const Store& store, const JobExplanation& why,
+               const rpc::Identity& caller, v1::Explanation& message) {
   for (const JobKey& ahead : why.first_ahead) {
     const std::string workspace(ahead.substr(0, ahead.find('/')));
-    if (caller.RoleIn(workspace) >= rpc::Role::kViewer) message.add_jobs_ahead(JobNameOf(ahead));
+    const bool seen = caller.RoleIn(workspace) >= rpc::Role::kViewer ||
+                      ShowsNames(store, core.FindJob(ahead)->request.queue);
+    if (seen) message.add_jobs_ahead(JobNameOf(ahead));
   }
   for (const auto& [workspace, ahead] : why.ahead) {
     if (caller.RoleIn(workspace) >= rpc::Role::kViewer) continue;
@@ -195,7 +207,7 @@ void JobService::ExplainJob(CallPtr call, const v1::ExplainJobRequest& request,
     if (job == nullptr) return answer->Answer(std::move(explanation));
     const JobExplanation why = core.Explain(*job, now);
     FillExplanation(why, job->state == JobState::kQueued, explanation);
-    FillAhead(why, *call->identity, explanation);
+    FillAhead(core, context_.store, why, *call->identity, explanation);
     answer->Answer(std::move(explanation));
   });
 }
@@ -216,7 +228,7 @@ void JobService::ExplainSpec(CallPtr call, const v1::ExplainJobRequest& request,
       if (job.ok()) {
         const JobExplanation why = core.ExplainUnsubmitted(*job, now);
         FillExplanation(why, true, explanation);
-        FillAhead(why, *call->identity, explanation);
+        FillAhead(core, context_.store, why, *call->identity, explanation);
       } else {
         v1::Explanation::Cause& cause = *explanation.add_causes();
         cause.set_code(v1::Explanation::CODE_INVALID_SHAPE);

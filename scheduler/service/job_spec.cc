@@ -24,6 +24,8 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
 constexpr int kMostRanks = 1 << 20;  // more than any cluster; keeps products inside of int64
+constexpr int64_t kLongestTimeLimitSeconds =
+    10LL * 366 * 24 * 3600;  // ten years: longer is a mistake
 constexpr double kLoraLearningRate = 2e-4;
 constexpr double kAllWeightsLearningRate = 5e-6;
 
@@ -39,6 +41,7 @@ class Resolver {
     CheckTuning();
     CheckBatchAndLayout();
     CheckSchedule();
+    CheckTimeLimit();
     CheckUnavailable();
     FillDependent();
   }
@@ -147,7 +150,17 @@ class Resolver {
 
   void CheckTuning() {
     const auto& tuning = spec_.tuning();
+    const auto save = spec_.output().save();
+    Unavailable(save == v1::OutputSection::SAVE_MERGED_4BIT, "spec.output.save",
+                "merged models are written in full precision");
     if (tuning.type() != v1::FINETUNING_TYPE_ALL_WEIGHTS) return;
+    if (save == v1::OutputSection::SAVE_ADAPTER ||
+        save == v1::OutputSection::SAVE_ADAPTER_AND_MERGED) {
+      Violate(
+          "spec.output.save", v1::REASON_FIELDS_EXCLUSIVE,
+          "names an adapter, which spec.tuning.type all_weights does not make; leave it out, or "
+          "set type lora");
+    }
     if (tuning.has_lora()) {
       Violate("spec.tuning.lora", v1::REASON_FIELDS_EXCLUSIVE,
               "excludes type all_weights; leave it out or set type lora");
@@ -237,6 +250,16 @@ class Resolver {
               "cosine_with_min_lr needs it");
     }
     if (!spec_.schedule().has_seed()) spec_.mutable_schedule()->set_seed(seed_);
+  }
+
+  void CheckTimeLimit() {
+    const auto& limit = spec_.resources().time_limit();
+    if (limit.seconds() >= 0 && limit.nanos() >= 0 && limit.seconds() <= kLongestTimeLimitSeconds) {
+      return;
+    }
+    Violate(
+        "spec.resources.time_limit", v1::REASON_FIELD_INVALID,
+        absl::StrCat("is ", limit.seconds(), " s; it is 0 (none) to ", kLongestTimeLimitSeconds));
   }
 
   void Unavailable(bool asked, absl::string_view field, absl::string_view what) {

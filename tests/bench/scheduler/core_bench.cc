@@ -197,6 +197,9 @@ void Trace(Report& report, uint32_t seed, absl::Duration keep_room_after) {
   const bool published = keep_room_after == kNever;
   run.Tell(report, absl::StrCat("core_trace_", seed, published ? "_" : "_room_kept_"),
            published && seed == kPublishedSeed);
+  if (!published) return;
+  report.Add({absl::StrCat("core_trace_", seed, "_one_pool_allocated_pct"), PooledAllocation(jobs),
+              "%", -1, -1, true});
 }
 
 int Main(int argc, char** argv) {

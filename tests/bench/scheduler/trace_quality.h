@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <list>
 #include <queue>
 #include <set>
 #include <string>
@@ -138,5 +139,29 @@ class TraceRun {
   size_t next_ = 0;
   std::priority_queue<Ending> endings_;
 };
+
+// What the trace would allocate if its devices were one pool without nodes or network, jobs started
+// by age wherever they fit: no placement can do much better.
+inline double PooledAllocation(const std::vector<TraceJob>& jobs) {
+  TraceRun run(jobs);
+  const ClusterView no_nodes;
+  std::list<size_t> waiting;
+  int free = kTraceNodes * 8;
+  while (run.Advance()) {
+    size_t job = 0;
+    while (run.PopEnding(job)) free += jobs[job].devices();
+    while (run.PopSubmission(job)) waiting.push_back(job);
+    for (auto it = waiting.begin(); it != waiting.end();) {
+      if (jobs[*it].devices() > free) {
+        ++it;
+        continue;
+      }
+      free -= jobs[*it].devices();
+      run.Start(*it, {}, no_nodes);
+      it = waiting.erase(it);
+    }
+  }
+  return run.allocated_pct();
+}
 
 }  // namespace graft::scheduler
