@@ -15,6 +15,8 @@ namespace {
 
 constexpr const char* kFamilies[] = {"records", "idempotency", "audit", "events"};
 constexpr const char* kSeries[] = {"metrics", "logs"};
+// A start after a kill reads them again, at some 100 MB/s.
+constexpr int64_t kLogBytes = 16 << 20;
 constexpr const char* kRevisionKey = "revision";
 constexpr const char* kCompactedKey = "compacted";
 
@@ -73,7 +75,8 @@ absl::Status RocksStore::OpenDb() {
                                                                  {"logs"},
                                                                  {"meta"}},
                                              .accept_loss = options_.accept_loss,
-                                             .block_cache_bytes = options_.block_cache_bytes}));
+                                             .block_cache_bytes = options_.block_cache_bytes,
+                                             .log_bytes = kLogBytes}));
   revision_ = static_cast<int64_t>(db_->revision());
   return absl::OkStatus();
 }
