@@ -109,6 +109,7 @@ bool CountByNode(const GangRequest& request, int nodes, int chunk_ranks, Demand&
   const int per_node = request.layout.world() / nodes;
   demand.units = nodes;
   demand.per_node = per_node;
+  if (request.max_level == Level::kDomain) demand.unit = per_node * nodes;
   demand.together = std::lcm(demand.unit, per_node) / per_node;
   demand.chunk = chunk_ranks > 1 ? std::lcm(chunk_ranks, per_node) / per_node : 1;
   return nodes % demand.together == 0 && nodes % demand.chunk == 0;

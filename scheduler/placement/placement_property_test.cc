@@ -181,7 +181,8 @@ int NarrowestLevelOfNodes(const World& world) {
         gives += devices / layout.tp * layout.tp;
         most = std::max(most, devices);
       }
-      if ((together == 1 ? gives : most) < share) continue;
+      const bool of_one = together > 1 || world.request.max_level == Level::kDomain;
+      if ((of_one ? most : gives) < share) continue;
       const std::string home = free.size() == 1 ? free.begin()->first : name;
       const std::string at = level == Level::kDomain  ? home
                              : level == Level::kRack  ? node.rack
@@ -208,6 +209,7 @@ TEST(PlacementPropertyTest, AGangOnSoManyNodesIsPlacedExactlyWhenItFits) {
     World world = Draw(random);
     world.request.nodes = 1 + static_cast<int>(random.Uniform(4));
     if (world.request.layout.world() % world.request.nodes != 0) continue;
+    if (random.Uniform(5) == 0) world.request.max_level = Level::kDomain;
     const absl::StatusOr<Placement> placement = Place(world.cluster, world.request);
     const int narrowest = NarrowestLevelOfNodes(world);
     ASSERT_EQ(placement.ok(), narrowest != 0) << "seed " << seed << " " << placement.status();
