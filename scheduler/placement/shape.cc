@@ -106,9 +106,8 @@ std::string LayoutText(const Layout& layout) {
 std::string WhatWouldFit(const ModelFacts& model, ShapeRequest request, const ShapeRates& rates,
                          const Layout& least) {
   std::string text;
-  if (least.dp > 1) {
-    absl::StrAppend(&text, "; each of the ", least.dp, " data-parallel ranks holds the same, so ",
-                    "that more of them do not help");
+  if (least.dp * least.cp > 1) {
+    text = "; data and context parallel ranks repeat the weights, so that more of them do not help";
   }
   request.tp = request.cp = request.pp = request.ep = 0;
   for (int devices = 1; devices <= request.most_devices; ++devices) {
