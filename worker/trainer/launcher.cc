@@ -18,15 +18,10 @@ void SpinBriefly() {
   if (std::getenv("OMP_WAIT_POLICY") == nullptr) setenv("GOMP_SPINCOUNT", "2000", 0);
 }
 
-// Tensors come and go by the megabyte; with 2 MiB pages their memory is a 500th of the page faults
-// (measured: the first step takes three quarters of the time).
-void UseLargePages() { setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1", 0); }
-
 }  // namespace
 
 int main(int, char** argv) {
   SpinBriefly();
-  UseLargePages();
   char self[PATH_MAX] = {};
   if (readlink("/proc/self/exe", self, sizeof(self) - 1) > 0) {
     const std::string rank = std::string(dirname(self)) + "/graft-trainer-rank";

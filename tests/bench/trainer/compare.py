@@ -24,7 +24,7 @@ ROUNDS = int(os.environ.get("GRAFT_BENCH_ROUNDS", 11 if FULL else 5))
 PROMPT = "The capital of France is"
 NEW_TOKENS = 64
 # What graft-trainer starts itself with (worker/trainer/launcher.cc); the driver has no launcher.
-SETTINGS = {"GOMP_SPINCOUNT": "2000", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+SETTINGS = {"GOMP_SPINCOUNT": "2000"}
 # kind, rows, length, what is made again, optimizer
 MEMORY = [("lora", 2, 256, "none", "adamw"), ("lora", 4, 512, "none", "adamw"),
           ("lora", 4, 512, "full", "adamw"), ("all_weights", 2, 256, "none", "adamw"),
