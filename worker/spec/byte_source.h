@@ -27,8 +27,8 @@ class ByteSource {
   virtual int64_t size() const = 0;
   // Fills out[0, count) from `offset`. OUT_OF_RANGE where that reaches beyond the end.
   virtual absl::Status ReadAt(int64_t offset, int64_t count, char* out) const = 0;
-  // Those bytes are not wanted again: a mapped file's pages need not stay with this process. Advice;
-  // ReadAt follows it by itself for what it copies in bulk.
+  // Those bytes are not wanted again: a mapped file's pages need not stay with this process.
+  // Advice; ReadAt follows it by itself for what it copies in bulk.
   virtual void LetGo(int64_t offset, int64_t count) const {}
   // All bytes, where they are in memory or mapped, living as long as this; else empty.
   virtual absl::string_view mapped() const { return {}; }
