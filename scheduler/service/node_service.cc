@@ -158,7 +158,7 @@ void NodeService::UpdateNode(CallPtr call, const v1::UpdateNodeRequest& request,
 void NodeService::CommandNode(CallPtr call, const std::string& name, NodeVerb verb,
                               const std::string& why, rpc::Responder<v1::Node> responder) {
   Mutate<v1::Node>(context_.control, std::move(responder),
-                   [=, this](Turn& turn) -> absl::StatusOr<v1::Node> {
+                   [=](Turn& turn) -> absl::StatusOr<v1::Node> {
                      GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(name, "nodes/*"));
                      const std::string key = absl::StrCat("node/", ids[0]);
                      GRAFT_ASSIGN_OR_RETURN(v1::Node node, ReadResource<v1::Node>(turn, key, name));
