@@ -106,6 +106,7 @@ absl::Status Agent::Start() {
       .devices = static_cast<int>(inventory.devices.size()),
       .cuda = !inventory.devices.empty() && inventory.devices[0].kind == device::DeviceKind::kCuda,
       .nice = options_.nice,
+      .rank_environment = options_.rank_environment,
       .isolate = options_.isolate,
       .hidden_folders = std::move(hidden),
       .cgroups = options_.cgroups ? &*options_.cgroups : nullptr,

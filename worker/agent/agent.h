@@ -35,6 +35,7 @@ struct AgentOptions {
   std::string validator_program;  // absolute path of graft-validate
   std::string fabric_address = "127.0.0.1";
   std::map<std::string, std::string> labels;
+  std::map<std::string, std::string> rank_environment;  // what this node adds to every rank's
   absl::Time available_until = absl::InfiniteFuture();
   int nice = 0;
   bool isolate = false;  // ranks without peers get no network

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -239,7 +240,8 @@ class AgentTest : public ::testing::Test {
                      .state_folder = JoinPath(folder_, "state"),
                      .cache_folder = folder_,
                      .trainer_program = absl::StrCat(build, "/bin/", trainer),
-                     .validator_program = absl::StrCat(build, "/bin/", trainer)},
+                     .validator_program = absl::StrCat(build, "/bin/", trainer),
+                     .rank_environment = rank_environment_},
         clock_, scheduler_, *files_, *devices_);
     ASSERT_THAT(agent_->Start(), IsOk());
     ASSERT_TRUE(scheduler_.WaitForRegistrations(1));
@@ -278,6 +280,7 @@ class AgentTest : public ::testing::Test {
   FakeScheduler scheduler_;
   std::unique_ptr<FakeFiles> files_;
   std::unique_ptr<device::DeviceSource> devices_;
+  std::map<std::string, std::string> rank_environment_;
   std::unique_ptr<Agent> agent_;
 };
 
@@ -298,6 +301,17 @@ TEST_F(AgentTest, RunsAnAttemptToItsEndAndUploadsTheAdapter) {
   // What the scheduler no longer lists is forgotten.
   scheduler_.Desire({});
   EXPECT_TRUE(scheduler_.WaitUntilForgotten());
+}
+
+TEST_F(AgentTest, WhatTheNodeSetsForItsFabricStandsInTheLog) {
+  rank_environment_ = {{"NCCL_SOCKET_IFNAME", "ib0"}};
+  StartAgent();
+  scheduler_.Desire({Wish(2)});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_ENDED));
+  const std::vector<v1::AgentEvent> events = scheduler_.events();
+  EXPECT_TRUE(std::any_of(events.begin(), events.end(), [](const v1::AgentEvent& event) {
+    return event.log().text() == "this node sets NCCL_SOCKET_IFNAME=ib0";
+  }));
 }
 
 TEST_F(AgentTest, ACheckpointThatWasNotUploadedHoldsNothingUp) {

@@ -133,6 +133,9 @@ absl::Status AttemptRunner::StartRank(const v1::LocalRank& local) {
     command.environment.emplace_back("GRAFT_RENDEZVOUS_FD", absl::StrCat(kRendezvousFd));
   }
   const int number = local.rank();
+  for (const auto& [key, value] : environment_.rank_environment) {
+    OnRankLog(number, absl::StrCat("this node sets ", key, "=", value));
+  }
   const auto post = Poster();
   GRAFT_ASSIGN_OR_RETURN(
       ranks_[number].process,

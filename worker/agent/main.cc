@@ -135,6 +135,8 @@ absl::StatusOr<AgentOptions> OptionsOf(const worker::config::WorkerConfig& confi
                                   : config.validator_program();
   if (!config.fabric_address().empty()) options.fabric_address = config.fabric_address();
   options.labels.insert(config.labels().begin(), config.labels().end());
+  options.rank_environment.insert(config.rank_environment().begin(),
+                                  config.rank_environment().end());
   options.nice = config.nice();
   if (config.isolation() != "off") {
     options.isolate = Allowed(TryIsolation(), "no network without peers");

@@ -167,6 +167,9 @@ absl::StatusOr<RankCommand> TrainerCommand(const RunnerEnvironment& environment,
   if (!desired.traceparent().empty()) {
     command.environment.emplace_back("TRACEPARENT", desired.traceparent());
   }
+  for (const auto& [key, value] : environment.rank_environment) {
+    command.environment.emplace_back(key, value);
+  }
   for (const auto& [key, value] : desired.environment()) {
     command.environment.emplace_back(key, value);
   }

@@ -41,6 +41,7 @@ struct RunnerEnvironment {
   int devices = 1;
   bool cuda = false;  // devices are GPUs
   int nice = 0;
+  std::map<std::string, std::string> rank_environment;  // what this node adds to every rank's
   bool isolate = false;  // processes without peers get no network (isolation.h)
   // Folders that the processes do not see, but for what their attempt needs (file_rules.h); empty:
   // they see what the worker sees.
