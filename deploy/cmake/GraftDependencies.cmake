@@ -31,6 +31,9 @@ find_program(GRAFT_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
 
 # torch: `find_package(Torch)` wants a whole CUDA installation; the imported targets are these.
 set(GRAFT_TORCH_DIR ${GRAFT_DEPS_DIR}/torch)
+# For what loops with at::parallel_for. Clang's code would call a runtime of its own beside the wheel's
+# libgomp: preset clang, which is there for its checks, runs such loops on one thread.
+set(GRAFT_OPENMP $<$<CXX_COMPILER_ID:GNU>:-fopenmp>)
 if(EXISTS ${GRAFT_TORCH_DIR}/lib/libtorch_cpu.so)
   set(GRAFT_HAVE_TORCH TRUE)
   foreach(lib IN ITEMS c10 torch_cpu)

@@ -16,7 +16,7 @@ constexpr absl::Duration kHeartbeat = absl::Seconds(1);
 
 absl::StatusOr<std::unique_ptr<Control>> Control::Start(Store& store, Clock& clock,
                                                         EngineOutput& output, CoreOptions options) {
-  auto control = std::unique_ptr<Control>(new Control(store, clock));
+  auto control = std::unique_ptr<Control>(new Control(clock));
   GRAFT_ASSIGN_OR_RETURN(control->engine_, Engine::Open(store, output, options, clock.Now()));
   Control* self = control.get();
   // Posting what to do when the queue has run dry needs a loop that has nothing posted yet.

@@ -36,11 +36,10 @@ class Control {
   void Stop() { loop_.Stop(); }
 
  private:
-  Control(Store& store, Clock& clock) : store_(store), clock_(clock), loop_(clock) {}
+  explicit Control(Clock& clock) : clock_(clock), loop_(clock) {}
   void RunTurn();
   void PlanWake();
 
-  Store& store_;
   Clock& clock_;
   std::unique_ptr<Engine> engine_;        // the loop's
   std::vector<Engine::Request> waiting_;  // the loop's
