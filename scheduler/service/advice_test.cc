@@ -197,6 +197,19 @@ TEST_F(AdviceTest, AGivenNumberOfNodesIsKeptAndTheFieldThatCannotBeIsNamed) {
                                                HasSubstr("0 of the 2 nodes that match")));
 }
 
+TEST_F(AdviceTest, AGroupThatWouldLeaveItsNodeIsRefusedWithWhatWouldDo) {
+  v1::CreateJobRequest request = NewJob("wide");
+  auto& given = *request.mutable_job()->mutable_spec()->mutable_parallelism();
+  given.set_nodes(2);
+  given.set_gpus_per_node(2);
+  given.set_tensor_parallel_size(4);
+  v1::Job job;
+  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("use tensor_parallel_size 2 with pipeline_parallel_size 2, or set "
+                                 "allow_tp_across_nodes")));
+}
+
 TEST_F(AdviceTest, AModelThatOneDeviceHoldsTakesOne) {
   SetFacts(135'000'000, 30, 9, 3, 576);
   AddGpus("n0", 8);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <numeric>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -208,6 +209,7 @@ class Resolver {
                            " is no multiple of tensor x pipeline x context = ", group));
       return SetLayoutSizes(1, 1, 1, 1, 1);
     }
+    if (nodes > 1) CheckTensorParallelOfNodes(tp, pp);
     const int dp = static_cast<int>(given / group);
     if (ep > 1 && (tp > 1 || (dp * cp) % ep != 0)) {
       Violate("spec.parallelism.expert_parallel_size", v1::REASON_LAYOUT_INVALID,
@@ -226,6 +228,20 @@ class Resolver {
                            ", no multiple of micro_batch_size x data_parallel_size = ", step,
                            "; the nearest is ", nearest));
     }
+  }
+
+  // A node's share of the ranks holds whole tensor-parallel groups.
+  void CheckTensorParallelOfNodes(int tp, int pp) {
+    const v1::ParallelismSection& parallelism = spec_.parallelism();
+    const int share = parallelism.gpus_per_node();
+    if (!parallelism.has_gpus_per_node() || share < 1 || share % tp == 0) return;
+    if (parallelism.allow_tp_across_nodes()) return;
+    const int within = std::gcd(tp, share);
+    Violate("spec.parallelism.tensor_parallel_size", v1::REASON_TP_ACROSS_DOMAINS,
+            absl::StrCat("is ", tp, ", and a node has ", share,
+                         " of the ranks: a group would leave its node; use tensor_parallel_size ",
+                         within, " with pipeline_parallel_size ", int64_t{pp} * tp / within,
+                         ", or set allow_tp_across_nodes"));
   }
 
   void SetLayoutSizes(int tp, int pp, int cp, int ep, int dp) {
