@@ -40,7 +40,15 @@ absl::Status StepQueue(Turn& turn, const v1::Queue& queue) {
   return turn.Step(QueuePut{std::move(put)});
 }
 
-absl::Status CheckShares(Turn& turn, const v1::Queue& queue) {
+// What this build keeps of a queue it also does.
+absl::Status CheckQueue(Turn& turn, const v1::Queue& queue) {
+  if (queue.has_idle_policy()) {
+    return rpc::ErrorBuilder(absl::StatusCode::kUnimplemented,
+                             "queue.idle_policy is not in this build")
+        .Reason("FEATURE_UNAVAILABLE")
+        .Field("queue.idle_policy", "not in this build; leave it out")
+        .Build();
+  }
   for (const v1::Share& share : queue.shares()) {
     GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(share.workspace(), "workspaces/*"));
     if (!Exists(turn, absl::StrCat("workspace/", ids[0]))) return NoSuchResource(share.workspace());
@@ -122,7 +130,7 @@ void QueueService::CreateQueue(CallPtr call, const v1::CreateQueueRequest& reque
                       v1::Queue queue = request.queue();
                       ClearOutputOnly(queue);
                       queue.set_name(absl::StrCat("queues/", request.queue_id()));
-                      GRAFT_RETURN_IF_ERROR(CheckShares(turn, queue));
+                      GRAFT_RETURN_IF_ERROR(CheckQueue(turn, queue));
                       bool is_new = false;
                       GRAFT_ASSIGN_OR_RETURN(
                           queue, CreateIn(turn, *call, request, QueueKey(request.queue_id()), queue,
@@ -143,7 +151,7 @@ void QueueService::UpdateQueue(CallPtr call, const v1::UpdateQueueRequest& reque
                           const v1::Queue queue,
                           UpdateIn<v1::Queue>(
                               turn, *call, QueueKey(ids[0]), request.queue(), request.update_mask(),
-                              [&turn](v1::Queue& now) { return CheckShares(turn, now); },
+                              [&turn](v1::Queue& now) { return CheckQueue(turn, now); },
                               request.validate_only()));
                       if (!request.validate_only()) GRAFT_RETURN_IF_ERROR(StepQueue(turn, queue));
                       return queue;

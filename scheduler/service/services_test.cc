@@ -15,6 +15,7 @@ namespace {
 
 namespace v1 = graft::v1;
 using google::protobuf::Empty;
+using ::testing::HasSubstr;
 using ::testing::Test;
 
 std::string ReasonOf(const absl::Status& status) { return rpc::ReadErrorDetails(status).reason; }
@@ -372,6 +373,16 @@ TEST_F(ServiceTest, AClosedQueueTakesNoJobs) {
   v1::Job job;
   EXPECT_EQ(ReasonOf(Call(*jobs_, &v1::JobService::Stub::CreateJob, NewJob("aa"), job)),
             "QUEUE_CLOSED");
+}
+
+TEST_F(ServiceTest, WhatAQueueCannotDoIsNotKeptEither) {
+  const auto queues = v1::QueueService::NewStub(channel_);
+  v1::UpdateQueueRequest request;
+  request.mutable_queue()->set_name("queues/default");
+  request.mutable_queue()->mutable_idle_policy()->set_stop(true);
+  v1::Queue queue;
+  EXPECT_THAT(Call(*queues, &v1::QueueService::Stub::UpdateQueue, request, queue),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("queue.idle_policy")));
 }
 
 // --- Workspaces and access ---
