@@ -224,10 +224,7 @@ absl::StatusOr<v1::QueryUploadResponse> DataService::QueryUpload(
 absl::StatusOr<v1::SignUrlResponse> DataService::SignUrl(const rpc::Call& call,
                                                          const v1::SignUrlRequest& request) {
   if (urls_ == nullptr) {
-    return rpc::ErrorBuilder(absl::StatusCode::kUnimplemented,
-                             "this server has no HTTP door: set http_address")
-        .Reason("FEATURE_UNAVAILABLE")
-        .Build();
+    return rpc::FeatureUnavailable("http", "this server has no HTTP door: set http_address");
   }
   GRAFT_ASSIGN_OR_RETURN(const ResolvedVersion version,
                          ReadableVersion(plane_.catalog, call, request.version()));

@@ -97,6 +97,13 @@ absl::Status ErrorBuilder::Build() const {
   return status;
 }
 
+absl::Status FeatureUnavailable(absl::string_view feature, absl::string_view message) {
+  return ErrorBuilder(absl::StatusCode::kUnimplemented, message)
+      .Reason("FEATURE_UNAVAILABLE")
+      .Metadata("feature", feature)
+      .Build();
+}
+
 ErrorDetails ReadErrorDetails(const absl::Status& status) {
   ErrorDetails details;
   if (const auto info = GetDetail<google::rpc::ErrorInfo>(status)) {

@@ -62,6 +62,9 @@ class ErrorBuilder {
   ErrorDetails details_;
 };
 
+// UNIMPLEMENTED by name: what the contract has and this build or server has not.
+absl::Status FeatureUnavailable(absl::string_view feature, absl::string_view message);
+
 // OK and statuses without details give empty details; damaged ones are left out.
 ErrorDetails ReadErrorDetails(const absl::Status& status);
 

@@ -250,6 +250,19 @@ Tally Count(const Topology& topology, const GangRequest& request) {
   return tally;
 }
 
+bool FitsWithTpSplit(const Topology& empty, const GangRequest& request) {
+  GangRequest split = request;
+  split.allow_tp_across_domains = true;
+  return TryPlace(empty, split).has_value();
+}
+
+// The largest TP group of those that `devices` hold whole, and what keeps the number of ranks.
+std::string UseSmallerTp(const Layout& layout, int devices) {
+  const int tp = std::gcd(layout.tp, devices);
+  return absl::StrCat("use tp ", tp, " with pp ", layout.pp * (layout.tp / tp),
+                      ", or allow_tp_across_nodes");
+}
+
 // Why a gang that would fit anywhere does not fit so many nodes.
 absl::Status NodesDoNotFit(const Topology& empty, const GangRequest& request,
                            const Funnel& funnel) {
@@ -260,13 +273,10 @@ absl::Status NodesDoNotFit(const Topology& empty, const GangRequest& request,
         asks, "but ", funnel.nodes_large_enough, " of the ", funnel.nodes_matching,
         " nodes that match have so many; use other nodes and gpus_per_node, or leave nodes out"));
   }
-  GangRequest split = request;
-  split.allow_tp_across_domains = true;
-  if (TryPlace(empty, split).has_value()) {
+  if (FitsWithTpSplit(empty, request)) {
     return absl::FailedPreconditionError(
-        absl::StrCat(asks, "where TP groups of ", request.layout.tp,
-                     " leave their NVLink domain; use a tp that divides gpus_per_node, or "
-                     "allow_tp_across_nodes"));
+        absl::StrCat(asks, "where TP groups of ", request.layout.tp, " leave their NVLink domain; ",
+                     UseSmallerTp(request.layout, PerNode(request))));
   }
   return absl::FailedPreconditionError(
       absl::StrCat(asks, "and groups of tp ", request.layout.tp, " and ep ", request.layout.ep,
@@ -410,6 +420,12 @@ absl::StatusOr<Placement> Place(const ClusterView& cluster, const GangRequest& r
   return Place(cluster.topology(), request);
 }
 
+bool OnlyTpKeepsOut(const ClusterView& cluster, const GangRequest& request) {
+  const Topology& empty = cluster.empty();
+  return CheckLayout(request).ok() && !TryPlace(empty, request).has_value() &&
+         FitsWithTpSplit(empty, request);
+}
+
 absl::Status FitsEmptyCluster(const ClusterView& cluster, const GangRequest& request) {
   GRAFT_RETURN_IF_ERROR(CheckLayout(request));
   GangRequest anywhere = request;
@@ -446,8 +462,8 @@ absl::Status FitsEmptyCluster(const ClusterView& cluster, const GangRequest& req
       absl::StrCat("needs TP groups of ", request.layout.tp,
                    " devices in one NVLink domain, but the "
                    "largest has ",
-                   funnel.largest_domain, " (", funnel.largest_domain_name,
-                   "); use a smaller tp with more pp, or allow_tp_across_nodes"));
+                   funnel.largest_domain, " (", funnel.largest_domain_name, "); ",
+                   UseSmallerTp(request.layout, funnel.largest_domain)));
 }
 
 }  // namespace graft::scheduler

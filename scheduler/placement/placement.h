@@ -130,4 +130,7 @@ absl::Status Validate(const ClusterView& cluster, const GangRequest& request,
 // FAILED_PRECONDITION with the number that does not fit otherwise.
 absl::Status FitsEmptyCluster(const ClusterView& cluster, const GangRequest& request);
 
+// Whether the gang would fit so, and only so, if its TP groups could leave their NVLink domains.
+bool OnlyTpKeepsOut(const ClusterView& cluster, const GangRequest& request);
+
 }  // namespace graft::scheduler

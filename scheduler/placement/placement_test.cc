@@ -71,7 +71,8 @@ TEST(PlaceTest, AGangStandsOnAsManyNodesAsItNames) {
   EXPECT_THAT(FitsEmptyCluster(cluster, {.layout = {.dp = 4}, .nodes = 1}),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("leave nodes out")));
   EXPECT_THAT(FitsEmptyCluster(cluster, {.layout = {.tp = 2}, .nodes = 2}),
-              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("allow_tp_across_nodes")));
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("use tp 1 with pp 2, or allow_tp_across_nodes")));
 }
 
 TEST(PlaceTest, ANodeGivesItsShareFromSeveralDomains) {

@@ -34,9 +34,9 @@ bool Given(int wanted, int value) { return wanted == 0 || wanted == value; }
 
 bool Divides(const ModelFacts& model, const ShapeRequest& request, const ShapeRates& rates,
              const Layout& layout) {
-  if (layout.tp > rates.devices_per_domain) return false;
+  if (layout.tp > rates.devices_per_domain && !request.tp_across_domains) return false;
   if (request.global_batch % (request.micro_batch * layout.dp) != 0) return false;
-  if (model.heads % layout.tp != 0 || model.kv_heads % layout.tp != 0) return false;
+  if (!model.DividesBy(layout.tp)) return false;
   if (layout.pp > model.layers || model.layers % layout.pp != 0) return false;
   // A pipeline with fewer micro-batches than stages mostly waits.
   if (layout.pp > 1 && MicroBatches(request, layout) < layout.pp) return false;
@@ -192,7 +192,8 @@ double ShapeStepSeconds(const ModelFacts& model, const ShapeRequest& request,
   const double kv = static_cast<double>(model.kv_heads) / model.heads;
   const bool experts_near = layout.ep <= rates.devices_per_domain;
   const bool context_near = layout.tp * layout.cp <= rates.devices_per_domain;
-  const double tp = 8 * Ring(layout.tp) * act * layers * micro / near;
+  const double tp = 8 * Ring(layout.tp) * act * layers * micro /
+                    (layout.tp <= rates.devices_per_domain ? near : rates.leaf_bytes_per_second);
   const double cp = 6 * Ring(layout.cp) * act / layout.tp * kv * layers * micro * (1 - kCpOverlap) /
                     (context_near ? near : rates.leaf_bytes_per_second);
   const double ep = 4 * model.experts_per_token * act * Ring(layout.ep) * layers * micro *

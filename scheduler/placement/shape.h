@@ -29,6 +29,13 @@ struct ModelFacts {
   int64_t hidden = 1;
   int experts = 0;
   int experts_per_token = 0;
+  int64_t columns = 0;  // of its MLPs, what their widths have in common; 0: not known
+
+  // KV heads are held twice where there are fewer than ranks.
+  bool DividesBy(int tp) const {
+    const bool kv = kv_heads % tp == 0 || tp % kv_heads == 0;
+    return heads % tp == 0 && kv && columns % tp == 0;
+  }
 };
 
 struct ShapeRequest {
@@ -43,6 +50,7 @@ struct ShapeRequest {
   bool recompute_layers = false;  // the backward makes whole layers again
   // 0: free; else given by the user.
   int tp = 0, cp = 0, pp = 0, ep = 0;
+  bool tp_across_domains = false;
 };
 
 struct ShapeRates {

@@ -322,11 +322,8 @@ void AccessService::CreateRoleBinding(CallPtr call, const v1::CreateRoleBindingR
       [call, request](Turn& turn) -> absl::StatusOr<v1::RoleBinding> {
         const v1::RoleBinding& sent = request.role_binding();
         if (absl::StartsWith(sent.member(), "group:")) {
-          return rpc::ErrorBuilder(absl::StatusCode::kUnimplemented,
-                                   "groups of an OIDC provider are not in this build")
-              .Reason("FEATURE_UNAVAILABLE")
-              .Metadata("feature", "oidc")
-              .Build();
+          return rpc::FeatureUnavailable("oidc",
+                                         "groups of an OIDC provider are not in this build");
         }
         GRAFT_ASSIGN_OR_RETURN(const auto user, ParseName(sent.member(), "users/*"));
         GRAFT_ASSIGN_OR_RETURN(const std::string place, PlaceOf(sent.grant()));

@@ -198,16 +198,71 @@ TEST_F(AdviceTest, AGivenNumberOfNodesIsKeptAndTheFieldThatCannotBeIsNamed) {
 }
 
 TEST_F(AdviceTest, AGroupThatWouldLeaveItsNodeIsRefusedWithWhatWouldDo) {
+  SetFacts(8'000'000'000, 32, 32, 8, 4096);
+  AddGpus("n0", 2);
+  AddGpus("n1", 2);
   v1::CreateJobRequest request = NewJob("wide");
   auto& given = *request.mutable_job()->mutable_spec()->mutable_parallelism();
   given.set_nodes(2);
   given.set_gpus_per_node(2);
   given.set_tensor_parallel_size(4);
+  request.mutable_job()->mutable_spec()->mutable_resources()->set_device(
+      v1::ResourcesSection::DEVICE_GPU);
+  v1::Job job;
+  const absl::Status refused = Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job);
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kInvalidArgument,
+                                HasSubstr("use tp 2 with pp 2, or allow_tp_across_nodes")));
+  const rpc::ErrorDetails details = rpc::ReadErrorDetails(refused);
+  EXPECT_EQ(details.reason, "TP_ACROSS_DOMAINS");
+  ASSERT_EQ(details.fields.size(), 1);
+  EXPECT_EQ(details.fields[0].field, "spec.parallelism.tensor_parallel_size");
+  given.set_allow_tp_across_nodes(true);
+  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job), IsOk());
+}
+
+TEST_F(AdviceTest, TheRestIsChosenWhereOnlyTpIsGiven) {
+  SetFacts(70'000'000'000, 80, 64, 8, 8192);
+  AddGpus("n0", 8);
+  v1::CreateJobRequest request = NewJob("half");
+  request.mutable_job()->mutable_spec()->mutable_parallelism()->set_tensor_parallel_size(2);
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job), IsOk());
+  EXPECT_EQ(job.estimate().layout().tensor_parallel_size(), 2);
+  EXPECT_GE(job.estimate().layout().pipeline_parallel_size(), 2);  // 140 GB on devices of 80
+}
+
+TEST_F(AdviceTest, ALayoutThatTheModelDoesNotDivideByIsRefusedWithTheNearest) {
+  SetFacts(8'000'000'000, 32, 32, 8, 4096);
+  v1::CreateJobRequest request = NewJob("odd");
+  auto& given = *request.mutable_job()->mutable_spec()->mutable_parallelism();
+  given.set_gpus_per_node(6);
+  given.set_tensor_parallel_size(6);
   v1::Job job;
   EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job),
               StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("use tensor_parallel_size 2 with pipeline_parallel_size 2, or set "
-                                 "allow_tp_across_nodes")));
+                       HasSubstr("spec.parallelism.tensor_parallel_size of 6 does not divide the "
+                                 "32 attention heads")));
+  // More ranks than KV heads hold them twice.
+  AddGpus("n0", 16);
+  given.set_gpus_per_node(16);
+  given.set_tensor_parallel_size(16);
+  request.set_job_id("wide");
+  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job), IsOk());
+}
+
+TEST_F(AdviceTest, ExpertParallelismOfADenseModelIsLeftOutWithAWarning) {
+  SetFacts(8'000'000'000, 32, 32, 8, 4096);
+  AddGpus("n0", 2);
+  v1::CreateJobRequest request = NewJob("dense");
+  auto& given = *request.mutable_job()->mutable_spec()->mutable_parallelism();
+  given.set_gpus_per_node(2);
+  given.set_expert_parallel_size(2);
+  request.mutable_job()->mutable_spec()->mutable_batch()->set_global_batch_size(2);
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job), IsOk());
+  ASSERT_GE(job.warnings_size(), 1);
+  EXPECT_EQ(job.warnings(0).code(), "EXPERT_PARALLEL_IGNORED");
+  EXPECT_EQ(job.resolved_spec().parallelism().expert_parallel_size(), 1);
 }
 
 TEST_F(AdviceTest, AModelThatOneDeviceHoldsTakesOne) {

@@ -21,6 +21,7 @@
 #include "scheduler/service/job_spec.h"
 #include "scheduler/service/names.h"
 #include "scheduler/service/resources.h"
+#include "scheduler/service/run_json.h"
 #include "scheduler/service/session_records.h"
 #include "scheduler/service/validation_records.h"
 

@@ -135,10 +135,7 @@ rpc::Service AuthService::Bind() {
 absl::StatusOr<v1::ExchangeResponse> AuthService::Exchange(const rpc::Call&,
                                                            const v1::ExchangeRequest& request) {
   if (request.credential_case() == v1::ExchangeRequest::kOidcToken) {
-    return rpc::ErrorBuilder(absl::StatusCode::kUnimplemented, "OIDC is not in this build")
-        .Reason("FEATURE_UNAVAILABLE")
-        .Metadata("feature", "oidc")
-        .Build();
+    return rpc::FeatureUnavailable("oidc", "OIDC is not in this build");
   }
   if (request.token().empty()) {
     return BadToken("CREDENTIALS_MISSING",

@@ -29,11 +29,7 @@ absl::Status Invalid(absl::string_view field, absl::string_view what) {
 }
 
 absl::Status Unavailable(absl::string_view feature) {
-  return rpc::ErrorBuilder(absl::StatusCode::kUnimplemented,
-                           absl::StrCat(feature, " is not in this build"))
-      .Reason("FEATURE_UNAVAILABLE")
-      .Metadata("feature", feature)
-      .Build();
+  return rpc::FeatureUnavailable(feature, absl::StrCat(feature, " is not in this build"));
 }
 
 absl::Status CheckModelReady(const v1::Model& model) {

@@ -122,14 +122,22 @@ bool HasDevices(const ClusterView& cluster, const GangRequest& gang) {
   });
 }
 
-// The field that keeps a gang from ever starting.
-absl::string_view MisfitField(const ClusterView& cluster, const GangRequest& gang) {
+struct Misfit {
+  absl::string_view field;
+  absl::string_view reason = "NEVER_FITS";
+};
+
+// What keeps a gang from ever starting.
+Misfit MisfitOf(const ClusterView& cluster, const GangRequest& gang) {
+  if (OnlyTpKeepsOut(cluster, gang)) {
+    return {"spec.parallelism.tensor_parallel_size", "TP_ACROSS_DOMAINS"};
+  }
   GangRequest loose = gang;
   loose.nodes = 0;
-  if (gang.nodes == 0 || !FitsEmptyCluster(cluster, loose).ok()) return "spec.parallelism";
+  if (gang.nodes == 0 || !FitsEmptyCluster(cluster, loose).ok()) return {"spec.parallelism"};
   const Funnel funnel = Measure(cluster, gang);
-  return funnel.nodes_large_enough == 0 ? "spec.parallelism.gpus_per_node"
-                                        : "spec.parallelism.nodes";
+  return {funnel.nodes_large_enough == 0 ? "spec.parallelism.gpus_per_node"
+                                         : "spec.parallelism.nodes"};
 }
 
 }  // namespace
@@ -159,6 +167,10 @@ SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
                            model->message()));
     } else {
       CheckAgainstModel(model->spec(), check);
+      if (prepared.asked.has_expert_parallel_size()) {
+        prepared.asked.set_expert_parallel_size(
+            check.resolved.parallelism().expert_parallel_size());
+      }
       prepared.model = model->spec();
     }
   }
@@ -241,17 +253,18 @@ absl::StatusOr<JobRequest> JobService::RequestFor(const Core& core, Prepared& pr
     const absl::Status on_cpus = FitsEmptyCluster(cluster, job.gang);
     if (on_cpus.ok() || !had_gpus) fits = on_cpus;
     v1::Warning& warning = *body.add_warnings();
-    warning.set_code("DEVICE_CPU_CHOSEN");
+    warning.set_code("CPU_CHOSEN");
     warning.set_field("spec.resources.device");
     warning.set_message("no GPU of this cluster fits; the job runs on CPUs");
     warning.set_explanation(
         "Training on CPUs is slow; set device to gpu to wait for GPUs instead.");
   }
   if (fits.ok() || cluster.nodes().empty()) return job;
+  const Misfit misfit = MisfitOf(cluster, job.gang);
   return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
                            absl::StrCat("the job can never start: ", fits.message()))
-      .Reason("NEVER_FITS")
-      .Field(MisfitField(cluster, job.gang), fits.message())
+      .Reason(misfit.reason)
+      .Field(misfit.field, fits.message())
       .Build();
 }
 
@@ -259,7 +272,10 @@ absl::StatusOr<JobRequest> JobService::RequestFor(const Core& core, Prepared& pr
 absl::Status JobService::FitGpus(const ClusterView& cluster, Prepared& prepared, JobRequest& job) {
   const v1::ModelSpec& model = prepared.model;
   const bool known = model.parameters() > 0 && model.layers() > 0 && model.attention_heads() > 0;
-  if (!known || !LeavesLayoutOpen(prepared.asked) || !HasDevices(cluster, job.gang)) {
+  const bool tp_too_large =
+      prepared.asked.has_tensor_parallel_size() && OnlyTpKeepsOut(cluster, job.gang);
+  if (!known || tp_too_large || !LeavesLayoutOpen(prepared.asked) ||
+      !HasDevices(cluster, job.gang)) {
     return FitsEmptyCluster(cluster, job.gang);
   }
   GRAFT_ASSIGN_OR_RETURN(

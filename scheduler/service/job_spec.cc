@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <cctype>
-#include <numeric>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "base/json.h"
+#include "absl/strings/strip.h"
 #include "google/protobuf/descriptor.h"
 #include "graft/v1/model.pb.h"
 #include "graft/v1/options.pb.h"
@@ -16,6 +14,7 @@
 #include "scheduler/service/enum_names.h"
 #include "scheduler/service/field_rules.h"
 #include "scheduler/service/names.h"
+#include "worker/spec/layout.h"
 
 namespace graft::scheduler {
 namespace {
@@ -209,7 +208,6 @@ class Resolver {
                            " is no multiple of tensor x pipeline x context = ", group));
       return SetLayoutSizes(1, 1, 1, 1, 1);
     }
-    if (nodes > 1) CheckTensorParallelOfNodes(tp, pp);
     const int dp = static_cast<int>(given / group);
     if (ep > 1 && (tp > 1 || (dp * cp) % ep != 0)) {
       Violate("spec.parallelism.expert_parallel_size", v1::REASON_LAYOUT_INVALID,
@@ -228,20 +226,6 @@ class Resolver {
                            ", no multiple of micro_batch_size x data_parallel_size = ", step,
                            "; the nearest is ", nearest));
     }
-  }
-
-  // A node's share of the ranks holds whole tensor-parallel groups.
-  void CheckTensorParallelOfNodes(int tp, int pp) {
-    const v1::ParallelismSection& parallelism = spec_.parallelism();
-    const int share = parallelism.gpus_per_node();
-    if (!parallelism.has_gpus_per_node() || share < 1 || share % tp == 0) return;
-    if (parallelism.allow_tp_across_nodes()) return;
-    const int within = std::gcd(tp, share);
-    Violate("spec.parallelism.tensor_parallel_size", v1::REASON_TP_ACROSS_DOMAINS,
-            absl::StrCat("is ", tp, ", and a node has ", share,
-                         " of the ranks: a group would leave its node; use tensor_parallel_size ",
-                         within, " with pipeline_parallel_size ", int64_t{pp} * tp / within,
-                         ", or set allow_tp_across_nodes"));
   }
 
   void SetLayoutSizes(int tp, int pp, int cp, int ep, int dp) {
@@ -325,118 +309,52 @@ class Resolver {
   const int64_t seed_;
 };
 
-template <typename Enum>
-std::string Short(Enum value) {
-  return ShortName(*google::protobuf::GetEnumDescriptor<Enum>(), static_cast<int>(value));
+void AddWarning(absl::string_view code, absl::string_view field, std::string message,
+                absl::string_view explanation, SpecCheck& check) {
+  auto& warning = check.warnings.emplace_back();
+  warning.set_code(std::string(code));
+  warning.set_field(std::string(field));
+  warning.set_message(std::move(message));
+  warning.set_explanation(std::string(explanation));
 }
 
-template <typename Repeated>
-Json StringList(const Repeated& values) {
-  Json list = Json::MakeArray();
-  for (const std::string& value : values) list.Append(value);
-  return list;
+// As much of a model as its layout depends on.
+spec::DecoderSpec OutlineOf(const v1::ModelSpec& model) {
+  spec::DecoderSpec outline;
+  outline.attention.heads = model.attention_heads();
+  outline.attention.kv_heads = std::max(model.kv_heads(), 1);
+  outline.moe.experts = model.experts().count();
+  outline.moe.expert_ffn = model.experts().intermediate_size();
+  outline.layers.assign(static_cast<size_t>(std::max(model.layers(), 1)),
+                        {.ffn = model.intermediate_size()});
+  return outline;
 }
 
-Json InputPaths(int count, absl::string_view key) {
-  Json list = Json::MakeArray();
-  for (int i = 0; i < count; ++i) list.Append(absl::StrCat("${inputs.", key, i, "}"));
-  return list;
+spec::LayoutRequest LayoutRequestOf(const v1::JobSpec& resolved) {
+  const Layout layout = LayoutOf(resolved);
+  return {.gpus = layout.world(),
+          .tp = layout.tp,
+          .pp = layout.pp,
+          .cp = layout.cp,
+          .ep = layout.ep,
+          .micro_batch = std::max(resolved.batch().micro_batch_size(), 1),
+          .global_batch = std::max(resolved.batch().global_batch_size(), 1),
+          .sequence = std::max(resolved.batch().max_seq_length(), 1)};
 }
 
-// Weights and limits, where a source has any.
-void SetSources(const v1::DatasetSection& dataset, Json& json) {
-  bool weighted = false, limited = false;
-  Json weights = Json::MakeArray(), limits = Json::MakeArray();
-  for (const v1::DatasetSource& source : dataset.training()) {
-    weighted |= source.has_weight() && source.weight() != 1;
-    limited |= source.limit() > 0;
-    weights.Append(source.has_weight() ? source.weight() : 1.0);
-    limits.Append(source.limit());
+std::string JobFieldOf(const spec::LayoutRemark& remark) {
+  const bool of_batch = v1::BatchSection::descriptor()->FindFieldByName(remark.field) != nullptr;
+  return absl::StrCat(of_batch ? "spec.batch." : "spec.parallelism.", remark.field);
+}
+
+// To be read behind the field's name.
+std::string MessageOf(const spec::LayoutRemark& remark) {
+  absl::string_view message = remark.message;
+  if (absl::ConsumePrefix(&message, absl::StrCat(remark.field, " "))) {
+    return absl::StrCat(absl::ascii_isdigit(static_cast<unsigned char>(message[0])) ? "of " : "",
+                        message);
   }
-  if (weighted) json.Set("weights", std::move(weights));
-  if (limited) json.Set("limits", std::move(limits));
-}
-
-Json DatasetJson(const v1::JobSpec& spec) {
-  const auto& dataset = spec.dataset();
-  Json json = Json::MakeObject();
-  json.Set("training", InputPaths(dataset.training_size(), "training"));
-  json.Set("validation", InputPaths(dataset.validation_size(), "validation"));
-  json.Set("format", Short(dataset.format())).Set("prompt_template", dataset.prompt_template());
-  json.Set("chat_template", spec.model().chat_template());
-  json.Set("max_seq_length", static_cast<int64_t>(spec.batch().max_seq_length()));
-  json.Set("packing", spec.batch().sequence_packing()).Set("shuffle", dataset.shuffle());
-  json.Set("loss_on", Short(dataset.loss_on()));
-  json.Set("validation_limit", spec.schedule().val_limit());
-  json.Set("validation_split", dataset.validation_split());
-  json.Set("apply_chat_template", dataset.apply_chat_template());
-  json.Set("system_prompt", dataset.system_prompt());
-  json.Set("on_bad_row", Short(dataset.on_bad_row()));
-  const auto& names = dataset.fields();
-  Json fields = Json::MakeObject();
-  if (names.has_messages()) fields.Set("messages", names.messages());
-  if (names.has_tools()) fields.Set("tools", names.tools());
-  if (names.has_prompt()) fields.Set("prompt", names.prompt());
-  if (names.has_completion()) fields.Set("completion", names.completion());
-  if (names.has_text()) fields.Set("text", names.text());
-  json.Set("fields", std::move(fields));
-  SetSources(dataset, json);
-  return json;
-}
-
-Json TuningJson(const v1::TuningSection& tuning) {
-  const v1::Lora& lora = tuning.lora();
-  Json json = Json::MakeObject();
-  json.Set("kind", Short(tuning.type()));
-  if (!tuning.has_lora()) return json;
-  json.Set("rank", static_cast<int64_t>(lora.rank())).Set("alpha", lora.alpha());
-  json.Set("dropout", lora.dropout()).Set("target_modules", StringList(lora.target_modules()));
-  json.Set("modules_to_save", StringList(lora.modules_to_save()));
-  json.Set("rslora", lora.rslora()).Set("dora", lora.dora()).Set("bias", Short(lora.bias()));
-  if (lora.has_init_seed()) json.Set("init_seed", lora.init_seed());
-  return json;
-}
-
-Json ScheduleJson(const v1::JobSpec& spec) {
-  const auto& optimizer = spec.optimizer();
-  Json json = Json::MakeObject();
-  json.Set("kind", Short(optimizer.lr_schedule())).Set("learning_rate", optimizer.learning_rate());
-  json.Set("warmup_steps", optimizer.warmup_steps()).Set("warmup_ratio", optimizer.warmup_ratio());
-  if (optimizer.lr_schedule() == v1::OptimizerSection::LR_SCHEDULE_COSINE_WITH_RESTARTS) {
-    json.Set("num_cycles", static_cast<double>(optimizer.cycles()));
-  }
-  json.Set("power", optimizer.power());
-  json.Set("min_lr_rate", optimizer.min_learning_rate() / optimizer.learning_rate());
-  json.Set("epochs", spec.schedule().epochs()).Set("max_steps", spec.schedule().max_steps());
-  return json;
-}
-
-Json OptimizerJson(const v1::OptimizerSection& optimizer) {
-  const bool paged = optimizer.kind() == v1::OptimizerSection::KIND_PAGED_ADAMW_8BIT;
-  Json json = Json::MakeObject();
-  json.Set("kind", paged ? std::string("adamw_8bit") : Short(optimizer.kind()));
-  json.Set("beta1", optimizer.beta1()).Set("beta2", optimizer.beta2());
-  json.Set("epsilon", optimizer.epsilon()).Set("weight_decay", optimizer.weight_decay());
-  json.Set("clip_norm", optimizer.max_grad_norm());
-  return json;
-}
-
-Json EvaluationJson(const v1::JobSpec& spec) {
-  const v1::ScheduleSection& schedule = spec.schedule();
-  Json json = Json::MakeObject();
-  json.Set("interval", schedule.val_check_interval().steps());
-  if (schedule.has_early_stopping()) {
-    const auto& early = schedule.early_stopping();
-    json.Set("patience", static_cast<int64_t>(early.patience()));
-    json.Set("min_delta", early.min_delta()).Set("restore_best", early.restore_best());
-  }
-  // Also where the rows are in the training fileset: a run without any makes no report.
-  if (spec.evaluation().report()) {
-    json.Set("at_start", true);
-    json.Set("report_rows", static_cast<int64_t>(spec.evaluation().report_rows()));
-    json.Set("report_tokens", static_cast<int64_t>(spec.evaluation().max_new_tokens()));
-  }
-  return json;
+  return absl::StrCat("does not fit: ", message);
 }
 
 }  // namespace
@@ -453,38 +371,33 @@ SpecCheck ResolveSpec(const v1::JobSpec& spec, int64_t seed) {
 }
 
 void CheckAgainstModel(const v1::ModelSpec& model, SpecCheck& check) {
-  const auto violate = [&](absl::string_view field, std::string message) {
-    auto& violation = check.violations.emplace_back();
-    violation.set_field(std::string(field));
-    violation.set_reason(v1::REASON_LAYOUT_INVALID);
-    violation.set_message(std::move(message));
-  };
   v1::JobSpec& spec = check.resolved;
-  const int tp = std::max(spec.parallelism().tensor_parallel_size(), 1);
-  if (model.attention_heads() % tp != 0 || (model.kv_heads() > 0 && model.kv_heads() % tp != 0)) {
-    std::vector<int> fitting;
-    for (int size = 1; size <= model.attention_heads(); ++size) {
-      if (model.attention_heads() % size == 0 && model.kv_heads() % size == 0)
-        fitting.push_back(size);
-    }
-    violate("spec.parallelism.tensor_parallel_size",
-            absl::StrCat("is ", tp, "; it must divide ", model.attention_heads(), " heads and ",
-                         model.kv_heads(), " KV heads: ", absl::StrJoin(fitting, ", ")));
-  }
-  const int pp = spec.parallelism().pipeline_parallel_size();
-  if (model.layers() > 0 && pp > model.layers()) {
-    violate("spec.parallelism.pipeline_parallel_size",
-            absl::StrCat("is ", pp, "; the model has ", model.layers(), " layers"));
-  }
   if (model.context_length() > 0 && spec.batch().max_seq_length() > model.context_length()) {
-    auto& warning = check.warnings.emplace_back();
-    warning.set_code("MAX_SEQ_LENGTH_CLAMPED");
-    warning.set_field("spec.batch.max_seq_length");
-    warning.set_message(absl::StrCat("lowered from ", spec.batch().max_seq_length(), " to ",
-                                     model.context_length(), ", the model's context"));
-    warning.set_explanation(
-        "The model was not trained on longer sequences; set it to its context.");
+    AddWarning("MAX_SEQ_LENGTH_CLAMPED", "spec.batch.max_seq_length",
+               absl::StrCat("lowered from ", spec.batch().max_seq_length(), " to ",
+                            model.context_length(), ", the model's context"),
+               "The model was not trained on longer sequences; set it to its context.", check);
     spec.mutable_batch()->set_max_seq_length(static_cast<int32_t>(model.context_length()));
+  }
+  const auto told = [&check](const std::string& field) {
+    return std::any_of(check.violations.begin(), check.violations.end(),
+                       [&](const auto& violation) { return violation.field() == field; });
+  };
+  const spec::LayoutCheck layout = spec::CheckLayout(OutlineOf(model), LayoutRequestOf(spec));
+  for (const spec::LayoutRemark& remark : layout.violations) {
+    const std::string field = JobFieldOf(remark);
+    if (told(field)) continue;  // by what needs no model
+    auto& violation = check.violations.emplace_back();
+    violation.set_field(field);
+    violation.set_reason(v1::REASON_LAYOUT_INVALID);
+    violation.set_message(MessageOf(remark));
+  }
+  for (const spec::LayoutRemark& remark : layout.warnings) {
+    AddWarning(remark.code, JobFieldOf(remark), MessageOf(remark),
+               "The job runs as it is; another layout uses its devices better.", check);
+  }
+  if (layout.ok()) {
+    spec.mutable_parallelism()->set_expert_parallel_size(static_cast<int32_t>(layout.layout.ep));
   }
 }
 
@@ -561,45 +474,6 @@ JobRequest ToJobRequest(const v1::JobSpec& resolved, const JobKey& key,
   request.gang.max_level = LevelOf(resources.max_level());
   request.gang.nodes = resolved.parallelism().nodes();
   return request;
-}
-
-std::string RunJson(const v1::JobSpec& spec, const Layout& layout) {
-  Json model = Json::MakeObject();
-  model.Set("path", "${inputs.model}").Set("name", spec.model().base());
-  Json batch = Json::MakeObject();
-  batch.Set("global", static_cast<int64_t>(spec.batch().global_batch_size()));
-  batch.Set("micro", static_cast<int64_t>(spec.batch().micro_batch_size()));
-  Json guards = Json::MakeObject();
-  guards.Set("max_skipped", static_cast<int64_t>(spec.compute().max_bad_steps()));
-  Json parallelism = Json::MakeObject();
-  parallelism.Set("tp", layout.tp).Set("pp", layout.pp).Set("cp", layout.cp).Set("ep", layout.ep);
-  parallelism.Set("dp", layout.dp).Set("rank", 0).Set("world", layout.world());
-  parallelism.Set("rendezvous", "");
-  Json output = Json::MakeObject();
-  output.Set("folder", "${output}");
-  Json checkpoint = Json::MakeObject();
-  checkpoint.Set("folder", "${checkpoints}");
-  checkpoint.Set("interval", spec.schedule().checkpoint_interval().steps());
-  checkpoint.Set("keep_last", static_cast<int64_t>(spec.schedule().keep_checkpoints()));
-  const v1::Precision precision = spec.compute().precision();
-  const bool known = precision == v1::PRECISION_FP32 || precision == v1::PRECISION_BF16 ||
-                     precision == v1::PRECISION_FP16;
-
-  Json run = Json::MakeObject();
-  run.Set("version", 1).Set("method", "sft").Set("model", std::move(model));
-  run.Set("dataset", DatasetJson(spec)).Set("tuning", TuningJson(spec.tuning()));
-  run.Set("schedule", ScheduleJson(spec)).Set("batch", std::move(batch));
-  run.Set("optimizer", OptimizerJson(spec.optimizer()));
-  run.Set("evaluation", EvaluationJson(spec)).Set("guards", std::move(guards));
-  run.Set("parallelism", std::move(parallelism)).Set("output", std::move(output));
-  run.Set("checkpoint", std::move(checkpoint)).Set("seed", spec.schedule().seed());
-  run.Set("threads", static_cast<int64_t>(spec.compute().threads()));
-  run.Set("precision", known ? Short(precision) : std::string("auto"));
-  const auto kept = spec.compute().activation_checkpointing();
-  const bool automatic = kept <= v1::ComputeSection::ACTIVATION_CHECKPOINTING_AUTO;
-  run.Set("activation_checkpointing", automatic ? std::string("selective") : Short(kept));
-  run.Set("log_interval", static_cast<int64_t>(spec.schedule().log_interval()));
-  return run.Dump();
 }
 
 }  // namespace graft::scheduler

@@ -1,5 +1,5 @@
 // From a job's specification as it was sent to the one that is run: defaults filled in, everything
-// checked, and from there to what the core decides on and the trainer's run.json.
+// checked, and from there to what the core decides on.
 //
 //   SpecCheck check = ResolveSpec(request.job().spec(), seed);
 //   if (!check.violations.empty()) return ViolationsStatus(check.violations);
@@ -40,10 +40,6 @@ void SetLayout(const Layout& layout, graft::v1::Layout& out);
 // What the core decides on. `device` is "gpu" or "cpu".
 JobRequest ToJobRequest(const graft::v1::JobSpec& resolved, const JobKey& key,
                         const std::string& workspace, const std::string& device);
-
-// The trainer's run.json for an attempt in that layout. Paths are `${inputs.KEY}`, `${output}` and
-// `${checkpoints}`, which the agent replaces; rank, world and rendezvous are the agent's too.
-std::string RunJson(const graft::v1::JobSpec& resolved, const Layout& layout);
 
 // "lora" of FINETUNING_TYPE_LORA: the enum's value in lower case without its prefix.
 std::string ShortName(const google::protobuf::EnumDescriptor& type, int value);

@@ -236,13 +236,10 @@ void JobService::ForkJob(CallPtr call, const v1::ForkJobRequest& request,
   const bool with_state =
       request.has_with_optimizer_state() ? request.with_optimizer_state() : leaves_alone;
   if (!start->version.empty() && !with_state) {
-    return responder.Answer(
-        rpc::ErrorBuilder(absl::StatusCode::kUnimplemented,
-                          "this build goes on from a checkpoint with its optimizer's state alone; "
-                          "leave optimizer and schedule as they are, or fork from start")
-            .Reason("FEATURE_UNAVAILABLE")
-            .Metadata("feature", "fork.weights_only")
-            .Build());
+    return responder.Answer(rpc::FeatureUnavailable(
+        "fork.weights_only",
+        "this build goes on from a checkpoint with its optimizer's state alone; leave optimizer "
+        "and schedule as they are, or fork from start"));
   }
   absl::StatusOr<v1::CreateJobRequest> create = ForkRequest(request, *from);
   if (!create.ok()) return responder.Answer(create.status());

@@ -1,6 +1,7 @@
 #include "scheduler/service/layout_choice.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "scheduler/service/job_spec.h"
@@ -20,7 +21,8 @@ ModelFacts FactsOf(const v1::ModelSpec& model) {
           .kv_heads = model.kv_heads() > 0 ? model.kv_heads() : model.attention_heads(),
           .hidden = model.hidden_size(),
           .experts = model.experts().count(),
-          .experts_per_token = model.experts().per_token()};
+          .experts_per_token = model.experts().per_token(),
+          .columns = std::gcd(model.intermediate_size(), model.experts().intermediate_size())};
 }
 
 double TrainedShare(const v1::JobSpec& spec, const v1::ModelSpec& model) {
@@ -92,7 +94,8 @@ absl::StatusOr<ShapeChoice> ChooseLayout(const v1::ParallelismSection& asked,
                        .tp = asked.tensor_parallel_size(),
                        .cp = asked.context_parallel_size(),
                        .pp = asked.pipeline_parallel_size(),
-                       .ep = asked.expert_parallel_size()};
+                       .ep = asked.expert_parallel_size(),
+                       .tp_across_domains = asked.allow_tp_across_nodes()};
   return ChooseShape(FactsOf(model), request, RatesOf(cluster, like), cluster.topology(), like);
 }
 

@@ -14,6 +14,7 @@
 #include "scheduler/service/names.h"
 #include "scheduler/service/references.h"
 #include "scheduler/service/standard.h"
+#include "worker/spec/layout.h"
 
 namespace graft::scheduler {
 namespace {
@@ -100,9 +101,7 @@ v1::ModelSpec ToApi(const spec::ModelDescription& model) {
   out.set_supports_tools(model.facts.supports_tools);
   out.set_weight_bytes(model.facts.weight_bytes);
   for (int tp = 1; tp <= decoder.attention.heads; ++tp) {
-    if (decoder.attention.heads % tp == 0 && decoder.attention.kv_heads % tp == 0) {
-      out.add_tensor_parallel_sizes(tp);
-    }
+    if (spec::TensorParallelDivides(decoder, tp)) out.add_tensor_parallel_sizes(tp);
   }
   return out;
 }

@@ -43,9 +43,8 @@ absl::Status StepQueue(Turn& turn, const v1::Queue& queue) {
 // What this build keeps of a queue it also does.
 absl::Status CheckQueue(Turn& turn, const v1::Queue& queue) {
   if (queue.has_idle_policy()) {
-    return rpc::ErrorBuilder(absl::StatusCode::kUnimplemented,
-                             "queue.idle_policy is not in this build")
-        .Reason("FEATURE_UNAVAILABLE")
+    return rpc::ErrorBuilder(rpc::FeatureUnavailable("queue.idle_policy",
+                                                     "queue.idle_policy is not in this build"))
         .Field("queue.idle_policy", "not in this build; leave it out")
         .Build();
   }

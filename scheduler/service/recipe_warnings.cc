@@ -52,20 +52,20 @@ std::vector<v1::Warning> RecipeWarnings(const v1::JobSpec& spec, const RowFacts&
          "A high rank learns few rows by heart.");
   }
   if (!lora && rows.rows > 0 && rows.rows < kRowsForAllWeights) {
-    warn("ROWS_FEW_FOR_ALL_WEIGHTS", "spec.tuning.type",
+    warn("FEW_ROWS_FOR_ALL_WEIGHTS", "spec.tuning.type",
          absl::StrCat("all_weights with ", rows.rows, " rows; type lora suits fewer than ",
                       kRowsForAllWeights),
          "Training all weights on few rows forgets more than it learns.");
   }
   if (spec.schedule().epochs() > kManyEpochs && spec.schedule().max_steps() == 0) {
-    warn("EPOCHS_MANY", "spec.schedule.epochs",
+    warn("MANY_EPOCHS", "spec.schedule.epochs",
          absl::StrCat("is ", spec.schedule().epochs(), "; 1 to 3 are usual"),
          "After some passes the validation loss rises; set early_stopping to end there.");
   }
   const int64_t steps = StepsOf(spec, rows);
   const int64_t warmup = spec.optimizer().warmup_steps();
   if (steps > 0 && warmup >= steps) {
-    warn("WARMUP_LONGER_THAN_RUN", "spec.optimizer.warmup_steps",
+    warn("WARMUP_BEYOND_RUN", "spec.optimizer.warmup_steps",
          absl::StrCat("is ", warmup, " and the run has ", steps, " steps; ",
                       std::max<int64_t>(steps / 20, 1), " would be a twentieth"),
          "The learning rate never reaches its value.");
@@ -73,7 +73,7 @@ std::vector<v1::Warning> RecipeWarnings(const v1::JobSpec& spec, const RowFacts&
   const int64_t length = spec.batch().max_seq_length();
   if (rows.longest_tokens > 0 && length > kFarAbove * rows.longest_tokens &&
       !spec.batch().sequence_packing()) {
-    warn("MAX_SEQ_LENGTH_FAR_ABOVE_ROWS", "spec.batch.max_seq_length",
+    warn("SEQ_LENGTH_ABOVE_ROWS", "spec.batch.max_seq_length",
          absl::StrCat("is ", length, " and the longest row has ", rows.longest_tokens, " tokens; ",
                       rows.longest_tokens, " loses nothing"),
          "Memory is set aside for sequences that never come.");

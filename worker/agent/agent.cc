@@ -86,11 +86,6 @@ absl::Status Agent::Start() {
   GRAFT_ASSIGN_OR_RETURN(const device::Inventory inventory, devices_.Read());
   ReadCredential();
   loop_ = std::make_shared<Loop>(clock_);
-  std::vector<std::string> hidden;
-  if (options_.hide_files) {
-    hidden = options_.private_folders;
-    hidden.insert(hidden.end(), {options_.state_folder, options_.cache_folder});
-  }
   environment_ = std::make_unique<RunnerEnvironment>(RunnerEnvironment{
       .loop = *loop_,
       .clock = clock_,
@@ -108,7 +103,7 @@ absl::Status Agent::Start() {
       .nice = options_.nice,
       .rank_environment = options_.rank_environment,
       .isolate = options_.isolate,
-      .hidden_folders = std::move(hidden),
+      .hidden_folders = options_.hidden_folders,
       .cgroups = options_.cgroups ? &*options_.cgroups : nullptr,
       .memory_per_device = inventory.memory_bytes /
                            std::max<int64_t>(1, static_cast<int64_t>(inventory.devices.size())),
@@ -140,7 +135,7 @@ v1::Inventory Agent::ReadInventory() {
   const absl::StatusOr<device::Inventory> read = devices_.Read();
   v1::Inventory inventory;
   if (read.ok()) {
-    inventory = ToProto(*read);
+    inventory = ToProto(*read, options_.node_id);
   } else {
     LOG_ERROR("the devices cannot be read", {{"reason", read.status().message()}});
   }

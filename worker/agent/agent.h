@@ -38,12 +38,9 @@ struct AgentOptions {
   std::map<std::string, std::string> rank_environment;  // what this node adds to every rank's
   absl::Time available_until = absl::InfiniteFuture();
   int nice = 0;
-  bool isolate = false;  // ranks without peers get no network
-  // What ranks do not see of the machine's files, besides the state and cache folders
-  // (file_rules.h).
-  std::vector<std::string> private_folders;
-  bool hide_files = false;
-  std::optional<CgroupTree> cgroups;  // where ranks get control groups of their own
+  bool isolate = false;                     // ranks without peers get no network
+  std::vector<std::string> hidden_folders;  // which ranks do not see (file_rules.h)
+  std::optional<CgroupTree> cgroups;        // where ranks get control groups of their own
 };
 
 class Agent {
@@ -123,8 +120,8 @@ class Agent {
   Mutex mu_;
   absl::Status health_ GRAFT_GUARDED_BY(mu_) = absl::UnavailableError("not registered yet");
 
-  std::shared_ptr<Loop> loop_;  // also of calls that are not answered yet  // last: stops before
-                                // what its tasks use goes
+  // Also of calls that are not answered yet. Last: stops before what its tasks use goes.
+  std::shared_ptr<Loop> loop_;
 };
 
 }  // namespace graft::agent

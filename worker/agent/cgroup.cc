@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -37,19 +38,33 @@ absl::Status Write(const std::string& path, absl::string_view value) {
   return absl::OkStatus();
 }
 
+// A killed process leaves its group when it is reaped, by its parent or by init.
+absl::Status WaitUntilEmpty(const std::string& folder) {
+  constexpr int kLongestWaitMs = 5000;
+  const std::string path = JoinPath(folder, "cgroup.events");
+  const UniqueFd events(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!events.valid()) return ErrnoStatus(errno, absl::StrCat("cannot open ", path));
+  while (true) {
+    char text[256];
+    const ssize_t size = pread(events.get(), text, sizeof(text), 0);
+    if (size < 0) return ErrnoStatus(errno, absl::StrCat("cannot read ", path));
+    if (absl::StrContains(absl::string_view(text, static_cast<size_t>(size)), "populated 0")) {
+      return absl::OkStatus();
+    }
+    pollfd changed{.fd = events.get(), .events = POLLPRI, .revents = 0};
+    const int ready = poll(&changed, 1, kLongestWaitMs);
+    if (ready < 0 && errno != EINTR)
+      return ErrnoStatus(errno, absl::StrCat("cannot wait on ", path));
+    if (ready == 0) return absl::DeadlineExceededError(absl::StrCat(folder, " does not empty"));
+  }
+}
+
 // Kills what is in the group and removes it once it is empty.
 absl::Status EndGroup(const std::string& folder) {
   GRAFT_RETURN_IF_ERROR(Write(JoinPath(folder, "cgroup.kill"), "1"));
-  // A killed process leaves its group when it is reaped, by its parent or by init.
-  constexpr int kTries = 500;
-  for (int i = 0; rmdir(folder.c_str()) != 0; ++i) {
-    if (errno == ENOENT) break;
-    if (errno != EBUSY || i == kTries) {
-      return ErrnoStatus(errno, absl::StrCat("cannot remove ", folder));
-    }
-    usleep(10'000);
-  }
-  return absl::OkStatus();
+  GRAFT_RETURN_IF_ERROR(WaitUntilEmpty(folder));
+  if (rmdir(folder.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
+  return ErrnoStatus(errno, absl::StrCat("cannot remove ", folder));
 }
 
 absl::StatusOr<std::string> MountPoint() {

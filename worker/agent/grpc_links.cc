@@ -3,7 +3,7 @@
 #include <thread>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/log.h"
@@ -94,8 +94,7 @@ struct GrpcSchedulerLink::State {
   std::unique_ptr<rpc::Connection> connection;
   std::unique_ptr<v1::AgentService::Stub> stub;
   // Mostly one; an older one is open until the scheduler has seen the newer.
-  absl::flat_hash_map<uint64_t, std::shared_ptr<SynchronizeCall>> open GRAFT_GUARDED_BY(mu);
-  uint64_t next_call GRAFT_GUARDED_BY(mu) = 0;
+  absl::flat_hash_set<std::shared_ptr<SynchronizeCall>> open GRAFT_GUARDED_BY(mu);
   CondVar idle;
 };
 
@@ -142,29 +141,27 @@ void GrpcSchedulerLink::Synchronize(const v1::SynchronizeRequest& request, absl:
   call->request = request;
   call->done = std::move(done);
   call->context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
-  uint64_t number = 0;
   {
     MutexLock lock(state_->mu);
-    number = state_->next_call++;
-    state_->open[number] = call;
+    state_->open.insert(call);
     AttachToken(call->context, state_->token);
   }
   state_->stub->async()->Synchronize(&call->context, &call->request, &call->response,
-                                     [this, call, number](grpc::Status status) {
+                                     [this, call](grpc::Status status) {
                                        if (status.ok()) {
                                          call->done(std::move(call->response));
                                        } else {
                                          call->done(rpc::FromGrpcStatus(status));
                                        }
                                        MutexLock lock(state_->mu);
-                                       state_->open.erase(number);
+                                       state_->open.erase(call);
                                        if (state_->open.empty()) state_->idle.SignalAll();
                                      });
 }
 
 void GrpcSchedulerLink::CancelSynchronize() {
   MutexLock lock(state_->mu);
-  for (const auto& [number, call] : state_->open) call->context.TryCancel();
+  for (const auto& call : state_->open) call->context.TryCancel();
 }
 
 std::unique_ptr<EventStream> GrpcSchedulerLink::OpenEvents(EventStream::OnAck on_ack) {

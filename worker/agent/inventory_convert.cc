@@ -18,7 +18,7 @@ graft::v1::Device::Kind KindOf(const device::Device& device) {
 
 }  // namespace
 
-v1::Inventory ToProto(const device::Inventory& inventory) {
+v1::Inventory ToProto(const device::Inventory& inventory, absl::string_view node_id) {
   v1::Inventory out;
   out.set_memory_bytes(inventory.memory_bytes);
   out.set_cpu_cores(inventory.cpus);
@@ -32,7 +32,7 @@ v1::Inventory ToProto(const device::Inventory& inventory) {
     to.set_numa_node(device.numa_node);
     to.set_rail(device.index);
     if (device.nvlink_domain >= 0) {
-      to.set_nvlink_domain(absl::StrCat(inventory.hostname, "/", device.nvlink_domain));
+      to.set_nvlink_domain(absl::StrCat(node_id, "/", device.nvlink_domain));
     }
     if (device.kind == device::DeviceKind::kCpu) {
       to.set_cpu_cores(inventory.cpus / static_cast<int>(inventory.devices.size()));

@@ -140,9 +140,13 @@ absl::StatusOr<AgentOptions> OptionsOf(const worker::config::WorkerConfig& confi
   options.nice = config.nice();
   if (config.isolation() != "off") {
     options.isolate = Allowed(TryIsolation(), "no network without peers");
-    options.hide_files = Allowed(TryFileRules(), "only the attempt's own files");
+    if (Allowed(TryFileRules(), "only the attempt's own files")) {
+      options.hidden_folders.assign(config.private_folders().begin(),
+                                    config.private_folders().end());
+      options.hidden_folders.insert(options.hidden_folders.end(),
+                                    {options.state_folder, options.cache_folder});
+    }
   }
-  options.private_folders.assign(config.private_folders().begin(), config.private_folders().end());
   return options;
 }
 

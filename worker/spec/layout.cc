@@ -59,10 +59,10 @@ class Checker {
 
  private:
   void Refuse(const char* field, std::string message) {
-    check_.violations.push_back({field, std::move(message)});
+    check_.violations.push_back({field, std::move(message), ""});
   }
-  void Warn(const char* field, std::string message) {
-    check_.warnings.push_back({field, std::move(message)});
+  void Warn(const char* code, const char* field, std::string message) {
+    check_.warnings.push_back({field, std::move(message), code});
   }
 
   bool SizesArePositive() {
@@ -129,7 +129,7 @@ class Checker {
     std::vector<std::string> parts;
     if (a.heads % r_.tp != 0) parts.push_back(absl::StrCat("the ", a.heads, " attention heads"));
     if (!a.mla && a.kv_heads % r_.tp != 0 && r_.tp % a.kv_heads != 0) {
-      parts.push_back(absl::StrCat("(nor is it a multiple of) the ", a.kv_heads, " KV heads"));
+      parts.push_back(absl::StrCat("the ", a.kv_heads, " KV heads (nor is it a multiple of them)"));
     }
     for (const LayerSpec& layer : spec_.layers) {
       if (layer.ffn % r_.tp == 0) continue;
@@ -150,8 +150,9 @@ class Checker {
         std::min(MultiplyOrHuge(r_.pp, r_.tp / std::max<int64_t>(tp, 1)), spec_.num_layers());
     const std::string better = absl::StrCat(kTp, " ", tp, " with ", kPp, " ", pp);
     if (r_.allow_tp_across_nodes) {
-      Warn(kTp, absl::StrCat(kTp, " ", r_.tp, " leaves the NVLink domain of ", domain,
-                             " GPUs and will be slow; ", better, " stays inside"));
+      Warn("TP_ACROSS_NODES", kTp,
+           absl::StrCat(kTp, " ", r_.tp, " leaves the NVLink domain of ", domain,
+                        " GPUs and will be slow; ", better, " stays inside"));
       return;
     }
     Refuse(kTp, absl::StrCat(kTp, " ", r_.tp, " leaves the NVLink domain of ", domain,
@@ -179,7 +180,8 @@ class Checker {
   void ExpertParallel() {
     if (r_.ep == 1) return;
     if (!spec_.is_moe()) {
-      Warn(kEp, absl::StrCat(kEp, " ", r_.ep, " is ignored: the model has no experts"));
+      Warn("EXPERT_PARALLEL_IGNORED", kEp,
+           absl::StrCat(kEp, " ", r_.ep, " is ignored: the model has no experts"));
       check_.layout.ep = 1;
       return;
     }
@@ -214,7 +216,7 @@ class Checker {
     if (micro_batches < r_.pp) {
       const double idle =
           static_cast<double>(r_.pp - 1) / static_cast<double>(micro_batches + r_.pp - 1);
-      Warn(kPp,
+      Warn("PIPELINE_IDLE", kPp,
            absl::StrCat("a step has ", micro_batches, " micro-batches for ", r_.pp,
                         " pipeline stages, which are idle ",
                         static_cast<int64_t>(std::lround(100 * idle)), " % of the time; use a ",

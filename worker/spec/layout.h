@@ -51,6 +51,7 @@ struct LayoutRequest {
 struct LayoutRemark {
   std::string field;
   std::string message;
+  std::string code;  // of a warning, as the API publishes it
 };
 
 struct LayoutCheck {

@@ -119,6 +119,17 @@ class RanksTest : public TinyRunTest {
     return most;
   }
 
+  // From step 8 of the checkpoint that the configuration names, to the end, into "rest".
+  void GoOnAsTwoReplicas() {
+    config_.parallelism = {.dp = 2, .zero = 1};
+    Into("rest");
+    const auto rest = RunAll();
+    ASSERT_FALSE(rest[0].empty());
+    ASSERT_TRUE(std::holds_alternative<DoneEvent>(rest[0].back()))
+        << FormatEvent(rest[0].back(), 0);
+    EXPECT_EQ(std::get<RunEvent>(rest[0].front()).first_step, 8);
+  }
+
   bool apart_ = false;
   std::vector<std::unique_ptr<TrainerProcess>> ranks_;
 };
@@ -161,12 +172,7 @@ TEST_F(RanksTest, ACheckpointOfOneLayoutGoesOnUnderAnother) {
   // Ends by itself; the checkpoint of step 4 is what the rest goes on from.
   Finish();
   config_.resume_from = folder_ + "/checkpoints-half/step-000008";
-  config_.parallelism = {.dp = 2, .zero = 1};
-  Into("rest");
-  const auto rest = RunAll();
-  ASSERT_FALSE(rest[0].empty());
-  ASSERT_TRUE(std::holds_alternative<DoneEvent>(rest[0].back())) << FormatEvent(rest[0].back(), 0);
-  EXPECT_EQ(std::get<RunEvent>(rest[0].front()).first_step, 8);
+  GoOnAsTwoReplicas();
   EXPECT_LE(Difference("whole", "rest"), 1e-6);
 }
 
@@ -197,12 +203,7 @@ TEST_F(RanksTest, RanksThatShareNoFolderLeaveOneWholeCheckpointAndOutput) {
     }
   }
   config_.resume_from = folder_ + "/staged";
-  config_.parallelism = {.dp = 2, .zero = 1};
-  Into("rest");
-  const auto rest = RunAll();
-  ASSERT_FALSE(rest[0].empty());
-  ASSERT_TRUE(std::holds_alternative<DoneEvent>(rest[0].back())) << FormatEvent(rest[0].back(), 0);
-  EXPECT_EQ(std::get<RunEvent>(rest[0].front()).first_step, 8);
+  GoOnAsTwoReplicas();
   EXPECT_LE(Difference("one", "rest/node-0"), 1e-6);
 }
 
