@@ -1,4 +1,4 @@
-// graft node, graft queue, graft workspace.
+// graft node, graft workspace.
 #include <string>
 #include <vector>
 
@@ -140,27 +140,6 @@ absl::Status CreateWorkspace(Invocation& invocation) {
       workspace, [&] { return absl::StrCat("workspace ", ShortName(workspace.name()), "\n"); });
 }
 
-absl::Status ListQueues(Invocation& invocation) {
-  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft queue list"));
-  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
-  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Queue> queues,
-                         AllPages(*client, client->queues(), &v1::QueueService::Stub::ListQueues,
-                                  v1::ListQueuesRequest(), &v1::ListQueuesResponse::queues));
-  return invocation.PrintList(Messages(queues), [&] {
-    Table table(
-        {"NAME", "STATE", "PRIORITY", "QUEUED", "RUNNING", "DEVICES", "WANTED", "DESCRIPTION"});
-    for (size_t column : {2u, 3u, 4u, 5u, 6u}) table.AlignRight(column);
-    for (const v1::Queue& queue : queues) {
-      const v1::QueueStatus& status = queue.status();
-      table.Add({ShortName(queue.name()), WordOf(v1::Queue::State_Name(queue.state()), "STATE_"),
-                 absl::StrCat(queue.priority()), absl::StrCat(status.queued_jobs()),
-                 absl::StrCat(status.running_jobs()), absl::StrCat(status.devices_used()),
-                 absl::StrCat(status.devices_wanted()), Sanitize(queue.description())});
-    }
-    return table.Render(invocation.out);
-  });
-}
-
 absl::Status Version(Invocation& invocation) {
   GRAFT_RETURN_IF_ERROR(invocation.Parse("graft version"));
   printf("graft %s\n", GRAFT_VERSION);
@@ -186,7 +165,6 @@ const std::vector<Command>& ClusterCommands() {
       {"node uncordon", "place on it again", UncordonNode},
       {"node drain", "checkpoint and move what runs there", DrainNode},
       {"node join-token", "a token that a new worker registers with", JoinToken},
-      {"queue list", "the queues, and what waits in them", ListQueues},
       {"workspace list", "the workspaces you may see", ListWorkspaces},
       {"workspace create", "make a workspace", CreateWorkspace},
       {"version", "of this program and of the server", Version},

@@ -218,8 +218,8 @@ std::vector<const Command*> AllCommands() {
   for (const auto* group :
        {&MachineCommands(), &DoctorCommands(), &ModelCommands(), &FitCommands(), &DatasetCommands(),
         &RowCommands(), &JobCreateCommands(), &JobAgainCommands(), &JobCommands(), &CurveCommands(),
-        &PerfCommands(), &ChatCommands(), &ViewCommands(), &ClusterCommands(), &AccessCommands(),
-        &PeopleCommands(), &ContextCommands(), &ShellCommands()}) {
+        &PerfCommands(), &ChatCommands(), &ViewCommands(), &ClusterCommands(), &QueueCommands(),
+        &AccessCommands(), &PeopleCommands(), &ContextCommands(), &ShellCommands()}) {
     for (const Command& command : *group) commands.push_back(&command);
   }
   return commands;

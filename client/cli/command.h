@@ -86,9 +86,10 @@ const std::vector<Command>& JobCreateCommands();  // job create, init, estimate;
 const std::vector<Command>& JobAgainCommands();   // job rerun, fork
 const std::vector<Command>& JobCommands();
 const std::vector<Command>& ChatCommands();
-const std::vector<Command>& ClusterCommands();  // node, queue, workspace
-const std::vector<Command>& CurveCommands();    // job compare, job plot
-const std::vector<Command>& PerfCommands();     // job perf
+const std::vector<Command>& ClusterCommands();  // node, workspace
+const std::vector<Command>& QueueCommands();
+const std::vector<Command>& CurveCommands();  // job compare, job plot
+const std::vector<Command>& PerfCommands();   // job perf
 const std::vector<Command>& DoctorCommands();
 const std::vector<Command>& FitCommands();
 const std::vector<Command>& ViewCommands();    // top, usage

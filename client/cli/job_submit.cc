@@ -27,7 +27,7 @@ void MakeNamesWhole(const client::Client& client, v1::JobSpec& spec) {
   }
 }
 
-absl::Status ApplySets(const std::vector<std::string>& sets, v1::JobSpec& spec,
+absl::Status ApplySets(const std::vector<std::string>& sets, google::protobuf::Message& message,
                        std::vector<std::string>* paths) {
   for (const std::string& set : sets) {
     const size_t equals = set.find('=');
@@ -35,7 +35,7 @@ absl::Status ApplySets(const std::vector<std::string>& sets, v1::JobSpec& spec,
       return absl::InvalidArgumentError(absl::StrCat("--set ", set, ": expected PATH=VALUE"));
     }
     const std::string path = set.substr(0, equals);
-    GRAFT_RETURN_IF_ERROR(client::SetField(path, set.substr(equals + 1), spec));
+    GRAFT_RETURN_IF_ERROR(client::SetField(path, set.substr(equals + 1), message));
     if (paths != nullptr) paths->push_back(path);
   }
   return absl::OkStatus();

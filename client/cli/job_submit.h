@@ -19,7 +19,7 @@ struct SubmitFlags {
 };
 
 // Each PATH=VALUE of --set; the paths go to `paths` where one is given.
-absl::Status ApplySets(const std::vector<std::string>& sets, v1::JobSpec& spec,
+absl::Status ApplySets(const std::vector<std::string>& sets, google::protobuf::Message& message,
                        std::vector<std::string>* paths = nullptr);
 
 // References in a spec as users write them, made whole.

@@ -95,7 +95,7 @@ void Core::RebuildShares() {
     return a.first != b.first ? a.first < b.first : a.second->sequence < b.second->sequence;
   });
   for (const auto& [at, job] : ended) {
-    shares_.Charge(AccountOf(job->request), 1, absl::Seconds(job->usage.device_seconds), at);
+    Charge(*job, 1, absl::Seconds(job->usage.device_seconds), at);
   }
 }
 

@@ -192,7 +192,7 @@ class Core {
   void PublishReport(Job& job);
   void ReportAnswered(const PublishCall& call, const CallAnswered& event);
   absl::Status Cancel(Job& job, absl::string_view why);
-  absl::Status Pause(Job& job, absl::string_view why);
+  absl::Status Pause(Job& job, absl::string_view code, absl::string_view why);
   absl::Status Resume(Job& job);
   absl::Status Ask(Job& job, JobVerb verb);
   static absl::Status CheckPriority(const JobRequest& request);
@@ -200,6 +200,8 @@ class Core {
   // Jobs whose moment has come: a backoff or a time limit ends.
   void LookAtDue();
   void CheckTimeLimit(Job& job);
+  // The fair share of the job's account.
+  void Charge(const Job& job, int devices, absl::Duration held, absl::Time at);
   void CheckGrace(Job& job);
   void Hold(const Job& job, int devices);
   void Bill(Job& job, const Attempt& over);

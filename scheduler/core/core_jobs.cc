@@ -122,7 +122,9 @@ absl::Status Core::Apply(const JobCommanded& event) {
     case JobVerb::kCancel:
       return Cancel(it->second, event.why);
     case JobVerb::kPause:
-      return Pause(it->second, event.why);
+      return Pause(it->second, "PAUSED", event.why);
+    case JobVerb::kPauseIdle:
+      return Pause(it->second, "IDLE", event.why);
     case JobVerb::kResume:
       return Resume(it->second);
     case JobVerb::kCheckpoint:
@@ -153,7 +155,7 @@ absl::Status Core::Cancel(Job& job, absl::string_view why) {
   return absl::OkStatus();
 }
 
-absl::Status Core::Pause(Job& job, absl::string_view why) {
+absl::Status Core::Pause(Job& job, absl::string_view code, absl::string_view why) {
   if (job.request.kind == GangKind::kGenerate) {
     return absl::FailedPreconditionError(
         absl::StrCat(job.request.key, " is a session; it can be ended, not paused"));
@@ -163,12 +165,12 @@ absl::Status Core::Pause(Job& job, absl::string_view why) {
     case JobState::kPaused:
       return absl::OkStatus();
     case JobState::kQueued:
-      Move(job, JobState::kPaused, "PAUSED", why);
+      Move(job, JobState::kPaused, code, why);
       return absl::OkStatus();
     case JobState::kStarting:
     case JobState::kRunning:
     case JobState::kPreempting:
-      Move(job, JobState::kPausing, "PAUSED", why);
+      Move(job, JobState::kPausing, code, why);
       Tell(job, AttemptMode::kCheckpointAndStop);
       return absl::OkStatus();
     default:
@@ -328,11 +330,18 @@ void Core::Bill(Job& job, const Attempt& over) {
   }
 }
 
+void Core::Charge(const Job& job, int devices, absl::Duration held, absl::Time at) {
+  const std::string account = AccountOf(job.request);
+  const absl::Duration half_life = QueueOf(job).half_life;
+  if (half_life > absl::ZeroDuration()) shares_.SetHalfLife(account, half_life);
+  shares_.Charge(account, devices, held, at);
+}
+
 // The job's account holds so many devices more.
 void Core::Hold(const Job& job, int devices) {
   const std::string account = AccountOf(job.request);
   absl::Time& until = charged_.try_emplace(account, now_).first->second;
-  shares_.Charge(account, quotas_.Used(account), now_ - until, now_);
+  Charge(job, quotas_.Used(account), now_ - until, now_);
   until = now_;
   quotas_.Charge(account, devices);
 }
@@ -359,8 +368,9 @@ void Core::Settle(Job& job, const Attempt& over) {
                              " has passed; its last checkpoint is at step ", job.checkpoint.step));
   }
   if (job.state == JobState::kPausing) {
-    return Move(job, JobState::kPaused, "PAUSED",
-                absl::StrCat("paused at step ", job.checkpoint.step, "; resume it to go on"));
+    const std::string why = job.reason_code == "IDLE" ? absl::StrCat(job.reason, "; ") : "";
+    return Move(job, JobState::kPaused, std::string(job.reason_code),
+                absl::StrCat(why, "paused at step ", job.checkpoint.step, "; resume it to go on"));
   }
   if (job.state == JobState::kPreempting) {
     return Move(job, JobState::kQueued, "PREEMPTED",

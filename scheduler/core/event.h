@@ -77,6 +77,7 @@ struct JobSubmitted {
 enum class JobVerb {
   kCancel,
   kPause,
+  kPauseIdle,  // because it does nothing with its devices
   kResume,
   kCheckpoint,  // take one now
   kFinish,      // end as if the last step were done
@@ -119,6 +120,7 @@ struct Queue {
   bool fair = true;      // else first come, first served inside a priority
   // A job of it is not stopped for others in its first so much.
   absl::Duration min_run_time = absl::ZeroDuration();
+  absl::Duration half_life = absl::ZeroDuration();  // of what its workspaces have used; 0: as all
   // Empty: every workspace may use it, without limits. Else these alone.
   std::vector<Share> shares;
 };

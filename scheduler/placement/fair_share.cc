@@ -9,12 +9,19 @@ namespace graft::scheduler {
 
 double FairShare::Decayed(const Account& account, absl::Time now) const {
   if (account.usage == 0 || now <= account.at) return account.usage;
-  return account.usage * std::exp2(-absl::FDivDuration(now - account.at, half_life_));
+  const absl::Duration half_life =
+      account.half_life > absl::ZeroDuration() ? account.half_life : half_life_;
+  return account.usage * std::exp2(-absl::FDivDuration(now - account.at, half_life));
 }
 
 void FairShare::SetWeight(absl::string_view workspace, double weight) {
   GRAFT_CHECK(weight > 0) << workspace;
   accounts_[std::string(workspace)].weight = weight;
+}
+
+void FairShare::SetHalfLife(absl::string_view workspace, absl::Duration half_life) {
+  GRAFT_CHECK(half_life > absl::ZeroDuration()) << workspace;
+  accounts_[std::string(workspace)].half_life = half_life;
 }
 
 void FairShare::Charge(absl::string_view workspace, int devices, absl::Duration held,

@@ -19,6 +19,8 @@ class FairShare {
 
   // Greater weights are entitled to more. Must be above 0; 1 unless set.
   void SetWeight(absl::string_view workspace, double weight);
+  // Above 0; the constructor's unless set. What was used before counts by it too.
+  void SetHalfLife(absl::string_view workspace, absl::Duration half_life);
   // `devices` were held for `held` until `now`.
   void Charge(absl::string_view workspace, int devices, absl::Duration held, absl::Time now);
   // Decayed device-seconds.
@@ -31,7 +33,8 @@ class FairShare {
  private:
   struct Account {
     double weight = 1;
-    double usage = 0;  // at `at`
+    absl::Duration half_life = absl::ZeroDuration();  // 0: as all
+    double usage = 0;                                 // at `at`
     absl::Time at = absl::InfinitePast();
   };
   double Decayed(const Account& account, absl::Time now) const;

@@ -220,6 +220,9 @@ TEST(FairShareTest, UsageHalvesWithEachHalfLife) {
   EXPECT_DOUBLE_EQ(shares.Level("a", start), shares.Level("b", start));
   EXPECT_NEAR(shares.Deficit("a", start), 0, 1e-12);
   EXPECT_DOUBLE_EQ(shares.Usage("a", start - absl::Hours(5)), 200);  // a clock that jumps back
+  shares.SetHalfLife("a", absl::Hours(2));
+  EXPECT_DOUBLE_EQ(shares.Usage("a", start + absl::Hours(2)), 100);
+  EXPECT_DOUBLE_EQ(shares.Usage("b", start + absl::Hours(2)), 150);
 }
 
 // The pass starts what a walk over every single job would start.

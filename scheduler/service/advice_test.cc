@@ -250,6 +250,21 @@ TEST_F(AdviceTest, ALayoutThatTheModelDoesNotDivideByIsRefusedWithTheNearest) {
   EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job), IsOk());
 }
 
+TEST_F(AdviceTest, AFileserviceWithLittleRoomIsToldOf) {
+  model_spec_.set_weight_bytes(10'000'000'000);
+  SetFacts(5'000'000'000, 32, 32, 8, 4096);
+  const auto told = [](const v1::Job& job) {
+    std::string message;
+    for (const v1::Warning& warning : job.warnings()) {
+      if (warning.code() == "DISK_TIGHT") message = warning.message();
+    }
+    return message;
+  };
+  EXPECT_EQ(told(MakeJob("roomy")), "");
+  files_.free_bytes = 12'000'000'000;
+  EXPECT_THAT(told(MakeJob("tight")), HasSubstr("12.00 GB free; 1.5 times"));
+}
+
 TEST_F(AdviceTest, ExpertParallelismOfADenseModelIsLeftOutWithAWarning) {
   SetFacts(8'000'000'000, 32, 32, 8, 4096);
   AddGpus("n0", 2);

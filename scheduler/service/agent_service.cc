@@ -268,6 +268,7 @@ void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
         absl::StrCat(call->identity->subject, " must not speak for ", request.node())));
   }
   const std::string node = request.node().substr(std::string("nodes/").size());
+  use_.Put(node, request, context_.clock.Now());
   for (const agent::ActualAttempt& actual : request.attempts()) {
     const JobKey job = ParseAttemptName(actual.attempt()).first;
     if (!job.empty() && actual.has_progress()) progress_.Put(job, actual.progress());

@@ -16,6 +16,7 @@
 #include "graft/agent/v1/agent.pb.h"
 #include "rpc/access_token.h"
 #include "scheduler/service/mutate.h"
+#include "scheduler/service/node_use.h"
 #include "scheduler/service/progress.h"
 #include "scheduler/service/session_board.h"
 
@@ -29,10 +30,11 @@ class AgentService {
     std::string attempt_secret;  // attempts' secrets are HMACs under it
   };
   AgentService(const ServiceContext& context, const rpc::TokenSigner& signer,
-               ProgressBoard& progress, SessionBoard& sessions, Options options)
+               ProgressBoard& progress, NodeUseBoard& use, SessionBoard& sessions, Options options)
       : context_(context),
         signer_(signer),
         progress_(progress),
+        use_(use),
         sessions_(sessions),
         options_(std::move(options)) {}
 
@@ -106,6 +108,7 @@ class AgentService {
   const ServiceContext& context_;
   const rpc::TokenSigner& signer_;
   ProgressBoard& progress_;
+  NodeUseBoard& use_;
   SessionBoard& sessions_;
   const Options options_;
   Mutex mu_;

@@ -3,6 +3,8 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/json.h"
 #include "graft/v1/auth.grpc.pb.h"
 #include "graft/v1/event.grpc.pb.h"
 #include "graft/v1/node.grpc.pb.h"
@@ -252,6 +254,24 @@ TEST_F(AttackTest, NamesCarryNoPathsCommandsOrControlCharacters) {
     auto& dataset = *request.mutable_job()->mutable_spec()->mutable_dataset();
     dataset.mutable_training(0)->set_fileset(absl::StrCat("workspaces/default/filesets/", id));
     EXPECT_THAT(Submit(request, eve), StatusIs(kInvalid)) << id;
+  }
+}
+
+// What callers send stands in the log: as text, in the line that it belongs to.
+TEST_F(AttackTest, TheLogKeepsItsLinesWhateverIsSent) {
+  ::testing::internal::CaptureStderr();
+  const std::string forged = "a\n{\"level\":\"error\",\"message\":\"forged\"}\x1b[2J";
+  v1::CreateJobRequest request = NewJob(forged);
+  EXPECT_THAT(Submit(request, admin_), StatusIs(kInvalid));
+  v1::ExchangeResponse response;
+  EXPECT_THAT(TryExchange("very-secret-token", response), Not(IsOk()));
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_THAT(
+      log, AllOf(HasSubstr("forged"), Not(HasSubstr("\x1b")), Not(HasSubstr("very-secret-token"))));
+  for (const absl::string_view line : absl::StrSplit(log, '\n', absl::SkipEmpty())) {
+    const absl::StatusOr<Json> json = Json::Parse(line);
+    ASSERT_THAT(json.status(), IsOk()) << line;
+    EXPECT_NE(json->GetString("message"), "forged");
   }
 }
 

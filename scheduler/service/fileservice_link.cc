@@ -9,9 +9,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "graft/v1/data.grpc.pb.h"
 #include "graft/v1/fileset.grpc.pb.h"
+#include "graft/v1/usage.grpc.pb.h"
 
 namespace graft::scheduler {
 namespace {
@@ -101,7 +104,8 @@ class GrpcLink final : public FileserviceLink {
   explicit GrpcLink(std::unique_ptr<rpc::Connection> connection)
       : connection_(std::move(connection)),
         filesets_(connection_->channel()),
-        data_(connection_->channel()) {}
+        data_(connection_->channel()),
+        storage_(connection_->channel()) {}
 
   absl::StatusOr<FilesetVersion> Resolve(const std::string& name) override {
     v1::GetFileSetVersionRequest request;
@@ -112,6 +116,22 @@ class GrpcLink final : public FileserviceLink {
                                filesets_, &v1::FileSetService::Stub::GetFileSetVersion, request,
                                {.idempotent = true}));
     return ToVersion(version);
+  }
+
+  absl::StatusOr<int64_t> FreeBytes() override {
+    MutexLock lock(free_mu_);
+    if (absl::Now() - free_asked_ < absl::Seconds(30)) return free_bytes_;
+    free_asked_ = absl::Now();
+    v1::GetStorageUsageRequest request;
+    request.set_parent("workspaces/-");
+    const auto usage = connection_->Call<v1::GetStorageUsageResponse>(
+        storage_, &v1::StorageService::Stub::GetStorageUsage, request, {.idempotent = true});
+    if (usage.ok()) {
+      free_bytes_ = usage->free_bytes();
+    } else {
+      free_bytes_ = usage.status();
+    }
+    return free_bytes_;
   }
 
   absl::Status PutPin(const std::string& version, const std::string& holder) override {
@@ -238,11 +258,16 @@ class GrpcLink final : public FileserviceLink {
   std::unique_ptr<rpc::Connection> connection_;
   v1::FileSetService::Stub filesets_;
   v1::DataService::Stub data_;
+  v1::StorageService::Stub storage_;
+  Mutex free_mu_;
+  absl::StatusOr<int64_t> free_bytes_ GRAFT_GUARDED_BY(free_mu_) = 0;
+  absl::Time free_asked_ GRAFT_GUARDED_BY(free_mu_) = absl::InfinitePast();
 };
 
 class NoLink final : public FileserviceLink {
  public:
   absl::StatusOr<FilesetVersion> Resolve(const std::string&) override { return None(); }
+  absl::StatusOr<int64_t> FreeBytes() override { return None(); }
   absl::Status PutPin(const std::string&, const std::string&) override { return None(); }
   absl::Status DeletePin(const std::string&, const std::string&) override { return None(); }
   absl::StatusOr<std::vector<PinInfo>> ListPins() override { return None(); }

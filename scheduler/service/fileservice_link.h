@@ -47,6 +47,8 @@ class FileserviceLink {
   virtual absl::StatusOr<FilesetVersion> Publish(const std::string& session,
                                                  const std::string& holder,
                                                  const std::string& message) = 0;
+  // Of its disk; at most half a minute old.
+  virtual absl::StatusOr<int64_t> FreeBytes() = 0;
   // The files of a version, read in ranges as they are asked for.
   virtual absl::StatusOr<std::unique_ptr<spec::ModelFiles>> OpenModel(
       const std::string& version) = 0;

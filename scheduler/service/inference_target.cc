@@ -21,13 +21,6 @@ namespace v1 = graft::v1;
 constexpr int kMaxStops = 16;            // as the contract says
 constexpr uint64_t kSeeds = 1ULL << 31;  // short enough to be typed again
 
-absl::Status Invalid(absl::string_view field, absl::string_view what) {
-  return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument, absl::StrCat(field, " ", what))
-      .Reason("FIELD_INVALID")
-      .Field(field, what)
-      .Build();
-}
-
 absl::Status Unavailable(absl::string_view feature) {
   return rpc::FeatureUnavailable(feature, absl::StrCat(feature, " is not in this build"));
 }
@@ -83,21 +76,22 @@ std::string SystemPrompt(const InferenceTarget& target) {
 }
 
 absl::Status CheckMessages(const v1::ChatRequest& request) {
-  if (request.messages().empty()) return Invalid("messages", "is empty");
+  if (request.messages().empty()) return InvalidField("messages", "is empty");
   for (int i = 0; i < request.messages_size(); ++i) {
     const v1::ChatMessage& message = request.messages(i);
     const std::string& role = message.role();
     if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
-      return Invalid(absl::StrCat("messages[", i, "].role"),
-                     absl::StrCat("is '", role, "'; known are system, user, assistant and tool"));
+      return InvalidField(
+          absl::StrCat("messages[", i, "].role"),
+          absl::StrCat("is '", role, "'; known are system, user, assistant and tool"));
     }
     if (!message.tool_calls_json().empty() && !Json::Parse(message.tool_calls_json()).ok()) {
-      return Invalid(absl::StrCat("messages[", i, "].tool_calls_json"), "is no JSON");
+      return InvalidField(absl::StrCat("messages[", i, "].tool_calls_json"), "is no JSON");
     }
   }
   if (!request.tools_json().empty()) {
     const absl::StatusOr<Json> tools = Json::Parse(request.tools_json());
-    if (!tools.ok() || !tools->is_array()) return Invalid("tools_json", "is no JSON array");
+    if (!tools.ok() || !tools->is_array()) return InvalidField("tools_json", "is no JSON array");
   }
   return absl::OkStatus();
 }
@@ -140,11 +134,11 @@ absl::StatusOr<v1::GenerationConfig> ResolveConfig(const v1::GenerationConfig& a
     if (field.is_repeated()) continue;
     if (!config.GetReflection()->HasField(config, &field)) SetDefault(config, field);
     const std::string wrong = OutOfBounds(config, field);
-    if (!wrong.empty()) return Invalid(absl::StrCat("config.", field.name()), wrong);
+    if (!wrong.empty()) return InvalidField(absl::StrCat("config.", field.name()), wrong);
   }
   if (config.stop_size() > kMaxStops) {
-    return Invalid("config.stop",
-                   absl::StrCat("has ", config.stop_size(), " texts; at most ", kMaxStops));
+    return InvalidField("config.stop",
+                        absl::StrCat("has ", config.stop_size(), " texts; at most ", kMaxStops));
   }
   GRAFT_RETURN_IF_ERROR(CheckFeatures(config));
   return config;
@@ -155,9 +149,9 @@ absl::StatusOr<v1::ChatRequest> ResolveChat(const v1::ChatRequest& asked,
   GRAFT_RETURN_IF_ERROR(CheckMessages(asked));
   if (!asked.checkpoint().empty()) return Unavailable("checkpoint");
   if (target.model.chat_template().empty() && target.model.spec().chat_template().empty()) {
-    return Invalid("model", absl::StrCat("'", target.name,
-                                         "' has no chat template; Complete (`graft complete`) "
-                                         "goes on from a text"));
+    return InvalidField("model", absl::StrCat("'", target.name,
+                                              "' has no chat template; Complete (`graft complete`) "
+                                              "goes on from a text"));
   }
   v1::ChatRequest request = asked;
   GRAFT_ASSIGN_OR_RETURN(*request.mutable_config(), ResolveConfig(asked.config(), target, random));
@@ -177,7 +171,7 @@ absl::StatusOr<v1::ChatRequest> ResolveChat(const v1::ChatRequest& asked,
 
 absl::StatusOr<v1::CompleteRequest> ResolveComplete(const v1::CompleteRequest& asked,
                                                     const InferenceTarget& target, Random& random) {
-  if (asked.prompt().empty()) return Invalid("prompt", "is empty");
+  if (asked.prompt().empty()) return InvalidField("prompt", "is empty");
   if (!asked.checkpoint().empty()) return Unavailable("checkpoint");
   v1::CompleteRequest request = asked;
   GRAFT_ASSIGN_OR_RETURN(*request.mutable_config(), ResolveConfig(asked.config(), target, random));

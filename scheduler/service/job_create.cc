@@ -3,6 +3,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "graft/v1/model.pb.h"
 #include "graft/v1/queue.pb.h"
@@ -21,6 +22,8 @@ namespace graft::scheduler {
 namespace {
 
 namespace v1 = graft::v1;
+constexpr double kRoomForLora = 1.5;  // of the base model, as the worker asks for its own disk
+constexpr double kRoomForAllWeights = 3;
 constexpr size_t kMaxIdLength = 63;
 
 void Violate(SpecCheck& check, absl::string_view field, v1::Reason reason,
@@ -88,6 +91,16 @@ absl::Status CheckQueue(Turn& turn, const rpc::Call& call, const std::string& wo
         return share.workspace() == absl::StrCat("workspaces/", workspace);
       });
   if (!admits) return QueueRefuses(name, "does not admit this workspace");
+  for (const auto& [label, value] : queue.node_selector()) {
+    const auto [asked, added] = resources.mutable_node_selector()->insert({label, value});
+    if (added || asked->second == value) continue;
+    return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
+                             absl::StrCat("spec.resources.node_selector asks for ", label, "=",
+                                          asked->second, "; ", name, " has ", label, "=", value))
+        .Reason("FIELD_INVALID")
+        .Field("spec.resources.node_selector", absl::StrCat("must not say another ", label))
+        .Build();
+  }
   const int priority = resources.priority();
   const bool inside = priority >= queue.min_job_priority() && priority <= queue.max_job_priority();
   if (!inside && call.identity->RoleInCluster() < rpc::Role::kOperator) {
@@ -142,6 +155,26 @@ Misfit MisfitOf(const ClusterView& cluster, const GangRequest& gang) {
 
 }  // namespace
 
+// What a job leaves behind goes to the fileservice's disk: checkpoints, and the output.
+void JobService::WarnOfDisk(int64_t base_bytes, int64_t dataset_bytes, SpecCheck& check) const {
+  const bool all = check.resolved.tuning().type() == v1::FINETUNING_TYPE_ALL_WEIGHTS;
+  const double factor = all ? kRoomForAllWeights : kRoomForLora;
+  const double wanted =
+      factor * static_cast<double>(base_bytes) + static_cast<double>(dataset_bytes);
+  const absl::StatusOr<int64_t> free = context_.files.FreeBytes();
+  if (!free.ok() || static_cast<double>(*free) >= wanted) return;
+  v1::Warning& warning = check.warnings.emplace_back();
+  warning.set_code("DISK_TIGHT");
+  warning.set_field("spec.output");
+  warning.set_message(absl::StrFormat(
+      "the fileservice's disk has %.2f GB free; %.1f times the base model and the dataset are "
+      "%.2f GB",
+      static_cast<double>(*free) / 1e9, factor, wanted / 1e9));
+  warning.set_explanation(
+      "Checkpoints and the output may not find room; delete old versions or keep fewer "
+      "checkpoints.");
+}
+
 SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
                                 Prepared& prepared) {
   v1::JobSpec asked = spec;
@@ -174,6 +207,7 @@ SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
       prepared.model = model->spec();
     }
   }
+  int64_t dataset_bytes = 0;
   const auto resolve = [&](auto* sources, absl::string_view field) {
     for (int i = 0; i < sources->size(); ++i) {
       std::string& name = *(*sources)[i].mutable_fileset();
@@ -189,11 +223,13 @@ SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
         continue;
       }
       prepared.digests.emplace_back(version->name, version->digest);
+      dataset_bytes += version->size_bytes;
       name = version->name;
     }
   };
   resolve(check.resolved.mutable_dataset()->mutable_training(), "spec.dataset.training");
   resolve(check.resolved.mutable_dataset()->mutable_validation(), "spec.dataset.validation");
+  WarnOfDisk(prepared.model.weight_bytes(), dataset_bytes, check);
   for (v1::Warning& warning : RecipeWarnings(check.resolved, {})) {
     check.warnings.push_back(std::move(warning));
   }

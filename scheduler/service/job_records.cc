@@ -22,10 +22,11 @@ constexpr int kMaxHistory = 32;
 
 v1::Reason ReasonOf(const Job& job) {
   static constexpr std::pair<absl::string_view, v1::Reason> kReasons[] = {
-      {"PREEMPTED", v1::REASON_PREEMPTED},    {"PREEMPTING", v1::REASON_PREEMPTED},
-      {"DRAINING", v1::REASON_NODE_DRAINING}, {"TIME_LIMIT", v1::REASON_TIME_LIMIT},
-      {"PAUSED", v1::REASON_PAUSED_BY_USER},  {"CANCELLED", v1::REASON_CANCELLED_BY_USER},
-      {"RESTARTING", v1::REASON_WORKER_LOST}, {"FAILED", v1::REASON_RANK_FAILED}};
+      {"PREEMPTED", v1::REASON_PREEMPTED},         {"PREEMPTING", v1::REASON_PREEMPTED},
+      {"DRAINING", v1::REASON_NODE_DRAINING},      {"TIME_LIMIT", v1::REASON_TIME_LIMIT},
+      {"PAUSED", v1::REASON_PAUSED_BY_USER},       {"IDLE", v1::REASON_IDLE},
+      {"CANCELLED", v1::REASON_CANCELLED_BY_USER}, {"RESTARTING", v1::REASON_WORKER_LOST},
+      {"FAILED", v1::REASON_RANK_FAILED}};
   for (const auto& [code, reason] : kReasons) {
     if (job.reason_code == code) return reason;
   }

@@ -30,13 +30,6 @@ absl::Status Conflict(const absl::Status& status, const std::string& name, const
       .Build();
 }
 
-absl::Status InvalidField(absl::string_view field, absl::string_view why) {
-  return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument, absl::StrCat(field, " ", why))
-      .Reason("FIELD_INVALID")
-      .Field(field, why)
-      .Build();
-}
-
 }  // namespace
 
 void JobService::UpdateJob(CallPtr call, const v1::UpdateJobRequest& request,

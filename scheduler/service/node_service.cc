@@ -91,6 +91,7 @@ absl::StatusOr<v1::Node> NodeService::ReadNode(const std::string& id,
   const std::string name = absl::StrCat("nodes/", id);
   GRAFT_ASSIGN_OR_RETURN(v1::Node node,
                          ReadResource<v1::Node>(context_.store, absl::StrCat("node/", id), name));
+  use_.Overlay(id, context_.clock.Now(), node);
   const auto record = context_.store.Get(Family::kRecords, absl::StrCat(kCoreNodePrefix, id));
   if (!record.ok()) return node;
   const auto decoded = DecodeNode(record->value);

@@ -9,12 +9,14 @@
 #include "google/protobuf/empty.pb.h"
 #include "graft/v1/node.pb.h"
 #include "scheduler/service/mutate.h"
+#include "scheduler/service/node_use.h"
 
 namespace graft::scheduler {
 
 class NodeService {
  public:
-  explicit NodeService(const ServiceContext& context) : context_(context) {}
+  NodeService(const ServiceContext& context, const NodeUseBoard& use)
+      : context_(context), use_(use) {}
   rpc::Service Bind();
 
  private:
@@ -50,6 +52,7 @@ class NodeService {
   absl::Status SendNews(const rpc::Call& call, NodeWatch& watch, NodeWriter& writer);
 
   const ServiceContext& context_;
+  const NodeUseBoard& use_;
 };
 
 }  // namespace graft::scheduler

@@ -30,6 +30,11 @@ class ProgressBoard {
     if (status.progress().steps_done() < done) status.mutable_progress()->set_steps_done(done);
     if (status.progress().steps_total() == 0) status.mutable_progress()->set_steps_total(total);
   }
+  int64_t StepsDone(absl::string_view job) const {
+    MutexLock lock(mu_);
+    const auto it = progress_.find(job);
+    return it == progress_.end() ? 0 : it->second.steps_done();
+  }
   void Remove(absl::string_view job) {
     MutexLock lock(mu_);
     progress_.erase(job);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "graft/v1/job.pb.h"
 #include "rpc/status.h"
@@ -30,7 +31,8 @@ absl::Status StepQueue(Turn& turn, const v1::Queue& queue) {
             .backfill = !queue.has_backfill() || queue.backfill(),
             .fair = queue.order() != v1::Queue::ORDER_FIFO,
             .min_run_time = queue.has_min_run_time() ? absl::Seconds(queue.min_run_time().seconds())
-                                                     : kMinRunTime};
+                                                     : kMinRunTime,
+            .half_life = absl::Seconds(queue.half_life().seconds())};
   for (const v1::Share& share : queue.shares()) {
     put.shares.push_back({.workspace = share.workspace().substr(std::string("workspaces/").size()),
                           .quota = share.has_quota() ? share.quota() : -1,
@@ -40,14 +42,13 @@ absl::Status StepQueue(Turn& turn, const v1::Queue& queue) {
   return turn.Step(QueuePut{std::move(put)});
 }
 
-// What this build keeps of a queue it also does.
 absl::Status CheckQueue(Turn& turn, const v1::Queue& queue) {
-  if (queue.has_idle_policy()) {
-    return rpc::ErrorBuilder(rpc::FeatureUnavailable("queue.idle_policy",
-                                                     "queue.idle_policy is not in this build"))
-        .Field("queue.idle_policy", "not in this build; leave it out")
-        .Build();
+  const v1::IdlePolicy& idle = queue.idle_policy();
+  if (!(idle.min_utilisation() >= 0 && idle.min_utilisation() <= 1)) {
+    return InvalidField("queue.idle_policy.min_utilisation", "is a share, from 0 to 1");
   }
+  if (queue.half_life().seconds() < 0) return InvalidField("queue.half_life", "is below 0");
+  if (idle.after().seconds() < 0) return InvalidField("queue.idle_policy.after", "is below 0");
   for (const v1::Share& share : queue.shares()) {
     GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(share.workspace(), "workspaces/*"));
     if (!Exists(turn, absl::StrCat("workspace/", ids[0]))) return NoSuchResource(share.workspace());
@@ -64,6 +65,29 @@ bool Admits(const v1::Queue& queue, const rpc::Identity& who) {
     return who.RoleIn(share.workspace().substr(share.workspace().find('/') + 1)) >=
            rpc::Role::kViewer;
   });
+}
+
+// What waits in the queues and what runs, in one walk over the jobs.
+void ShowStatus(const Core& core, const rpc::Identity& who, const std::vector<v1::Queue*>& queues) {
+  absl::flat_hash_map<std::string, v1::QueueStatus*> status;
+  for (v1::Queue* queue : queues) {
+    status[queue->name().substr(std::string("queues/").size())] = queue->mutable_status();
+  }
+  for (const auto& [key, job] : core.jobs()) {
+    const auto found = status.find(job.request.queue);
+    if (found == status.end()) continue;
+    v1::QueueStatus& out = *found->second;
+    if (job.attempt.live()) {
+      const auto devices = static_cast<int64_t>(job.attempt.ranks.size());
+      out.set_running_jobs(out.running_jobs() + 1);
+      out.set_devices_used(out.devices_used() + devices);
+      const bool seen = who.RoleIn(job.request.workspace) >= rpc::Role::kViewer;
+      (*out.mutable_devices_by_workspace())[seen ? job.request.workspace : "-"] += devices;
+    } else if (job.state == JobState::kQueued) {
+      out.set_queued_jobs(out.queued_jobs() + 1);
+      out.set_devices_wanted(out.devices_wanted() + job.request.gang.layout.world());
+    }
+  }
 }
 
 }  // namespace
@@ -87,8 +111,8 @@ absl::Status QueueService::Bootstrap(Turn& turn) {
 
 rpc::Service QueueService::Bind() {
   rpc::Service service("graft.v1.QueueService");
-  service.Unary("GetQueue", this, &QueueService::GetQueue)
-      .Unary("ListQueues", this, &QueueService::ListQueues)
+  service.Async("GetQueue", this, &QueueService::GetQueue)
+      .Async("ListQueues", this, &QueueService::ListQueues)
       .Async("CreateQueue", this, &QueueService::CreateQueue)
       .Async("UpdateQueue", this, &QueueService::UpdateQueue)
       .Async("DeleteQueue", this, &QueueService::DeleteQueue)
@@ -96,29 +120,46 @@ rpc::Service QueueService::Bind() {
   return service;
 }
 
-absl::StatusOr<v1::Queue> QueueService::GetQueue(const rpc::Call&,
-                                                 const v1::GetQueueRequest& request) {
-  GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(request.name(), "queues/*"));
-  return ReadResource<v1::Queue>(context_.store, absl::StrCat("queue/", ids[0]), request.name());
+absl::StatusOr<v1::Queue> QueueService::Read(const std::string& name) const {
+  GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(name, "queues/*"));
+  return ReadResource<v1::Queue>(context_.store, QueueKey(ids[0]), name);
 }
 
-absl::StatusOr<v1::ListQueuesResponse> QueueService::ListQueues(
-    const rpc::Call& call, const v1::ListQueuesRequest& request) {
+void QueueService::GetQueue(CallPtr call, const v1::GetQueueRequest& request,
+                            rpc::Responder<v1::Queue> responder) {
+  absl::StatusOr<v1::Queue> queue = Read(request.name());
+  if (!queue.ok()) return responder.Answer(queue.status());
+  auto answer = std::make_shared<rpc::Responder<v1::Queue>>(std::move(responder));
+  context_.control.Inspect([call, answer, queue = *std::move(queue)](const Core& core) mutable {
+    ShowStatus(core, *call->identity, {&queue});
+    answer->Answer(std::move(queue));
+  });
+}
+
+void QueueService::ListQueues(CallPtr call, const v1::ListQueuesRequest& request,
+                              rpc::Responder<v1::ListQueuesResponse> responder) {
   static const ListFields kFields{.filter = {{"name"}, {"state"}}, .order = {"priority", "name"}};
-  ListQuery query = QueryOf(call, request, "queue/");
+  ListQuery query = QueryOf(*call, request, "queue/");
   query.order_by = "priority desc, name";
-  GRAFT_ASSIGN_OR_RETURN(
-      auto page, ListLoaded<v1::Queue>(context_.store, context_.page_tokens, query, kFields,
-                                       [&](const Record& record) -> absl::StatusOr<MessagePtr> {
-                                         GRAFT_ASSIGN_OR_RETURN(v1::Queue queue,
-                                                                ToResource<v1::Queue>(record));
-                                         if (!Admits(queue, *call.identity)) return nullptr;
-                                         return std::make_unique<v1::Queue>(std::move(queue));
-                                       }));
+  auto page = ListLoaded<v1::Queue>(context_.store, context_.page_tokens, query, kFields,
+                                    [&](const Record& record) -> absl::StatusOr<MessagePtr> {
+                                      GRAFT_ASSIGN_OR_RETURN(v1::Queue queue,
+                                                             ToResource<v1::Queue>(record));
+                                      if (!Admits(queue, *call->identity)) return nullptr;
+                                      return std::make_unique<v1::Queue>(std::move(queue));
+                                    });
+  if (!page.ok()) return responder.Answer(page.status());
   v1::ListQueuesResponse response;
-  for (v1::Queue& queue : page.resources) *response.add_queues() = std::move(queue);
-  response.set_next_page_token(page.next_page_token);
-  return response;
+  for (v1::Queue& queue : page->resources) *response.add_queues() = std::move(queue);
+  response.set_next_page_token(page->next_page_token);
+  auto answer = std::make_shared<rpc::Responder<v1::ListQueuesResponse>>(std::move(responder));
+  context_.control.Inspect(
+      [call, answer, response = std::move(response)](const Core& core) mutable {
+        std::vector<v1::Queue*> queues;
+        for (v1::Queue& queue : *response.mutable_queues()) queues.push_back(&queue);
+        ShowStatus(core, *call->identity, queues);
+        answer->Answer(std::move(response));
+      });
 }
 
 void QueueService::CreateQueue(CallPtr call, const v1::CreateQueueRequest& request,
@@ -178,30 +219,42 @@ void QueueService::DeleteQueue(CallPtr call, const v1::DeleteQueueRequest& reque
 
 void QueueService::ListQueueEntries(CallPtr call, const v1::ListQueueEntriesRequest& request,
                                     rpc::Responder<v1::ListQueueEntriesResponse> responder) {
-  const auto ids = ParseName(request.parent(), "queues/*");
-  if (!ids.ok()) return responder.Answer(ids.status());
+  const absl::StatusOr<v1::Queue> queue = Read(request.parent());
+  if (!queue.ok()) return responder.Answer(queue.status());
+  const absl::StatusOr<int> size = rpc::EffectivePageSize(request.page_size());
+  if (!size.ok()) return responder.Answer(size.status());
+  int64_t passed = 0;  // in the pages before
+  if (!request.page_token().empty()) {
+    const auto token = context_.page_tokens.Decode(request.page_token(), request.parent());
+    if (!token.ok()) return responder.Answer(token.status());
+    passed = static_cast<int64_t>(token->revision);
+  }
   auto answer =
       std::make_shared<rpc::Responder<v1::ListQueueEntriesResponse>>(std::move(responder));
-  const int limit = request.page_size() > 0 ? std::min(request.page_size(), 1000) : 50;
-  context_.control.Inspect([this, call, answer, limit, queue = (*ids)[0]](const Core& core) {
-    v1::ListQueueEntriesResponse response;
-    int64_t position = 0;
-    for (const Job* job : core.Waiting()) {
-      if (job->request.queue != queue) continue;
-      ++position;
-      if (response.entries_size() == limit) break;
-      v1::QueueEntry& entry = *response.add_entries();
-      if (call->identity->RoleIn(job->request.workspace) >= rpc::Role::kViewer) {
-        entry.set_job(JobNameOf(job->request.key));
-      }
-      entry.set_position(position);
-      entry.set_devices(job->request.gang.layout.world());
-      entry.set_priority(job->request.priority);
-      *entry.mutable_queued_time() = ToTimestamp(job->created);
-      entry.set_cause(CauseCode(core.WaitCode(*job, context_.clock.Now())));
-    }
-    answer->Answer(std::move(response));
-  });
+  context_.control.Inspect(
+      [this, call, answer, size = *size, passed, name = request.parent(),
+       open = queue->visibility() == v1::Queue::VISIBILITY_NAMES](const Core& core) {
+        v1::ListQueueEntriesResponse response;
+        int64_t position = 0;
+        for (const Job* job : core.Waiting()) {
+          if (absl::StrCat("queues/", job->request.queue) != name || ++position <= passed) continue;
+          if (response.entries_size() == size) {
+            response.set_next_page_token(context_.page_tokens.Encode(
+                {.revision = static_cast<uint64_t>(position - 1)}, name));
+            break;
+          }
+          v1::QueueEntry& entry = *response.add_entries();
+          if (open || call->identity->RoleIn(job->request.workspace) >= rpc::Role::kViewer) {
+            entry.set_job(JobNameOf(job->request.key));
+          }
+          entry.set_position(position);
+          entry.set_devices(job->request.gang.layout.world());
+          entry.set_priority(job->request.priority);
+          *entry.mutable_queued_time() = ToTimestamp(job->created);
+          entry.set_cause(CauseCode(core.WaitCode(*job, context_.clock.Now())));
+        }
+        answer->Answer(std::move(response));
+      });
 }
 
 }  // namespace graft::scheduler

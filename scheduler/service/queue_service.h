@@ -20,10 +20,11 @@ class QueueService {
 
  private:
   using CallPtr = std::shared_ptr<rpc::Call>;
-  absl::StatusOr<graft::v1::Queue> GetQueue(const rpc::Call& call,
-                                            const graft::v1::GetQueueRequest& request);
-  absl::StatusOr<graft::v1::ListQueuesResponse> ListQueues(
-      const rpc::Call& call, const graft::v1::ListQueuesRequest& request);
+  absl::StatusOr<graft::v1::Queue> Read(const std::string& name) const;
+  void GetQueue(CallPtr call, const graft::v1::GetQueueRequest& request,
+                rpc::Responder<graft::v1::Queue> responder);
+  void ListQueues(CallPtr call, const graft::v1::ListQueuesRequest& request,
+                  rpc::Responder<graft::v1::ListQueuesResponse> responder);
   void CreateQueue(CallPtr call, const graft::v1::CreateQueueRequest& request,
                    rpc::Responder<graft::v1::Queue> responder);
   void UpdateQueue(CallPtr call, const graft::v1::UpdateQueueRequest& request,

@@ -395,6 +395,7 @@ std::string EncodeQueue(const Queue& queue) {
   json.Set("mode", static_cast<int>(queue.mode)).Set("backfill", queue.backfill);
   json.Set("fair", queue.fair);
   json.Set("min_run_us", absl::ToInt64Microseconds(queue.min_run_time));
+  json.Set("half_life_us", absl::ToInt64Microseconds(queue.half_life));
   Json shares = Json::MakeArray();
   for (const Share& share : queue.shares) {
     Json one = Json::MakeObject();
@@ -414,7 +415,8 @@ absl::StatusOr<Queue> DecodeQueue(absl::string_view bytes) {
               .mode = static_cast<QueueMode>(json.GetInt("mode", 1)),
               .backfill = json.GetBool("backfill", true),
               .fair = json.GetBool("fair", true),
-              .min_run_time = absl::Microseconds(json.GetInt("min_run_us"))};
+              .min_run_time = absl::Microseconds(json.GetInt("min_run_us")),
+              .half_life = absl::Microseconds(json.GetInt("half_life_us"))};
   const Json* shares = json.Find("shares");
   if (shares == nullptr || !shares->is_array()) return queue;
   for (const Json& share : shares->as_array()) {

@@ -99,6 +99,13 @@ absl::Status NoSuchResource(absl::string_view name) {
       .Build();
 }
 
+absl::Status InvalidField(absl::string_view field, absl::string_view why) {
+  return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument, absl::StrCat(field, " ", why))
+      .Reason("FIELD_INVALID")
+      .Field(field, why)
+      .Build();
+}
+
 absl::Status ResourceExists(absl::string_view name) {
   return rpc::ErrorBuilder(absl::StatusCode::kAlreadyExists,
                            absl::StrCat(name, " exists already; choose another id"))

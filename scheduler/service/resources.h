@@ -34,6 +34,8 @@ absl::Time FromTimestamp(const google::protobuf::Timestamp& time);
 // NOT_FOUND (RESOURCE_NOT_FOUND) by the resource's name.
 absl::Status NoSuchResource(absl::string_view name);
 absl::Status ResourceExists(absl::string_view name);
+// INVALID_ARGUMENT with the field's path; `why` is read behind it.
+absl::Status InvalidField(absl::string_view field, absl::string_view why);
 // ABORTED (ETAG_MISMATCH) unless `sent` is empty or `current`.
 absl::Status CheckEtag(absl::string_view name, absl::string_view sent, absl::string_view current);
 

@@ -21,6 +21,7 @@ struct Families {
   prometheus::Histogram* commits;
   prometheus::Gauge* fragmentation;
   prometheus::Gauge* watch_lag;
+  prometheus::Gauge* idle_jobs;
   GaugeFamily* jobs;
   GaugeFamily* queued;
   GaugeFamily* devices;
@@ -93,6 +94,9 @@ void SchedulerMetrics::Register(prometheus::Registry& registry) {
   f.watch_lag = &AddGauge(registry, "graft_scheduler_watch_lag_revisions",
                           "Commits that watches have not looked at yet")
                      .Add({});
+  f.idle_jobs = &AddGauge(registry, "graft_scheduler_idle_jobs",
+                          "Running jobs that do nothing with their devices")
+                     .Add({});
   f.jobs = &AddGauge(registry, "graft_scheduler_jobs", "Jobs by state");
   f.queued = &AddGauge(registry, "graft_scheduler_queued_jobs", "Queued jobs by reason");
   f.devices = &AddGauge(registry, "graft_scheduler_devices", "Devices by state");
@@ -107,13 +111,14 @@ void SchedulerMetrics::ObserveCommit(absl::Duration took) {
   if (state_->registered) state_->families.commits->Observe(absl::ToDoubleSeconds(took));
 }
 
-void SchedulerMetrics::Show(const ClusterSample& sample, int64_t watch_lag) {
+void SchedulerMetrics::Show(const ClusterSample& sample, int64_t watch_lag, int64_t idle_jobs) {
   if (!state_->registered) return;
   ShowAll(*state_->families.jobs, "state", sample.jobs, state_->shown.jobs);
   ShowAll(*state_->families.queued, "reason", sample.queued, state_->shown.queued);
   ShowAll(*state_->families.devices, "state", sample.devices, state_->shown.devices);
   state_->families.fragmentation->Set(sample.fragmentation);
   state_->families.watch_lag->Set(static_cast<double>(watch_lag));
+  state_->families.idle_jobs->Set(static_cast<double>(idle_jobs));
 }
 
 }  // namespace graft::scheduler

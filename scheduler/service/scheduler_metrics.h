@@ -7,6 +7,8 @@
 //   graft_scheduler_fragmentation           share of free devices that are not on wholly free nodes
 //   graft_scheduler_commit_seconds          of commits that were durable
 //   graft_scheduler_watch_lag_revisions     commits that watches have not looked at yet
+//   graft_scheduler_idle_jobs               that do nothing with their devices, by their queue's
+//   policy
 //
 // Gauges are as of the last Sample. Thread-safe.
 #pragma once
@@ -43,7 +45,7 @@ class SchedulerMetrics {
 
   void CountDecisions(int count);
   void ObserveCommit(absl::Duration took);
-  void Show(const ClusterSample& sample, int64_t watch_lag);
+  void Show(const ClusterSample& sample, int64_t watch_lag, int64_t idle_jobs);
 
  private:
   struct State;

@@ -11,6 +11,7 @@
 #include "scheduler/service/agent_service.h"
 #include "scheduler/service/auth_service.h"
 #include "scheduler/service/event_service.h"
+#include "scheduler/service/idle_watch.h"
 #include "scheduler/service/inference_service.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/job_service.h"
@@ -97,6 +98,8 @@ struct SchedulerServer::State {
   std::unique_ptr<rpc::PageTokenCodec> page_tokens;
   std::unique_ptr<const ServiceContext> context;
   ProgressBoard progress;
+  NodeUseBoard use;
+  IdleWatch idle{progress, use};
   SessionBoard sessions;
   std::unique_ptr<SchedulerAuthenticator> authenticator;
   std::unique_ptr<AuthService> auth;
@@ -177,7 +180,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
                                       .access_changes = &s.store->access_changes()});
   s.auth = std::make_unique<AuthService>(context, signer);
   s.access = std::make_unique<AccessService>(context);
-  s.nodes = std::make_unique<NodeService>(context);
+  s.nodes = std::make_unique<NodeService>(context, s.use);
   s.queues = std::make_unique<QueueService>(context);
   s.workspaces = std::make_unique<WorkspaceService>(context);
   s.info = std::make_unique<ServerService>(
@@ -186,7 +189,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   s.models = std::make_unique<ModelService>(context);
   s.jobs = std::make_unique<JobService>(context, s.progress);
   s.agents = std::make_unique<AgentService>(
-      context, signer, s.progress, s.sessions,
+      context, signer, s.progress, s.use, s.sessions,
       AgentService::Options{.lease = options.lease,
                             .stop_after = options.lease * 4 / 5,
                             .attempt_secret = options.attempt_secret});
@@ -201,8 +204,10 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
     ReconcilePins(*s.context);
   };
   upkeep.also_often = [&s] {
-    s.control->Inspect(
-        [&s](const Core& core) { s.metrics.Show(SampleOf(core), s.watchers->lag()); });
+    LookForIdleJobs(*s.context, s.idle);
+    s.control->Inspect([&s](const Core& core) {
+      s.metrics.Show(SampleOf(core), s.watchers->lag(), s.idle.idle());
+    });
   };
   s.upkeep = std::make_unique<Upkeep>(context, std::move(upkeep));
   s.inference = std::make_unique<InferenceService>(context, s.sessions, s.progress);

@@ -9,6 +9,7 @@
 #include "graft/v1/workspace.grpc.pb.h"
 #include "scheduler/service/secret_service.h"
 #include "scheduler/service/testing/test_server.h"
+#include "scheduler/service/testing/test_worker.h"
 
 namespace graft::scheduler {
 namespace {
@@ -375,14 +376,77 @@ TEST_F(ServiceTest, AClosedQueueTakesNoJobs) {
             "QUEUE_CLOSED");
 }
 
-TEST_F(ServiceTest, WhatAQueueCannotDoIsNotKeptEither) {
+TEST_F(ServiceTest, AnIdlePolicyOutOfBoundsIsNotKept) {
   const auto queues = v1::QueueService::NewStub(channel_);
   v1::UpdateQueueRequest request;
   request.mutable_queue()->set_name("queues/default");
-  request.mutable_queue()->mutable_idle_policy()->set_stop(true);
+  request.mutable_queue()->mutable_idle_policy()->set_min_utilisation(5);
   v1::Queue queue;
-  EXPECT_THAT(Call(*queues, &v1::QueueService::Stub::UpdateQueue, request, queue),
-              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("queue.idle_policy")));
+  EXPECT_THAT(
+      Call(*queues, &v1::QueueService::Stub::UpdateQueue, request, queue),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("queue.idle_policy.min_utilisation")));
+  request.mutable_queue()->mutable_idle_policy()->set_min_utilisation(0.1);
+  EXPECT_THAT(Call(*queues, &v1::QueueService::Stub::UpdateQueue, request, queue), IsOk());
+}
+
+TEST_F(ServiceTest, AQueueShowsWhatWaitsInItPageByPage) {
+  const auto queues = v1::QueueService::NewStub(channel_);
+  for (const char* id : {"a1", "a2", "a3"}) MakeJob(id);
+  v1::GetQueueRequest get;
+  get.set_name("queues/default");
+  v1::Queue queue;
+  ASSERT_THAT(Call(*queues, &v1::QueueService::Stub::GetQueue, get, queue), IsOk());
+  EXPECT_EQ(queue.status().queued_jobs(), 3);
+  EXPECT_EQ(queue.status().devices_wanted(), 3);
+  v1::ListQueueEntriesRequest list;
+  list.set_parent("queues/default");
+  list.set_page_size(2);
+  v1::ListQueueEntriesResponse page;
+  ASSERT_THAT(Call(*queues, &v1::QueueService::Stub::ListQueueEntries, list, page), IsOk());
+  ASSERT_EQ(page.entries_size(), 2);
+  EXPECT_EQ(page.entries(0).job(), "workspaces/default/jobs/a1");
+  list.set_page_token(page.next_page_token());
+  ASSERT_THAT(Call(*queues, &v1::QueueService::Stub::ListQueueEntries, list, page), IsOk());
+  ASSERT_EQ(page.entries_size(), 1);
+  EXPECT_EQ(page.entries(0).position(), 3);
+  EXPECT_EQ(page.next_page_token(), "");
+  list.set_parent("queues/none");
+  EXPECT_THAT(Call(*queues, &v1::QueueService::Stub::ListQueueEntries, list, page),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("queues/none")));
+}
+
+TEST_F(ServiceTest, AQueuesNodesAreThoseOfItsNewJobs) {
+  const auto queues = v1::QueueService::NewStub(channel_);
+  v1::UpdateQueueRequest update;
+  update.mutable_queue()->set_name("queues/default");
+  (*update.mutable_queue()->mutable_node_selector())["pool"] = "a";
+  v1::Queue queue;
+  ASSERT_THAT(Call(*queues, &v1::QueueService::Stub::UpdateQueue, update, queue), IsOk());
+  EXPECT_EQ(MakeJob("in").resolved_spec().resources().node_selector().at("pool"), "a");
+  v1::CreateJobRequest other = NewJob("out");
+  (*other.mutable_job()->mutable_spec()->mutable_resources()->mutable_node_selector())["pool"] =
+      "b";
+  v1::Job job;
+  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, other, job),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("pool=b")));
+}
+
+TEST_F(ServiceTest, ANodeShowsHowBusyItIs) {
+  const auto nodes = v1::NodeService::NewStub(channel_);
+  TestWorker worker(channel_);
+  worker.Register();
+  auto& use = *worker.report().add_device_use();
+  use.set_utilisation(0.5);
+  use.set_memory_used_bytes(7);
+  worker.report().set_disk_free_bytes(9);
+  worker.Sync();
+  v1::GetNodeRequest get;
+  get.set_name("nodes/n0");
+  v1::Node node;
+  ASSERT_THAT(Call(*nodes, &v1::NodeService::Stub::GetNode, get, node), IsOk());
+  EXPECT_DOUBLE_EQ(node.devices(0).utilisation(), 0.5);
+  EXPECT_EQ(node.devices(0).memory_used_bytes(), 7);
+  EXPECT_EQ(node.disk_free_bytes(), 9);
 }
 
 // --- Workspaces and access ---

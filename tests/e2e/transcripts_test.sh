@@ -21,6 +21,7 @@ same_for_all() {
     -e 's/request: .*/request: ID/' \
     -e 's/127\.0\.0\.1:[0-9]+/127.0.0.1:PORT/g' \
     -e 's/\b[0-9]+(\.[0-9]+)? (kB|MB|GB|TB)\b/SIZE/g' \
+    -e 's/\b[0-9]+ %/SHARE/g' \
     -e 's/\b[0-9]+(\.[0-9]+)? ?(ms|cores)\b/NUMBER \2/g' \
     -e 's/\b[0-9]+(\.[0-9]+)?[smhd]\b/AGE/g' \
     -e 's/[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z/TIME/g' \

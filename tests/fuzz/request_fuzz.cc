@@ -133,7 +133,7 @@ struct World {
   void AddJob() {
     v1::CreateJobRequest request;
     request.set_parent("workspaces/default");
-    request.set_job_id("j");
+    request.set_job_id("jj");
     auto& spec = *request.mutable_job()->mutable_spec();
     spec.mutable_model()->set_base("workspaces/default/models/base");
     spec.mutable_dataset()->add_training()->set_fileset("workspaces/default/filesets/rows");

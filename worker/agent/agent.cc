@@ -131,14 +131,15 @@ void Agent::KeepCredential(const std::string& credential) {
   }
 }
 
-v1::Inventory Agent::ReadInventory() {
-  const absl::StatusOr<device::Inventory> read = devices_.Read();
-  v1::Inventory inventory;
-  if (read.ok()) {
-    inventory = ToProto(*read, options_.node_id);
-  } else {
-    LOG_ERROR("the devices cannot be read", {{"reason", read.status().message()}});
-  }
+device::Inventory Agent::ReadDevices() {
+  absl::StatusOr<device::Inventory> read = devices_.Read();
+  if (read.ok()) return *std::move(read);
+  LOG_ERROR("the devices cannot be read", {{"reason", read.status().message()}});
+  return {};
+}
+
+v1::Inventory Agent::InventoryOf(const device::Inventory& devices) const {
+  v1::Inventory inventory = ToProto(devices, options_.node_id);
   inventory.set_disk_bytes(DiskSize(options_.cache_folder));
   inventory.set_fabric_address(options_.fabric_address);
   utsname name;
@@ -157,7 +158,7 @@ void Agent::BeginRegister() {
     request.set_node_credential(credential_);
   }
   request.set_boot_id(boot_id_);
-  *request.mutable_inventory() = ReadInventory();
+  *request.mutable_inventory() = InventoryOf(ReadDevices());
   sent_inventory_ = request.inventory().SerializeAsString();
   for (const auto& [key, value] : options_.labels) (*request.mutable_labels())[key] = value;
   if (options_.available_until != absl::InfiniteFuture()) {
@@ -217,7 +218,9 @@ v1::SynchronizeRequest Agent::Report() {
   request.set_epoch(epoch_);
   request.set_protocol_version(protocol_);
   request.set_revision(revision_);
-  const v1::Inventory inventory = ReadInventory();
+  const device::Inventory devices = ReadDevices();
+  AddUse(devices, request);
+  const v1::Inventory inventory = InventoryOf(devices);
   if (std::string bytes = inventory.SerializeAsString(); bytes != sent_inventory_) {
     *request.mutable_inventory() = inventory;
     sent_inventory_ = std::move(bytes);

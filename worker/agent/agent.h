@@ -82,7 +82,8 @@ class Agent {
   void ProgressMade();
   void ScheduleReport(absl::Duration delay);
   void CheckLease();
-  v1::Inventory ReadInventory();
+  device::Inventory ReadDevices();
+  v1::Inventory InventoryOf(const device::Inventory& devices) const;
   v1::SynchronizeRequest Report();
 
   const AgentOptions options_;

@@ -56,4 +56,12 @@ v1::Inventory ToProto(const device::Inventory& inventory, absl::string_view node
   return out;
 }
 
+void AddUse(const device::Inventory& inventory, v1::SynchronizeRequest& request) {
+  for (const device::Device& device : inventory.devices) {
+    v1::DeviceUse& use = *request.add_device_use();
+    if (device.utilisation.has_value()) use.set_utilisation(*device.utilisation);
+    use.set_memory_used_bytes(device.memory_bytes - device.memory_free_bytes);
+  }
+}
+
 }  // namespace graft::agent

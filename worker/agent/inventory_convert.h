@@ -11,4 +11,7 @@ namespace graft::agent {
 // after the node: one host may have several agents.
 v1::Inventory ToProto(const device::Inventory& inventory, absl::string_view node_id);
 
+// How busy they are, in the inventory's order.
+void AddUse(const device::Inventory& inventory, v1::SynchronizeRequest& request);
+
 }  // namespace graft::agent

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,7 +39,8 @@ struct Device {
   bool healthy = true;
   std::string health_reason;  // why not
   std::vector<ForeignProcess> foreign;
-  double utilization = 0;  // busy share of the last second, 0 to 1
+  // Busy share of the last second (CPUs: since the last read), 0 to 1; nothing: not known.
+  std::optional<double> utilisation;
 };
 
 struct Inventory {

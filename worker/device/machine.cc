@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
@@ -58,5 +60,25 @@ Inventory ReadMachine() {
 }
 
 int64_t AvailableMemoryBytes() { return MemInfo("MemAvailable"); }
+
+std::optional<double> CpuMeter::Read() {
+  const absl::StatusOr<std::string> text = ReadFile("/proc/stat");
+  if (!text.ok()) return std::nullopt;
+  const absl::string_view first = absl::string_view(*text).substr(0, text->find('\n'));
+  const std::vector<absl::string_view> words = absl::StrSplit(first, ' ', absl::SkipEmpty());
+  // cpu user nice system idle iowait irq softirq steal; what guests use is in user already.
+  constexpr size_t kIdle = 4, kWaits = 5, kEnd = 9;
+  int64_t all = 0, idle = 0;
+  for (size_t i = 1; i < std::min(words.size(), kEnd); ++i) {
+    int64_t ticks = 0;
+    if (!absl::SimpleAtoi(words[i], &ticks)) return std::nullopt;
+    all += ticks;
+    if (i == kIdle || i == kWaits) idle += ticks;
+  }
+  const int64_t busy_before = std::exchange(busy_, all - idle);
+  const int64_t all_before = std::exchange(all_, all);
+  if (all_before == 0 || all_ <= all_before) return std::nullopt;
+  return static_cast<double>(busy_ - busy_before) / static_cast<double>(all_ - all_before);
+}
 
 }  // namespace graft::device

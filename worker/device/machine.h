@@ -1,6 +1,9 @@
 // Facts of the machine that every device source shares.
 #pragma once
 
+#include <cstdint>
+#include <optional>
+
 #include "worker/device/inventory.h"
 
 namespace graft::device {
@@ -9,5 +12,16 @@ namespace graft::device {
 Inventory ReadMachine();
 // Memory that can be had without swapping.
 int64_t AvailableMemoryBytes();
+
+// How busy the machine's cores are.
+class CpuMeter {
+ public:
+  // The share of their time since the last call; nothing at the first.
+  std::optional<double> Read();
+
+ private:
+  int64_t busy_ = 0;
+  int64_t all_ = 0;
+};
 
 }  // namespace graft::device

@@ -160,7 +160,7 @@ class Source final : public DeviceSource {
     }
     NvmlUtilization utilization = {};
     if (api_.utilization != nullptr && api_.utilization(handle, &utilization) == 0) {
-      device.utilization = utilization.gpu / 100.0;
+      device.utilisation = utilization.gpu / 100.0;
     }
     ReadHealth(handle, device);
     ReadProcesses(handle, device);

@@ -22,6 +22,7 @@ class CpuSource final : public DeviceSource {
 
   absl::StatusOr<Inventory> Read() override {
     Inventory inventory = ReadMachine();
+    const std::optional<double> busy = meter_.Read();
     for (int i = 0; i < count_; ++i) {
       Device device;
       device.index = i;
@@ -32,6 +33,7 @@ class CpuSource final : public DeviceSource {
       device.memory_free_bytes = AvailableMemoryBytes() / count_;
       // Ranks of one machine talk through its memory: they count as linked.
       device.nvlink_domain = 0;
+      device.utilisation = busy;  // of all of them together
       inventory.devices.push_back(std::move(device));
     }
     return inventory;
@@ -39,6 +41,7 @@ class CpuSource final : public DeviceSource {
 
  private:
   const int count_;
+  CpuMeter meter_;
 };
 
 class DeclaredSource final : public DeviceSource {
