@@ -77,9 +77,7 @@ absl::Status GetQueue(Invocation& invocation) {
   });
 }
 
-constexpr char kSetHelp[] =
-    "a field of the queue, as often as needed: priority=10, state=held,\n"
-    "idle_policy.stop=true, shares=[{workspace: workspaces/lab, quota: 8}]";
+constexpr char kSetHelp[] = "a field: priority=10, idle_policy.stop=true, shares=[{...}]";
 
 absl::Status CreateQueue(Invocation& invocation) {
   std::vector<std::string> sets;

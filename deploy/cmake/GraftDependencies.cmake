@@ -27,6 +27,7 @@ find_package(OpenSSL REQUIRED)
 find_package(PkgConfig REQUIRED)
 find_package(prometheus-cpp CONFIG REQUIRED)
 pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
+pkg_check_modules(HWLOC REQUIRED IMPORTED_TARGET hwloc)
 find_program(GRAFT_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
 
 # torch: `find_package(Torch)` wants a whole CUDA installation; the imported targets are these.

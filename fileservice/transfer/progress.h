@@ -41,9 +41,9 @@ class ProgressMeter {
     now_.total_bytes = before.total_bytes;
     now_.total_files = before.total_files;
   }
-  int64_t moved_bytes() {
+  int64_t saved_bytes() {
     MutexLock lock(mu_);
-    return now_.moved_bytes;
+    return now_.saved_bytes;
   }
   Progress Finish() {
     MutexLock lock(mu_);

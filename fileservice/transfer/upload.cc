@@ -413,14 +413,20 @@ absl::StatusOr<Uploaded> Client::UploadIntoSession(const std::string& path,
   for (const FoundFile& file : found) total += file.size;
   ProgressMeter meter(progress, state_->options.progress_interval);
   meter.Expect(static_cast<int64_t>(found.size()), total);
-  // What was acknowledged before a cut is found again by FindMissing and not sent twice.
-  const absl::Status status = WithRetries(
-      state_->options.attempts, [&] { return meter.moved_bytes() > 0; },
-      [&]() -> absl::Status {
+  // What was acknowledged before a cut is found again by FindMissing and not sent twice; that there
+  // is more of it shows that the last attempt got something through.
+  int64_t held = 0;
+  const auto made_progress = [&] {
+    return meter.saved_bytes() > std::exchange(held, std::max(held, meter.saved_bytes()));
+  };
+  // On a thin link streams take from each other what a message needs to arrive in time.
+  int streams = 2 * state_->options.streams;
+  const absl::Status status =
+      WithRetries(state_->options.attempts, made_progress, [&]() -> absl::Status {
         meter.Restart();
+        streams = std::max(1, streams / 2);
         std::vector<LocalFile> files(found.size());
-        GRAFT_RETURN_IF_ERROR(
-            SendAll(*state_->link, session, found, state_->options.streams, meter, files));
+        GRAFT_RETURN_IF_ERROR(SendAll(*state_->link, session, found, streams, meter, files));
         return state_->link->Stage(session, files);
       });
   GRAFT_RETURN_IF_ERROR(status);

@@ -30,6 +30,7 @@ v1::Inventory ToProto(const device::Inventory& inventory, absl::string_view node
     to.set_product(device.product);
     to.set_memory_bytes(device.memory_bytes);
     to.set_numa_node(device.numa_node);
+    to.set_nic(device.nic);
     to.set_rail(device.index);
     if (device.nvlink_domain >= 0) {
       to.set_nvlink_domain(absl::StrCat(node_id, "/", device.nvlink_domain));

@@ -32,6 +32,7 @@ struct Device {
   int64_t memory_bytes = 0;
   int64_t memory_free_bytes = 0;
   int numa_node = -1;
+  std::string nic;  // the network card nearest to it; empty: not known
   // Devices of one node that reach each other over NVLink share a number; -1: linked to none.
   int nvlink_domain = -1;
   // The MIG profile of a slice ("1g.10gb"), empty for a whole device.

@@ -13,7 +13,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/status_macros.h"
+#include "worker/device/locality.h"
 #include "worker/device/machine.h"
 
 namespace graft::device {
@@ -127,6 +129,12 @@ class Source final : public DeviceSource {
       if (api_.mig_handle(handle, i, &slice) != 0) continue;  // That place is not in use.
       GRAFT_RETURN_IF_ERROR(AddOne(slice, true, handles, inventory));
     }
+    const Place place = PlaceOf(handle);
+    for (size_t i = first; i < inventory.devices.size(); ++i) {
+      Device& device = inventory.devices[i];
+      if (device.numa_node < 0) device.numa_node = place.numa_node;
+      device.nic = place.nic;
+    }
     const auto sick = heard_.find(handle);
     if (sick == heard_.end() || sick->second.empty()) return absl::OkStatus();
     for (size_t i = first; i < inventory.devices.size(); ++i) {
@@ -134,6 +142,21 @@ class Source final : public DeviceSource {
       inventory.devices[i].health_reason = sick->second;
     }
     return absl::OkStatus();
+  }
+
+  Place PlaceOf(NvmlHandle handle) {
+    NvmlPci pci = {};
+    if (api_.pci == nullptr || api_.pci(handle, &pci) != 0) return {};
+    if (locality_ == nullptr) {
+      auto machine = LocalityOfThisMachine();
+      if (!machine.ok()) {
+        LOG_WARNING("NUMA nodes and network cards are not known",
+                    {{"reason", machine.status().message()}});
+        return {};
+      }
+      locality_ = *std::move(machine);
+    }
+    return locality_->Of({pci.domain, pci.bus, pci.device});
   }
 
   absl::Status AddOne(NvmlHandle handle, bool slice, std::vector<NvmlHandle>& handles,
@@ -213,6 +236,7 @@ class Source final : public DeviceSource {
   }
 
   const NvmlApi api_;
+  std::unique_ptr<Locality> locality_;       // read when it is first asked for
   void* events_ = nullptr;                   // the driver's; as long as this process
   std::map<NvmlHandle, std::string> heard_;  // what makes a device sick, empty: nothing
 };
@@ -231,6 +255,7 @@ absl::StatusOr<NvmlApi> LoadNvml() {
   Bind(library, "nvmlDeviceGetName", api.name);
   Bind(library, "nvmlDeviceGetUUID", api.uuid);
   Bind(library, "nvmlDeviceGetMemoryInfo", api.memory);
+  Bind(library, "nvmlDeviceGetPciInfo_v3", api.pci);
   Bind(library, "nvmlDeviceGetNumaNodeId", api.numa_node);
   Bind(library, "nvmlDeviceGetP2PStatus", api.p2p_status);
   Bind(library, "nvmlDeviceGetComputeRunningProcesses_v3", api.processes);

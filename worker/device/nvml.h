@@ -18,6 +18,16 @@ struct NvmlMemory {
   unsigned long long used;
 };
 
+struct NvmlPci {
+  char bus_id_legacy[16];
+  unsigned int domain;
+  unsigned int bus;
+  unsigned int device;
+  unsigned int pci_device_id;
+  unsigned int pci_subsystem_id;
+  char bus_id[32];
+};
+
 struct NvmlProcess {
   unsigned int pid;
   unsigned long long used_memory;
@@ -47,6 +57,7 @@ struct NvmlApi {
   int (*name)(NvmlHandle, char*, unsigned int) = nullptr;
   int (*uuid)(NvmlHandle, char*, unsigned int) = nullptr;
   int (*memory)(NvmlHandle, NvmlMemory*) = nullptr;
+  int (*pci)(NvmlHandle, NvmlPci*) = nullptr;
   int (*numa_node)(NvmlHandle, unsigned int*) = nullptr;
   int (*p2p_status)(NvmlHandle, NvmlHandle, int, int*) = nullptr;
   int (*processes)(NvmlHandle, unsigned int*, NvmlProcess*) = nullptr;

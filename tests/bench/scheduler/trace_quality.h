@@ -103,7 +103,7 @@ class TraceRun {
     report.Add(
         {name + "load_pct", demand / last_submit_ / (kTraceNodes * 8) * 100, "%", -1, -1, true});
     report.Add({name + "allocated_pct", allocated_pct(), "%", 93.9581, bar(93.9581), true});
-    report.Add({name + "spread", switches_ / multi_, "x", 1.6474, bars ? 1.6474 : 1.65, false});
+    report.Add({name + "spread", switches_ / multi_, "x", 1.6474, bar(1.6474), false});
     report.Add({name + "cross_core_pct", 100.0 * crossed_ / multi_, "%", 16.6, -1, false});
     report.Add({name + "wait_s", wait_ / started_, "s", 177, bar(177), false});
     report.Add(
