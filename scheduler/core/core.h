@@ -60,6 +60,7 @@ struct CoreOptions {
 struct NodeState {
   std::string name;
   int64_t epoch = 0;
+  int64_t heard = 0;   // the epoch in which its worker has last spoken; not stored
   bool alive = false;  // has a lease
   bool cordoned = false;
   bool draining = false;
@@ -171,6 +172,8 @@ class Core {
   absl::Status Apply(const PassDue& event);
 
   // Nodes.
+  // What the worker on the node was told to run before it had this epoch.
+  void EndOlderParts(const std::string& node, int64_t epoch);
   void EndLease(NodeState& node, absl::string_view why);
   void Refresh(const NodeState& node);
   void DrainNode(NodeState& node, absl::string_view why);

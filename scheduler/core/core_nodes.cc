@@ -31,6 +31,15 @@ void Core::EndLease(NodeState& node, absl::string_view why) {
   }
 }
 
+void Core::EndOlderParts(const std::string& node, int64_t epoch) {
+  for (const JobKey& key : JobsOn(node)) {
+    Job& job = jobs_.at(key);
+    if (job.attempt.parts.at(node).epoch == epoch) continue;
+    EndPart(job, node, AttemptEnd::kLost,
+            absl::StrCat("the worker on node ", node, " started again"));
+  }
+}
+
 absl::Status Core::Apply(const NodeRegistered& event) {
   const std::string& name = event.node.name;
   if (name.empty()) return absl::InvalidArgumentError("a node has a name");
@@ -39,12 +48,9 @@ absl::Status Core::Apply(const NodeRegistered& event) {
     node.name = name;
     node.desired_revision = (options_.incarnation << 32) + 1;
   }
-  if (!GRAFT_PLANTED(2)) {  // 2: what ran before a new registration is taken to run on
-    for (const JobKey& key : JobsOn(name)) {
-      EndPart(jobs_.at(key), name, AttemptEnd::kLost,
-              absl::StrCat("the worker on node ", name, " started again"));
-    }
-  }
+  // What ran there is over when the worker speaks in its new epoch, not before: this call may be an
+  // old one that comes late, and the worker it came from run on until it hears of the new epoch.
+  if (GRAFT_PLANTED(21)) EndOlderParts(name, last_epoch_ + 1);
   leases_.erase({node.lease_until, name});
   node.alive = true;
   node.epoch = ++last_epoch_;
@@ -75,6 +81,8 @@ absl::Status Core::Apply(const NodeSynced& event) {
   leases_.erase({node.lease_until, node.name});
   node.lease_until = now_ + options_.lease;
   leases_.insert({node.lease_until, node.name});
+  node.heard = node.epoch;
+  if (!GRAFT_PLANTED(2)) EndOlderParts(node.name, node.epoch);
 
   absl::flat_hash_map<JobKey, const PartReport*> reported;
   for (const PartReport& report : event.parts) {

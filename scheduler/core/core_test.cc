@@ -118,6 +118,21 @@ TEST_F(CoreTest, ALostWorkerRequeuesFromTheLastCheckpointUntilNoRestartIsLeft) {
   EXPECT_EQ(StateOf("a"), JobState::kFailed);
 }
 
+TEST_F(CoreTest, ARegistrationEndsWhatRanOnlyOnceItsWorkerSpeaks) {
+  const int64_t first = AddNode("n0", 1);
+  ASSERT_THAT(Submit("a"), IsOk());
+  ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+  // One that was sent long ago and comes now: its worker does not know that epoch.
+  AddNode("n0", 1);
+  EXPECT_EQ(StateOf("a"), JobState::kRunning);
+  EXPECT_THAT(Step(NodeSynced{.node = "n0", .epoch = first}).status,
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("register again")));
+  const int64_t third = AddNode("n0", 1);
+  EXPECT_EQ(StateOf("a"), JobState::kRunning);
+  ASSERT_THAT(Step(NodeSynced{.node = "n0", .epoch = third}).status, IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kQueued);
+}
+
 TEST_F(CoreTest, AStaleWorkerIsFenced) {
   const int64_t first = AddNode("n0", 1);
   ASSERT_THAT(Submit("a"), IsOk());

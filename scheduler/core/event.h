@@ -13,7 +13,8 @@
 
 namespace graft::scheduler {
 
-// A worker introduces itself. Whatever ran on it under an older epoch is over.
+// A worker introduces itself. Whatever ran on it under an older epoch is over as soon as it speaks
+// under the new one.
 struct NodeRegistered {
   Node node;
 };

@@ -97,7 +97,8 @@ void InvariantChecker::CheckJob(const Core& core, const Job& job) {
   }
   for (const auto& [name, part] : job.attempt.parts) {
     const NodeState* node = core.FindNode(name);
-    if (part.state != PartState::kEnded && (node == nullptr || part.epoch != node->epoch)) {
+    const bool over = node == nullptr || part.epoch > node->epoch || part.epoch < node->heard;
+    if (part.state != PartState::kEnded && over) {
       broken_.push_back(
           absl::StrCat("I5: ", key, " runs on ", name, " under a lease that is over"));
     }

@@ -26,6 +26,7 @@ const std::vector<PlantedBug>& PlantedBugs() {
       {18, "a queue that is held starts jobs", 1},
       {19, "what runs on a node that leaves is left there", 2},
       {20, "who borrows takes back what others borrow", 1},
+      {21, "a registration that comes late ends what runs", 838},
   };
   return *bugs;
 }
