@@ -1,6 +1,7 @@
 #include "client/cli/hub_client.h"
 
 #include <curl/curl.h>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -34,6 +35,46 @@ std::string Environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
+// libcurl, loaded when the first file is fetched: with the libraries behind it it would cost every
+// command of the CLI a quarter of its start.
+struct Curl {
+  decltype(&curl_easy_init) init = nullptr;
+  decltype(&curl_easy_cleanup) cleanup = nullptr;
+  decltype(&curl_easy_setopt) setopt = nullptr;
+  decltype(&curl_easy_getinfo) getinfo = nullptr;
+  decltype(&curl_easy_perform) perform = nullptr;
+  decltype(&curl_easy_strerror) strerror = nullptr;
+  decltype(&curl_slist_append) append = nullptr;
+  decltype(&curl_slist_free_all) free_all = nullptr;
+
+  // Null without the library. Thread-safe.
+  static const Curl* Get() {
+    static const Curl* curl = Load();
+    return curl;
+  }
+
+ private:
+  static const Curl* Load() {
+    void* library = dlopen("libcurl.so.4", RTLD_NOW | RTLD_LOCAL);  // for as long as the process
+    if (library == nullptr) return nullptr;
+    auto curl = std::make_unique<Curl>();
+    const bool whole = Bind(library, "curl_easy_init", curl->init) &&
+                       Bind(library, "curl_easy_cleanup", curl->cleanup) &&
+                       Bind(library, "curl_easy_setopt", curl->setopt) &&
+                       Bind(library, "curl_easy_getinfo", curl->getinfo) &&
+                       Bind(library, "curl_easy_perform", curl->perform) &&
+                       Bind(library, "curl_easy_strerror", curl->strerror) &&
+                       Bind(library, "curl_slist_append", curl->append) &&
+                       Bind(library, "curl_slist_free_all", curl->free_all);
+    return whole ? curl.release() : nullptr;
+  }
+  template <typename Function>
+  static bool Bind(void* library, const char* name, Function& function) {
+    function = reinterpret_cast<Function>(dlsym(library, name));
+    return function != nullptr;
+  }
+};
+
 // Where an answer goes: into memory, or behind what a file holds.
 struct Sink {
   std::string text;
@@ -41,15 +82,16 @@ struct Sink {
   int64_t start = 0;  // bytes that the file had before
   int64_t got = 0;
   std::string error;
-  CURL* curl = nullptr;
+  CURL* transfer = nullptr;
   std::function<void(int64_t, int64_t)> on_progress;
 };
 
 size_t Receive(char* data, size_t size, size_t count, void* user) {
   Sink& sink = *static_cast<Sink*>(user);
+  const Curl& curl = *Curl::Get();
   const size_t bytes = size * count;
   long code = 0;
-  curl_easy_getinfo(sink.curl, CURLINFO_RESPONSE_CODE, &code);
+  curl.getinfo(sink.transfer, CURLINFO_RESPONSE_CODE, &code);
   if (sink.fd < 0 || code >= 300) {
     if (sink.text.size() + bytes > kListBytes) return 0;
     sink.text.append(data, bytes);
@@ -70,7 +112,7 @@ size_t Receive(char* data, size_t size, size_t count, void* user) {
   }
   sink.got += static_cast<int64_t>(bytes);
   curl_off_t length = -1;
-  curl_easy_getinfo(sink.curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
+  curl.getinfo(sink.transfer, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
   sink.on_progress(sink.start + sink.got, length < 0 ? 0 : sink.start + length);
   return bytes;
 }
@@ -96,12 +138,16 @@ absl::Status HttpStatus(long code, const std::string& url, bool with_token) {
 
 // One request. What it received before it was cut is in the sink.
 absl::Status Get(const std::string& url, const std::string& token, Sink& sink) {
-  const std::unique_ptr<CURL, decltype(&curl_easy_cleanup)> curl(curl_easy_init(),
-                                                                 curl_easy_cleanup);
-  if (curl == nullptr) return absl::InternalError("libcurl does not start");
-  sink.curl = curl.get();
-  const auto set = [&curl](CURLoption option, auto value) {
-    curl_easy_setopt(curl.get(), option, value);
+  const Curl* curl = Curl::Get();
+  if (curl == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(url, " needs libcurl.so.4, which is not installed (Debian: libcurl4)"));
+  }
+  const std::unique_ptr<CURL, decltype(curl->cleanup)> transfer(curl->init(), curl->cleanup);
+  if (transfer == nullptr) return absl::InternalError("libcurl does not start");
+  sink.transfer = transfer.get();
+  const auto set = [&](CURLoption option, auto value) {
+    curl->setopt(transfer.get(), option, value);
   };
   set(CURLOPT_URL, url.c_str());
   set(CURLOPT_PROTOCOLS_STR, "http,https");
@@ -117,16 +163,16 @@ absl::Status Get(const std::string& url, const std::string& token, Sink& sink) {
   // Of a redirection to another host libcurl leaves the header out by itself.
   curl_slist* headers = nullptr;
   if (!token.empty()) {
-    headers = curl_slist_append(headers, absl::StrCat("Authorization: Bearer ", token).c_str());
+    headers = curl->append(headers, absl::StrCat("Authorization: Bearer ", token).c_str());
   }
   set(CURLOPT_HTTPHEADER, headers);
-  const CURLcode code = curl_easy_perform(curl.get());
-  curl_slist_free_all(headers);
+  const CURLcode code = curl->perform(transfer.get());
+  curl->free_all(headers);
   long http = 0;
-  curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &http);
+  curl->getinfo(transfer.get(), CURLINFO_RESPONSE_CODE, &http);
   if (!sink.error.empty()) return absl::ResourceExhaustedError(sink.error);
   if (code != CURLE_OK) {
-    return absl::UnavailableError(absl::StrCat(url, ": ", curl_easy_strerror(code)));
+    return absl::UnavailableError(absl::StrCat(url, ": ", curl->strerror(code)));
   }
   return http >= 300 ? HttpStatus(http, url, !token.empty()) : absl::OkStatus();
 }

@@ -124,25 +124,45 @@ std::string HolderRows(const Terminal& terminal, const std::vector<v1::Job>& job
   return "\n" + table.Render(terminal);
 }
 
-std::string QueueRows(const Terminal& terminal, std::vector<v1::Job> jobs) {
-  std::erase_if(jobs,
-                [](const v1::Job& job) { return job.status().state() != v1::JOB_STATE_QUEUED; });
-  if (jobs.empty()) return "";
-  std::stable_sort(jobs.begin(), jobs.end(), [](const v1::Job& a, const v1::Job& b) {
-    return a.status().queue_position() < b.status().queue_position();
-  });
-  Table table({"WAITS", "JOB", "OWNER", "STARTS", "WHY"});
+constexpr int kMostWaiting = 20;  // of each queue
+
+// Who waits, queue by queue in their order; of workspaces that the caller does not see, that
+// someone does.
+absl::StatusOr<std::string> QueueRows(const Terminal& terminal, client::Client& client,
+                                      const std::vector<v1::Job>& jobs) {
+  std::map<std::string, const v1::Job*> known;
+  for (const v1::Job& job : jobs) known[job.name()] = &job;
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Queue> queues,
+                         AllPages(client, client.queues(), &v1::QueueService::Stub::ListQueues,
+                                  v1::ListQueuesRequest(), &v1::ListQueuesResponse::queues));
+  Table table({"WAITS", "QUEUE", "JOB", "OWNER", "STARTS", "WHY"});
   table.AlignRight(0);
-  for (const v1::Job& job : jobs) {
-    const v1::JobStatus& status = job.status();
-    table.Add({absl::StrCat(status.queue_position()), Sanitize(job.name()),
-               ShortName(job.creator()),
-               status.has_expected_start_time()
-                   ? ClockTime(absl::FromUnixSeconds(status.expected_start_time().seconds()))
-                   : "-",
-               CutToWidth(Sanitize(status.message()), 60)});
+  bool any = false;
+  for (const v1::Queue& queue : queues) {
+    if (queue.status().queued_jobs() == 0) continue;
+    any = true;
+    v1::ListQueueEntriesRequest request;
+    request.set_parent(queue.name());
+    request.set_page_size(kMostWaiting);
+    GRAFT_ASSIGN_OR_RETURN(const auto page,
+                           client.Call<v1::ListQueueEntriesResponse>(
+                               client.queues(), &v1::QueueService::Stub::ListQueueEntries, request,
+                               {.idempotent = true}));
+    for (const v1::QueueEntry& entry : page.entries()) {
+      const auto found = known.find(entry.job());
+      const v1::Job* job = found == known.end() ? nullptr : found->second;
+      const bool starts = job != nullptr && job->status().has_expected_start_time();
+      table.Add(
+          {absl::StrCat(entry.position()), ShortName(queue.name()),
+           entry.job().empty() ? "-" : Sanitize(entry.job()),
+           job == nullptr ? "-" : ShortName(job->creator()),
+           starts ? ClockTime(absl::FromUnixSeconds(job->status().expected_start_time().seconds()))
+                  : "-",
+           job == nullptr ? WordOf(v1::Explanation::Code_Name(entry.cause()), "CODE_")
+                          : CutToWidth(Sanitize(job->status().message()), 60)});
+    }
   }
-  return "\n" + table.Render(terminal);
+  return any ? "\n" + table.Render(terminal) : "";
 }
 
 absl::StatusOr<std::string> Picture(const Terminal& terminal, client::Client& client) {
@@ -151,7 +171,8 @@ absl::StatusOr<std::string> Picture(const Terminal& terminal, client::Client& cl
   GRAFT_RETURN_IF_ERROR(FillHolders(client, jobs, nodes));
   Letters letters;
   const std::string map = NodeRows(terminal, nodes, letters);
-  return absl::StrCat(map, HolderRows(terminal, jobs, letters), QueueRows(terminal, jobs));
+  GRAFT_ASSIGN_OR_RETURN(const std::string waiting, QueueRows(terminal, client, jobs));
+  return absl::StrCat(map, HolderRows(terminal, jobs, letters), waiting);
 }
 
 absl::Status Top(Invocation& invocation) {

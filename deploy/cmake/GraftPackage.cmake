@@ -71,6 +71,7 @@ set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_COMPONENTS_ALL graft)
 set(CPACK_DEBIAN_GRAFT_PACKAGE_NAME graft)
+set(CPACK_DEBIAN_GRAFT_PACKAGE_DEPENDS libcurl4)  # loaded by name
 
 foreach(daemon IN ITEMS scheduler fileservice worker)
   if(NOT TARGET graft-${daemon})

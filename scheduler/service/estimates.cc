@@ -50,6 +50,7 @@ spec::TrainingPlan PlanOf(const v1::JobSpec& spec) {
   plan.layout.dp = layout.dp;
   plan.layout.pp = layout.pp;
   plan.layout.ep = layout.ep;
+  plan.zero = ZeroOf(spec, layout);
   return plan;
 }
 

@@ -25,7 +25,8 @@ using google::protobuf::Message;
 
 constexpr int kMostRanks = 1 << 20;  // more than any cluster; keeps products inside of int64
 constexpr int64_t kLongestTimeLimitSeconds =
-    10LL * 366 * 24 * 3600;  // ten years: longer is a mistake
+    10LL * 366 * 24 * 3600;            // ten years: longer is a mistake
+constexpr int kPackedExamples = 1000;  // in one sequence, as the contract has it
 constexpr double kLoraLearningRate = 2e-4;
 constexpr double kAllWeightsLearningRate = 5e-6;
 
@@ -40,6 +41,7 @@ class Resolver {
     CheckMethod();
     CheckTuning();
     CheckBatchAndLayout();
+    CheckSharding();
     CheckSchedule();
     CheckTimeLimit();
     CheckUnavailable();
@@ -228,6 +230,28 @@ class Resolver {
     }
   }
 
+  void CheckSharding() {
+    const auto& parallelism = spec_.parallelism();
+    const bool weights = parallelism.shard_weights();
+    if (!weights && !parallelism.shard_optimizer()) return;
+    const char* field =
+        weights ? "spec.parallelism.shard_weights" : "spec.parallelism.shard_optimizer";
+    if (spec_.optimizer().kind() == v1::OptimizerSection::KIND_ADAFACTOR) {
+      Violate(field, v1::REASON_FIELDS_EXCLUSIVE,
+              "excludes spec.optimizer.kind adafactor, whose states are of whole rows and columns");
+    }
+    if (!weights) return;
+    if (parallelism.pipeline_parallel_size() > 1) {
+      Violate(field, v1::REASON_FIELDS_EXCLUSIVE,
+              "excludes a pipeline; use shard_optimizer, or pipeline_parallel_size 1");
+    }
+    if (spec_.tuning().type() != v1::FINETUNING_TYPE_ALL_WEIGHTS) {
+      Violate(field, v1::REASON_FIELDS_EXCLUSIVE,
+              "divides weights that are trained; set spec.tuning.type all_weights, or use "
+              "shard_optimizer");
+    }
+  }
+
   void SetLayoutSizes(int tp, int pp, int cp, int ep, int dp) {
     auto& parallelism = *spec_.mutable_parallelism();
     parallelism.set_tensor_parallel_size(tp);
@@ -278,6 +302,25 @@ class Resolver {
                 "is not in this build");
     Unavailable(lora.init() > v1::Lora::INIT_KAIMING, "spec.tuning.lora.init",
                 "this build starts adapters with kaiming alone");
+    const auto& sft = spec_.method().sft();
+    Unavailable(sft.label_smoothing() > 0, "spec.method.sft.label_smoothing",
+                "is not in this build");
+    Unavailable(sft.neftune_noise_alpha() > 0, "spec.method.sft.neftune_noise_alpha",
+                "is not in this build");
+    Unavailable(spec_.schedule().early_stopping().patience_unit() ==
+                    v1::EarlyStopping::PATIENCE_UNIT_EPOCHS,
+                "spec.schedule.early_stopping.patience_unit", "this build counts validations");
+    Unavailable(spec_.batch().packing_max_samples() != kPackedExamples,
+                "spec.batch.packing_max_samples", "this build packs as many as fit; leave it out");
+    Unavailable(spec_.evaluation().sample_rows() > 0, "spec.evaluation.sample_rows",
+                "rows are answered in the report at the end alone; leave it out");
+    Unavailable(spec_.evaluation().evaluations_size() > 0, "spec.evaluation.evaluations",
+                "is not in this build");
+    Unavailable(spec_.parallelism().has_sequence_parallel() &&
+                    !spec_.parallelism().sequence_parallel() &&
+                    spec_.parallelism().tensor_parallel_size() > 1,
+                "spec.parallelism.sequence_parallel",
+                "tensor-parallel ranks of this build always divide norms; leave it out");
     Unavailable(spec_.model().has_start_from(), "spec.model.start_from", "is not in this build");
     Unavailable(spec_.has_integrations(), "spec.integrations", "is not in this build");
     Unavailable(resources.after_size() > 0, "spec.resources.after", "is not in this build");
@@ -422,6 +465,16 @@ Layout LayoutOf(const v1::JobSpec& resolved) {
           .dp = std::max(p.data_parallel_size(), 1),
           .pp = std::max(p.pipeline_parallel_size(), 1),
           .ep = std::max(p.expert_parallel_size(), 1)};
+}
+
+int ZeroOf(const v1::JobSpec& resolved, const Layout& layout) {
+  const v1::ParallelismSection& asked = resolved.parallelism();
+  if (asked.shard_weights()) return 3;
+  if (asked.has_shard_optimizer()) return asked.shard_optimizer() ? 1 : 0;
+  // The states of all weights are the larger part of a rank's memory, and cost nothing to divide.
+  const bool all = resolved.tuning().type() == v1::FINETUNING_TYPE_ALL_WEIGHTS;
+  const bool divisible = resolved.optimizer().kind() != v1::OptimizerSection::KIND_ADAFACTOR;
+  return all && divisible && layout.dp * layout.cp > 1 ? 1 : 0;
 }
 
 void SetLayout(const Layout& layout, v1::Layout& out) {

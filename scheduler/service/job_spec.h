@@ -35,6 +35,9 @@ absl::Status ViolationsStatus(
     const std::vector<graft::v1::ValidateJobResponse::Violation>& violations);
 
 Layout LayoutOf(const graft::v1::JobSpec& resolved);
+// What is divided over the data-parallel ranks: 0 nothing, 1 optimizer states, 3 weights and
+// gradients too.
+int ZeroOf(const graft::v1::JobSpec& resolved, const Layout& layout);
 void SetLayout(const Layout& layout, graft::v1::Layout& out);
 
 // What the core decides on. `device` is "gpu" or "cpu".

@@ -92,6 +92,9 @@ Json ScheduleJson(const v1::JobSpec& spec) {
     json.Set("num_cycles", static_cast<double>(optimizer.cycles()));
   }
   json.Set("power", optimizer.power());
+  if (optimizer.lr_schedule() == v1::OptimizerSection::LR_SCHEDULE_WARMUP_STABLE_DECAY) {
+    json.Set("decay_ratio", optimizer.decay_ratio());
+  }
   json.Set("min_lr_rate", optimizer.min_learning_rate() / optimizer.learning_rate());
   json.Set("epochs", spec.schedule().epochs()).Set("max_steps", spec.schedule().max_steps());
   return json;
@@ -137,6 +140,7 @@ std::string RunJson(const v1::JobSpec& spec, const Layout& layout) {
   guards.Set("max_skipped", static_cast<int64_t>(spec.compute().max_bad_steps()));
   Json parallelism = Json::MakeObject();
   parallelism.Set("tp", layout.tp).Set("pp", layout.pp).Set("cp", layout.cp).Set("ep", layout.ep);
+  parallelism.Set("zero", ZeroOf(spec, layout));
   parallelism.Set("dp", layout.dp).Set("rank", 0).Set("world", layout.world());
   parallelism.Set("rendezvous", "");
   Json output = Json::MakeObject();
@@ -161,7 +165,8 @@ std::string RunJson(const v1::JobSpec& spec, const Layout& layout) {
   run.Set("precision", known ? Short(precision) : std::string("auto"));
   const auto kept = spec.compute().activation_checkpointing();
   const bool automatic = kept <= v1::ComputeSection::ACTIVATION_CHECKPOINTING_AUTO;
-  run.Set("activation_checkpointing", automatic ? std::string("selective") : Short(kept));
+  const std::string keeps = automatic ? std::string("selective") : Short(kept);
+  run.Set("activation_checkpointing", spec.compute().offload_activations() ? "offload" : keeps);
   run.Set("log_interval", static_cast<int64_t>(spec.schedule().log_interval()));
   return run.Dump();
 }

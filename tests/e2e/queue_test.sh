@@ -19,6 +19,7 @@ echo "== an idle job is told of and paused"
 "$graft" lora tiny tickets --name sleeper --max-steps 20 --seed 1 --set resources.queue=night >/dev/null
 "$graft" lora tiny tickets --name waiter --max-steps 20 --seed 1 --set resources.queue=night >/dev/null
 "$graft" queue get night | grep -q waiter || fail "$("$graft" queue get night)"
+"$graft" top --once | grep -q "1  night  .*waiter" || fail "$("$graft" top --once)"
 paused() { "$graft" job get sleeper -o json | grep -q "\"reason\": \"REASON_IDLE\""; }
 until_true 600 paused || fail "$("$graft" job get sleeper -o json)"
 "$graft" job get sleeper | grep -q "no step for" || fail "$("$graft" job get sleeper)"

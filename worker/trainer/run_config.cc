@@ -70,6 +70,7 @@ void VisitFields(V& v, ScheduleConfig& c) {
   v("power", c.power);
   v("min_lr_rate", c.min_lr_rate);
   v("decay_steps", c.decay_steps);
+  v("decay_ratio", c.decay_ratio);
   v("epochs", c.epochs);
   v("max_steps", c.max_steps);
 }
@@ -191,6 +192,7 @@ absl::Status CheckRanges(const RunConfig& c) {
       {"schedule.learning_rate", c.schedule.learning_rate, 0, 1e3},
       {"schedule.warmup_steps", static_cast<double>(c.schedule.warmup_steps), 0, kMost},
       {"schedule.warmup_ratio", c.schedule.warmup_ratio, 0, 1},
+      {"schedule.decay_ratio", c.schedule.decay_ratio, 0, 1},
       {"schedule.epochs", c.schedule.epochs, 0, 1e6},
       {"schedule.max_steps", static_cast<double>(c.schedule.max_steps), 0, kMost},
       {"batch.global", static_cast<double>(c.batch.global), 1, 1 << 24},
@@ -245,6 +247,10 @@ absl::Status ValidateRunConfig(const RunConfig& c) {
   GRAFT_RETURN_IF_ERROR(CheckRanges(c));
   if (c.model.path.empty()) return absl::InvalidArgumentError("model.path is missing");
   if (c.dataset.training.empty()) return absl::InvalidArgumentError("dataset.training is empty");
+  if (c.schedule.decay_steps > 0 && c.schedule.decay_ratio > 0) {
+    return absl::InvalidArgumentError(
+        "schedule.decay_steps and schedule.decay_ratio are both set; leave one out");
+  }
   if (c.schedule.warmup_steps > 0 && c.schedule.warmup_ratio > 0) {
     return absl::InvalidArgumentError(
         "schedule.warmup_steps and schedule.warmup_ratio are both set; leave one out");

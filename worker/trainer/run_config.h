@@ -106,6 +106,7 @@ struct ScheduleConfig {
   double power = 1.0;       // polynomial
   double min_lr_rate = 0;   // cosine_with_min_lr, warmup_stable_decay
   int64_t decay_steps = 0;  // warmup_stable_decay
+  double decay_ratio = 0;   // of all steps; not together with decay_steps
   double epochs = 1;
   int64_t max_steps = 0;  // caps the epochs; 0: no cap
 };

@@ -27,6 +27,10 @@ Schedule::Schedule(ScheduleKind kind, const ScheduleConfig& config, int64_t tota
     warmup_ =
         static_cast<int64_t>(std::ceil(config.warmup_ratio * static_cast<double>(total_steps)));
   }
+  if (config.decay_ratio > 0) {
+    config_.decay_steps =
+        static_cast<int64_t>(std::ceil(config.decay_ratio * static_cast<double>(total_steps)));
+  }
 }
 
 double Schedule::Factor(int64_t step) const {

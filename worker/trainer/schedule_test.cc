@@ -38,6 +38,9 @@ TEST(ScheduleTest, NumbersAreThoseOfTransformers) {
   EXPECT_DOUBLE_EQ(FactorAt("warmup_stable_decay", 69, least), 1);
   EXPECT_NEAR(FactorAt("warmup_stable_decay", 85, least), 0.55, 1e-12);
   EXPECT_DOUBLE_EQ(FactorAt("warmup_stable_decay", 100, least), 0.1);
+  least.decay_steps = 0;
+  least.decay_ratio = 0.3;
+  EXPECT_NEAR(FactorAt("warmup_stable_decay", 85, least), 0.55, 1e-12);
 }
 
 TEST(ScheduleTest, AnUnknownNameIsRefusedWithTheKnownOnes) {

@@ -87,7 +87,7 @@ def memory_at_rest():
 
 def lora(name, steps, extra=""):
     graft(f"lora tiny tickets --name {name} --max-steps {steps} --max-seq-length 512 --seed 7 "
-          f"--set evaluation.report=false {extra}")
+          f"--set evaluation.report=false --set schedule.epochs=100 {extra}")
 
 
 def run_file():

@@ -1,0 +1,108 @@
+// What a job's specification says reaches the trainer, and what does not is refused by name.
+#include "scheduler/service/run_json.h"
+
+#include <functional>
+
+#include "base/json.h"
+#include "base/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "scheduler/service/job_spec.h"
+
+namespace graft::scheduler {
+namespace {
+
+namespace v1 = graft::v1;
+using ::testing::HasSubstr;
+
+v1::JobSpec Spec() {
+  v1::JobSpec spec;
+  spec.mutable_model()->set_base("workspaces/default/models/base");
+  spec.mutable_dataset()->add_training()->set_fileset("workspaces/default/filesets/rows");
+  return spec;
+}
+
+v1::JobSpec OnTwoRanks(v1::FinetuningType type) {
+  v1::JobSpec spec = Spec();
+  spec.mutable_tuning()->set_type(type);
+  spec.mutable_parallelism()->set_gpus_per_node(2);
+  return spec;
+}
+
+Json RunOf(const v1::JobSpec& spec) {
+  const SpecCheck check = ResolveSpec(spec, 1);
+  EXPECT_TRUE(check.violations.empty()) << ViolationsStatus(check.violations);
+  return *Json::Parse(RunJson(check.resolved, LayoutOf(check.resolved)));
+}
+
+int64_t ZeroOfRun(const v1::JobSpec& spec) {
+  return RunOf(spec).Find("parallelism")->GetInt("zero");
+}
+
+TEST(RunJsonTest, StatesAreDividedAsAskedAndWhereItCostsNothing) {
+  v1::JobSpec all = OnTwoRanks(v1::FINETUNING_TYPE_ALL_WEIGHTS);
+  EXPECT_EQ(ZeroOfRun(all), 1);
+  all.mutable_parallelism()->set_shard_optimizer(false);
+  EXPECT_EQ(ZeroOfRun(all), 0);
+  all.mutable_parallelism()->set_shard_weights(true);
+  EXPECT_EQ(ZeroOfRun(all), 3);
+  v1::JobSpec lora = OnTwoRanks(v1::FINETUNING_TYPE_LORA);
+  EXPECT_EQ(ZeroOfRun(lora), 0);
+  lora.mutable_parallelism()->set_shard_optimizer(true);
+  EXPECT_EQ(ZeroOfRun(lora), 1);
+}
+
+TEST(RunJsonTest, WhatCannotBeDividedIsRefusedByItsField) {
+  v1::JobSpec spec = OnTwoRanks(v1::FINETUNING_TYPE_LORA);
+  spec.mutable_parallelism()->set_shard_weights(true);
+  EXPECT_THAT(ViolationsStatus(ResolveSpec(spec, 1).violations),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("spec.parallelism.shard_weights divides weights")));
+  spec = OnTwoRanks(v1::FINETUNING_TYPE_ALL_WEIGHTS);
+  spec.mutable_parallelism()->set_shard_optimizer(true);
+  spec.mutable_optimizer()->set_kind(v1::OptimizerSection::KIND_ADAFACTOR);
+  EXPECT_THAT(ViolationsStatus(ResolveSpec(spec, 1).violations),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("adafactor")));
+}
+
+TEST(RunJsonTest, AStableScheduleHasItsDecay) {
+  v1::JobSpec spec = Spec();
+  spec.mutable_optimizer()->set_lr_schedule(v1::OptimizerSection::LR_SCHEDULE_WARMUP_STABLE_DECAY);
+  EXPECT_EQ(RunOf(spec).Find("schedule")->GetDouble("decay_ratio"), 0.2);
+  spec.mutable_compute()->set_offload_activations(true);
+  EXPECT_EQ(RunOf(spec).GetString("activation_checkpointing"), "offload");
+}
+
+TEST(RunJsonTest, WhatThisBuildLacksIsRefusedByName) {
+  const std::pair<const char*, std::function<void(v1::JobSpec&)>> asked[] = {
+      {"spec.method.sft.label_smoothing",
+       [](v1::JobSpec& spec) { spec.mutable_method()->mutable_sft()->set_label_smoothing(0.1); }},
+      {"spec.method.sft.neftune_noise_alpha",
+       [](v1::JobSpec& spec) { spec.mutable_method()->mutable_sft()->set_neftune_noise_alpha(5); }},
+      {"spec.schedule.early_stopping.patience_unit",
+       [](v1::JobSpec& spec) {
+         spec.mutable_schedule()->mutable_early_stopping()->set_patience_unit(
+             v1::EarlyStopping::PATIENCE_UNIT_EPOCHS);
+       }},
+      {"spec.batch.packing_max_samples",
+       [](v1::JobSpec& spec) { spec.mutable_batch()->set_packing_max_samples(2); }},
+      {"spec.evaluation.sample_rows",
+       [](v1::JobSpec& spec) { spec.mutable_evaluation()->set_sample_rows(3); }},
+      {"spec.evaluation.evaluations",
+       [](v1::JobSpec& spec) {
+         spec.mutable_evaluation()->add_evaluations("workspaces/default/evaluations/e1");
+       }},
+      {"spec.parallelism.sequence_parallel", [](v1::JobSpec& spec) {
+         spec.mutable_parallelism()->set_tensor_parallel_size(2);
+         spec.mutable_parallelism()->set_sequence_parallel(false);
+       }}};
+  for (const auto& [field, ask] : asked) {
+    v1::JobSpec spec = Spec();
+    ask(spec);
+    EXPECT_THAT(ViolationsStatus(ResolveSpec(spec, 1).violations),
+                StatusIs(absl::StatusCode::kUnimplemented, HasSubstr(field)));
+  }
+}
+
+}  // namespace
+}  // namespace graft::scheduler
