@@ -52,6 +52,19 @@ train both nodes=2 gpus_per_node=2 tensor_parallel_size=2 pipeline_parallel_size
 places both | grep -Eq 'local: 0 1, second: 0 1 |second: 0 1, local: 0 1 ' || fail "$(places both)"
 same_loss both
 
+echo "== all weights, dp=2 over two nodes: states divided, weights divided, nothing divided"
+for sharding in shard_optimizer=false shard_optimizer=true shard_weights=true; do
+  name=all-${sharding%=*}-${sharding#*=}
+  "$graft" sft tiny tickets --name "$name" --max-steps 6 --seed 3 --max-seq-length 256 --set parallelism.nodes=2 \
+    --set parallelism.gpus_per_node=1 --set parallelism.$sharding >/dev/null 2>&1
+  wait_state "$name" COMPLETED
+  echo "$name: loss $(last_of "$name" train_loss); $(places "$name")"
+done
+for other in all-shard_optimizer-true all-shard_weights-true; do
+  awk -v a="$(last_of all-shard_optimizer-false train_loss)" -v b="$(last_of $other train_loss)" \
+    'BEGIN { d = a - b; if (d < 0) d = -d; exit !(a > 0 && d <= 2e-3 * a) }' || fail "$other ends elsewhere"
+done
+
 echo "== a tp group that leaves its node is refused with what would do"
 refused "allow_tp_across_nodes" "$graft" lora tiny tickets --name wide --set parallelism.nodes=2 \
   --set parallelism.gpus_per_node=1 --set parallelism.tensor_parallel_size=2
