@@ -30,7 +30,7 @@ READS = ["job list", "job get steps", "job metrics steps", "job logs steps", "jo
          "queue list", "workspace list", "token whoami", "top --once", "usage", "job compare steps start"]
 CREATE_RUNS = 5
 PAIRS = int(os.environ.get("GRAFT_BENCH_PAIRS", "5"))
-STEPS = 1600  # about half a minute: what a run differs by itself is a few percent of six seconds
+STEPS = 120  # about half a minute: what a run differs by itself is a few percent of six seconds
 failed = False
 
 
@@ -87,7 +87,7 @@ def memory_at_rest():
 
 def lora(name, steps, extra=""):
     graft(f"lora tiny tickets --name {name} --max-steps {steps} --max-seq-length 512 --seed 7 "
-          f"--set evaluation.report=false --set schedule.epochs=100 {extra}")
+          f"--set evaluation.report=false --set schedule.epochs=10 {extra}")
 
 
 def run_file():
