@@ -35,8 +35,8 @@ std::string Environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-// libcurl, loaded when the first file is fetched: with the libraries behind it it would cost every
-// command of the CLI a quarter of its start.
+// libcurl, loaded when the first file is fetched: more than twenty libraries stand behind it, which
+// every command of the CLI would load.
 struct Curl {
   decltype(&curl_easy_init) init = nullptr;
   decltype(&curl_easy_cleanup) cleanup = nullptr;
