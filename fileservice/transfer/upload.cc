@@ -417,16 +417,19 @@ absl::StatusOr<Uploaded> Client::UploadIntoSession(const std::string& path,
   // is more of it shows that the last attempt got something through.
   int64_t held = 0;
   const auto made_progress = [&] {
-    return meter.saved_bytes() > std::exchange(held, std::max(held, meter.saved_bytes()));
+    const int64_t now = meter.saved_bytes();
+    const bool more = now > held;
+    held = std::max(held, now);
+    return more;
   };
   // On a thin link streams take from each other what a message needs to arrive in time.
-  int streams = 2 * state_->options.streams;
+  int streams = state_->options.streams;
   const absl::Status status =
       WithRetries(state_->options.attempts, made_progress, [&]() -> absl::Status {
         meter.Restart();
-        streams = std::max(1, streams / 2);
         std::vector<LocalFile> files(found.size());
-        GRAFT_RETURN_IF_ERROR(SendAll(*state_->link, session, found, streams, meter, files));
+        const int now = std::exchange(streams, std::max(1, streams / 2));
+        GRAFT_RETURN_IF_ERROR(SendAll(*state_->link, session, found, now, meter, files));
         return state_->link->Stage(session, files);
       });
   GRAFT_RETURN_IF_ERROR(status);

@@ -256,9 +256,11 @@ bool FitsWithTpSplit(const Topology& empty, const GangRequest& request) {
   return TryPlace(empty, split).has_value();
 }
 
-// The largest TP group of those that `devices` hold whole, and what keeps the number of ranks.
-std::string UseSmallerTp(const Layout& layout, int devices) {
-  const int tp = std::gcd(layout.tp, devices);
+// The largest part of a TP group that a domain holds and that divides a node's share, and the
+// pipeline that keeps the number of ranks.
+std::string UseSmallerTp(const Layout& layout, int share, int domain) {
+  int tp = std::max(1, std::min(layout.tp, domain));
+  while (layout.tp % tp != 0 || share % tp != 0) --tp;
   return absl::StrCat("use tp ", tp, " with pp ", layout.pp * (layout.tp / tp),
                       ", or allow_tp_across_nodes");
 }
@@ -276,7 +278,7 @@ absl::Status NodesDoNotFit(const Topology& empty, const GangRequest& request,
   if (FitsWithTpSplit(empty, request)) {
     return absl::FailedPreconditionError(
         absl::StrCat(asks, "where TP groups of ", request.layout.tp, " leave their NVLink domain; ",
-                     UseSmallerTp(request.layout, PerNode(request))));
+                     UseSmallerTp(request.layout, PerNode(request), funnel.largest_domain)));
   }
   return absl::FailedPreconditionError(
       absl::StrCat(asks, "and groups of tp ", request.layout.tp, " and ep ", request.layout.ep,
@@ -463,7 +465,7 @@ absl::Status FitsEmptyCluster(const ClusterView& cluster, const GangRequest& req
                    " devices in one NVLink domain, but the "
                    "largest has ",
                    funnel.largest_domain, " (", funnel.largest_domain_name, "); ",
-                   UseSmallerTp(request.layout, funnel.largest_domain)));
+                   UseSmallerTp(request.layout, request.layout.world(), funnel.largest_domain)));
 }
 
 }  // namespace graft::scheduler

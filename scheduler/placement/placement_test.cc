@@ -75,6 +75,15 @@ TEST(PlaceTest, AGangStandsOnAsManyNodesAsItNames) {
                        HasSubstr("use tp 1 with pp 2, or allow_tp_across_nodes")));
 }
 
+TEST(PlaceTest, TheTpThatWouldDoFitsADomain) {
+  const ClusterView pairs = Nodes(2, 4, 2);
+  EXPECT_THAT(FitsEmptyCluster(pairs, {.layout = {.tp = 4, .dp = 2}, .nodes = 2}),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("use tp 2 with pp 2")));
+  const ClusterView sixes = Nodes(2, 6);
+  EXPECT_THAT(FitsEmptyCluster(sixes, {.layout = {.tp = 8}}),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("use tp 4 with pp 2")));
+}
+
 TEST(PlaceTest, ANodeGivesItsShareFromSeveralDomains) {
   ClusterView cluster = Nodes(2, 8, 2);
   ASSERT_THAT(cluster.Take({{"n0", 1}, {"n0", 3}}, "a"), IsOk());

@@ -231,6 +231,26 @@ TEST_F(AdviceTest, TheRestIsChosenWhereOnlyTpIsGiven) {
   EXPECT_GE(job.estimate().layout().pipeline_parallel_size(), 2);  // 140 GB on devices of 80
 }
 
+TEST_F(AdviceTest, DividedWeightsAreGivenNoPipeline) {
+  SetFacts(8'000'000'000, 32, 32, 8, 4096);
+  AddGpus("n0", 8);
+  const auto pipelines = [this](const std::string& id, bool divided) {
+    v1::CreateJobRequest request = NewJob(id);
+    v1::JobSpec& spec = *request.mutable_job()->mutable_spec();
+    spec.mutable_tuning()->set_type(v1::FINETUNING_TYPE_ALL_WEIGHTS);
+    if (divided) spec.mutable_parallelism()->set_shard_weights(true);
+    v1::Job job;
+    EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job), IsOk());
+    int count = job.estimate().layout().pipeline_parallel_size() > 1 ? 1 : 0;
+    for (const v1::Alternative& other : job.estimate().alternatives()) {
+      count += other.layout().pipeline_parallel_size() > 1 ? 1 : 0;
+    }
+    return count;
+  };
+  EXPECT_GT(pipelines("whole", false), 0);
+  EXPECT_EQ(pipelines("divided", true), 0);
+}
+
 TEST_F(AdviceTest, ALayoutThatTheModelDoesNotDivideByIsRefusedWithTheNearest) {
   SetFacts(8'000'000'000, 32, 32, 8, 4096);
   v1::CreateJobRequest request = NewJob("odd");

@@ -94,12 +94,9 @@ absl::Status CheckQueue(Turn& turn, const rpc::Call& call, const std::string& wo
   for (const auto& [label, value] : queue.node_selector()) {
     const auto [asked, added] = resources.mutable_node_selector()->insert({label, value});
     if (added || asked->second == value) continue;
-    return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
-                             absl::StrCat("spec.resources.node_selector asks for ", label, "=",
-                                          asked->second, "; ", name, " has ", label, "=", value))
-        .Reason("FIELD_INVALID")
-        .Field("spec.resources.node_selector", absl::StrCat("must not say another ", label))
-        .Build();
+    return InvalidField("spec.resources.node_selector",
+                        absl::StrCat("asks for ", label, "=", asked->second, "; ", name, " has ",
+                                     label, "=", value));
   }
   const int priority = resources.priority();
   const bool inside = priority >= queue.min_job_priority() && priority <= queue.max_job_priority();
@@ -153,15 +150,15 @@ Misfit MisfitOf(const ClusterView& cluster, const GangRequest& gang) {
                                          : "spec.parallelism.nodes"};
 }
 
-}  // namespace
-
-// What a job leaves behind goes to the fileservice's disk: checkpoints, and the output.
-void JobService::WarnOfDisk(int64_t base_bytes, int64_t dataset_bytes, SpecCheck& check) const {
+// What a job leaves behind goes to the fileservice's disk: checkpoints, and the output. Blocking,
+// now and then.
+void WarnOfDisk(FileserviceLink& files, int64_t base_bytes, int64_t dataset_bytes,
+                SpecCheck& check) {
   const bool all = check.resolved.tuning().type() == v1::FINETUNING_TYPE_ALL_WEIGHTS;
   const double factor = all ? kRoomForAllWeights : kRoomForLora;
   const double wanted =
       factor * static_cast<double>(base_bytes) + static_cast<double>(dataset_bytes);
-  const absl::StatusOr<int64_t> free = context_.files.FreeBytes();
+  const absl::StatusOr<int64_t> free = files.FreeBytes();
   if (!free.ok() || static_cast<double>(*free) >= wanted) return;
   v1::Warning& warning = check.warnings.emplace_back();
   warning.set_code("DISK_TIGHT");
@@ -174,6 +171,8 @@ void JobService::WarnOfDisk(int64_t base_bytes, int64_t dataset_bytes, SpecCheck
       "Checkpoints and the output may not find room; delete old versions or keep fewer "
       "checkpoints.");
 }
+
+}  // namespace
 
 SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
                                 Prepared& prepared) {
@@ -229,7 +228,7 @@ SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
   };
   resolve(check.resolved.mutable_dataset()->mutable_training(), "spec.dataset.training");
   resolve(check.resolved.mutable_dataset()->mutable_validation(), "spec.dataset.validation");
-  WarnOfDisk(prepared.model.weight_bytes(), dataset_bytes, check);
+  WarnOfDisk(context_.files, prepared.model.weight_bytes(), dataset_bytes, check);
   for (v1::Warning& warning : RecipeWarnings(check.resolved, {})) {
     check.warnings.push_back(std::move(warning));
   }

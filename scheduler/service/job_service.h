@@ -94,8 +94,6 @@ class JobService {
 
   // Blocking: asks the fileservice.
   SpecCheck CheckSpec(const rpc::Call& call, const graft::v1::JobSpec& spec, Prepared& prepared);
-  // Blocking, now and then.
-  void WarnOfDisk(int64_t base_bytes, int64_t dataset_bytes, SpecCheck& check) const;
   // What the core decides on; device and layout are chosen where they are left open, and told in
   // the body. On the loop.
   static absl::StatusOr<JobRequest> RequestFor(const Core& core, Prepared& prepared);

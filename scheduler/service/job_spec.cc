@@ -316,11 +316,10 @@ class Resolver {
                 "rows are answered in the report at the end alone; leave it out");
     Unavailable(spec_.evaluation().evaluations_size() > 0, "spec.evaluation.evaluations",
                 "is not in this build");
-    Unavailable(spec_.parallelism().has_sequence_parallel() &&
-                    !spec_.parallelism().sequence_parallel() &&
-                    spec_.parallelism().tensor_parallel_size() > 1,
-                "spec.parallelism.sequence_parallel",
-                "tensor-parallel ranks of this build always divide norms; leave it out");
+    Unavailable(
+        spec_.parallelism().has_sequence_parallel() && !spec_.parallelism().sequence_parallel(),
+        "spec.parallelism.sequence_parallel",
+        "tensor-parallel ranks of this build always divide norms; leave it out");
     Unavailable(spec_.model().has_start_from(), "spec.model.start_from", "is not in this build");
     Unavailable(spec_.has_integrations(), "spec.integrations", "is not in this build");
     Unavailable(resources.after_size() > 0, "spec.resources.after", "is not in this build");

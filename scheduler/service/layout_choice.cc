@@ -93,7 +93,8 @@ absl::StatusOr<ShapeChoice> ChooseLayout(const v1::ParallelismSection& asked,
                                            v1::ComputeSection::ACTIVATION_CHECKPOINTING_FULL,
                        .tp = asked.tensor_parallel_size(),
                        .cp = asked.context_parallel_size(),
-                       .pp = asked.pipeline_parallel_size(),
+                       // Weights that are divided are not those of a pipeline.
+                       .pp = asked.shard_weights() ? 1 : asked.pipeline_parallel_size(),
                        .ep = asked.expert_parallel_size(),
                        .tp_across_domains = asked.allow_tp_across_nodes()};
   return ChooseShape(FactsOf(model), request, RatesOf(cluster, like), cluster.topology(), like);

@@ -223,7 +223,8 @@ void QueueService::ListQueueEntries(CallPtr call, const v1::ListQueueEntriesRequ
   if (!queue.ok()) return responder.Answer(queue.status());
   const absl::StatusOr<int> size = rpc::EffectivePageSize(request.page_size());
   if (!size.ok()) return responder.Answer(size.status());
-  int64_t passed = 0;  // in the pages before
+  // Places move while people page: the token holds the last one shown, where lists have a revision.
+  int64_t passed = 0;
   if (!request.page_token().empty()) {
     const auto token = context_.page_tokens.Decode(request.page_token(), request.parent());
     if (!token.ok()) return responder.Answer(token.status());

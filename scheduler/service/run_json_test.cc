@@ -92,10 +92,8 @@ TEST(RunJsonTest, WhatThisBuildLacksIsRefusedByName) {
        [](v1::JobSpec& spec) {
          spec.mutable_evaluation()->add_evaluations("workspaces/default/evaluations/e1");
        }},
-      {"spec.parallelism.sequence_parallel", [](v1::JobSpec& spec) {
-         spec.mutable_parallelism()->set_tensor_parallel_size(2);
-         spec.mutable_parallelism()->set_sequence_parallel(false);
-       }}};
+      {"spec.parallelism.sequence_parallel",
+       [](v1::JobSpec& spec) { spec.mutable_parallelism()->set_sequence_parallel(false); }}};
   for (const auto& [field, ask] : asked) {
     v1::JobSpec spec = Spec();
     ask(spec);
