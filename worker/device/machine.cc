@@ -75,10 +75,15 @@ std::optional<double> CpuMeter::Read() {
     all += ticks;
     if (i == kIdle || i == kWaits) idle += ticks;
   }
+  // Two reads close together say nothing new.
+  constexpr int64_t kLeastTicks = 10;
+  if (all - all_ < kLeastTicks) return share_;
   const int64_t busy_before = std::exchange(busy_, all - idle);
   const int64_t all_before = std::exchange(all_, all);
-  if (all_before == 0 || all_ <= all_before) return std::nullopt;
-  return static_cast<double>(busy_ - busy_before) / static_cast<double>(all_ - all_before);
+  if (all_before > 0) {
+    share_ = static_cast<double>(busy_ - busy_before) / static_cast<double>(all_ - all_before);
+  }
+  return share_;
 }
 
 }  // namespace graft::device

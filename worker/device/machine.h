@@ -16,12 +16,13 @@ int64_t AvailableMemoryBytes();
 // How busy the machine's cores are.
 class CpuMeter {
  public:
-  // The share of their time since the last call; nothing at the first.
+  // The share of their time since an earlier call; nothing at the first.
   std::optional<double> Read();
 
  private:
   int64_t busy_ = 0;
   int64_t all_ = 0;
+  std::optional<double> share_;
 };
 
 }  // namespace graft::device
