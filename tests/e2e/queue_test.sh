@@ -17,8 +17,11 @@ refused 'did you mean "idle_policy"' "$graft" queue update night --set idle_polc
 
 echo "== an idle job is told of and paused"
 "$graft" lora tiny tickets --name sleeper --max-steps 20 --seed 1 --set resources.queue=night >/dev/null
+wait_state sleeper RUNNING
 "$graft" lora tiny tickets --name waiter --max-steps 20 --seed 1 --set resources.queue=night >/dev/null
-"$graft" queue get night | grep -q waiter || fail "$("$graft" queue get night)"
+# A new job is validated before it waits.
+in_line() { "$graft" queue get night | grep -q waiter; }
+until_true 300 in_line || fail "$("$graft" queue get night)"
 "$graft" top --once | grep -q "1  night  .*waiter" || fail "$("$graft" top --once)"
 paused() { "$graft" job get sleeper -o json | grep -q "\"reason\": \"REASON_IDLE\""; }
 until_true 600 paused || fail "$("$graft" job get sleeper -o json)"
