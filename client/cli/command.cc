@@ -225,6 +225,14 @@ std::vector<const Command*> AllCommands() {
   return commands;
 }
 
+std::string ClockTime(absl::Time time) {
+  return absl::FormatTime("%H:%M", time, absl::LocalTimeZone());
+}
+
+std::string ClockTime(const google::protobuf::Timestamp& time) {
+  return ClockTime(absl::FromUnixSeconds(time.seconds()));
+}
+
 std::string AgeOf(const google::protobuf::Timestamp& time) {
   if (time.seconds() == 0) return "";
   return HumanAge(absl::Now() - absl::FromUnixSeconds(time.seconds()));

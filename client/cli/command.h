@@ -113,6 +113,9 @@ std::string ToJson(const google::protobuf::Message& message, bool pretty);
 std::string NodeState(const Terminal& terminal, const v1::Node& node);
 // How long ago, for tables.
 std::string AgeOf(const google::protobuf::Timestamp& time);
+// "14:10" in the holder's own zone: people compare it with their watch.
+std::string ClockTime(absl::Time time);
+std::string ClockTime(const google::protobuf::Timestamp& time);
 // An enumeration's value without its prefix, in lower case: "running".
 std::string WordOf(const std::string& enum_name, absl::string_view prefix);
 // A random id for requests that must not count twice.

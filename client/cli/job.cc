@@ -1,10 +1,12 @@
 // graft job: what is done with jobs that are there (job_create.cc makes them).
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 #include "client/cli/command.h"
@@ -211,8 +213,23 @@ absl::Status ExplainJob(Invocation& invocation) {
                                     {.idempotent = true}));
   return invocation.Print(explanation, [&] {
     std::string text = absl::StrCat(Sanitize(explanation.text(), true), "\n");
-    for (const auto& counterfactual : explanation.counterfactuals()) {
-      absl::StrAppend(&text, "  would start now with: ", Sanitize(counterfactual.change()), "\n");
+    if (explanation.has_expected_start_time()) {
+      absl::StrAppend(&text, "  expected to start at ",
+                      ClockTime(explanation.expected_start_time()));
+      if (explanation.has_expected_start_time_p90()) {
+        absl::StrAppend(&text, ", in nine of ten cases by ",
+                        ClockTime(explanation.expected_start_time_p90()));
+      }
+      absl::StrAppend(&text, "\n");
+    }
+    for (const auto& change : explanation.counterfactuals()) {
+      absl::StrAppend(&text, "  ", Sanitize(change.change()));
+      const double percent = 100 * change.slowdown();
+      if (std::abs(percent) >= 1) {
+        absl::StrAppendFormat(&text, ", a step %.0f %% %s", std::abs(percent),
+                              percent > 0 ? "slower" : "faster");
+      }
+      absl::StrAppend(&text, "\n");
     }
     return text;
   });

@@ -225,6 +225,13 @@ std::string JobPage(const Terminal& terminal, const v1::Job& job) {
   table.Add({"name", Sanitize(job.name())});
   table.Add({"state", PaintState(terminal, status.state()) + FakeWord(job)});
   if (!status.message().empty()) table.Add({"message", Sanitize(status.message())});
+  if (status.queue_position() > 0) {
+    table.Add({"place", absl::StrCat(status.queue_position(), " in queue ",
+                                     ShortName(job.resolved_spec().resources().queue()))});
+  }
+  if (status.has_expected_start_time()) {
+    table.Add({"expected start", ClockTime(status.expected_start_time())});
+  }
   table.Add({"model", Sanitize(job.spec().model().base())});
   for (const auto& source : job.spec().dataset().training())
     table.Add({"training", Sanitize(source.fileset())});

@@ -145,6 +145,14 @@ absl::Status GetModel(Invocation& invocation) {
     table.Add({"vocabulary", absl::StrCat(spec.vocabulary_size())});
     table.Add({"chat template", spec.chat_template().empty() ? "none" : "yes"});
     table.Add({"weights", FormatBytes(spec.weight_bytes())});
+    for (const auto& need : spec.device_needs()) {
+      const auto count = [](int32_t devices) {
+        return devices > 0 ? absl::StrCat(devices) : std::string("more than 1,024");
+      };
+      table.Add({absl::StrCat("GPUs of ", need.memory_gib(), " GB"),
+                 absl::StrCat(count(need.lora()), " for LoRA, ", count(need.all_weights()),
+                              " for all weights")});
+    }
     if (!model.base_model().empty()) table.Add({"base", Sanitize(model.base_model())});
     return table.Render(invocation.out);
   });

@@ -43,12 +43,13 @@ absl::Status ListQueues(Invocation& invocation) {
 }
 
 std::string WaitingTable(const Terminal& terminal, const std::vector<v1::QueueEntry>& entries) {
-  Table table({"PLACE", "JOB", "DEVICES", "PRIORITY", "WAITS FOR", "AGE"});
+  Table table({"PLACE", "JOB", "DEVICES", "PRIORITY", "WAITS FOR", "STARTS AT", "AGE"});
   for (size_t column : {0u, 2u, 3u}) table.AlignRight(column);
   for (const v1::QueueEntry& entry : entries) {
     table.Add({absl::StrCat(entry.position()), entry.job().empty() ? "-" : Sanitize(entry.job()),
                absl::StrCat(entry.devices()), absl::StrCat(entry.priority()),
                WordOf(v1::Explanation::Code_Name(entry.cause()), "CODE_"),
+               entry.has_expected_start_time() ? ClockTime(entry.expected_start_time()) : "-",
                AgeOf(entry.queued_time())});
   }
   return table.Render(terminal);

@@ -94,11 +94,6 @@ std::string NodeRows(const Terminal& terminal, const std::vector<v1::Node>& node
   return table.Render(terminal);
 }
 
-// In the holder's own zone: people compare it with their watch.
-std::string ClockTime(absl::Time time) {
-  return absl::FormatTime("%H:%M", time, absl::LocalTimeZone());
-}
-
 std::string HolderRows(const Terminal& terminal, const std::vector<v1::Job>& jobs,
                        Letters& letters) {
   if (letters.order().empty()) return "";
@@ -151,15 +146,12 @@ absl::StatusOr<std::string> QueueRows(const Terminal& terminal, client::Client& 
     for (const v1::QueueEntry& entry : page.entries()) {
       const auto found = known.find(entry.job());
       const v1::Job* job = found == known.end() ? nullptr : found->second;
-      const bool starts = job != nullptr && job->status().has_expected_start_time();
-      table.Add(
-          {absl::StrCat(entry.position()), ShortName(queue.name()),
-           entry.job().empty() ? "-" : Sanitize(entry.job()),
-           job == nullptr ? "-" : ShortName(job->creator()),
-           starts ? ClockTime(absl::FromUnixSeconds(job->status().expected_start_time().seconds()))
-                  : "-",
-           job == nullptr ? WordOf(v1::Explanation::Code_Name(entry.cause()), "CODE_")
-                          : CutToWidth(Sanitize(job->status().message()), 60)});
+      table.Add({absl::StrCat(entry.position()), ShortName(queue.name()),
+                 entry.job().empty() ? "-" : Sanitize(entry.job()),
+                 job == nullptr ? "-" : ShortName(job->creator()),
+                 entry.has_expected_start_time() ? ClockTime(entry.expected_start_time()) : "-",
+                 job == nullptr ? WordOf(v1::Explanation::Code_Name(entry.cause()), "CODE_")
+                                : CutToWidth(Sanitize(job->status().message()), 60)});
     }
   }
   return any ? "\n" + table.Render(terminal) : "";

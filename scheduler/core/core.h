@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <set>
 #include <string>
@@ -102,6 +103,13 @@ struct JobsAhead {
   int64_t devices = 0;
 };
 
+// Where a job stands in its queue and when it is expected to start.
+struct WaitingPlace {
+  const Job* job = nullptr;
+  int64_t position = 0;                                // in its queue, from 1
+  absl::Time expected_start = absl::InfiniteFuture();  // infinite: not known
+};
+
 // Why a job waits. The texts name no job and no workspace but its own.
 struct JobExplanation {
   bool starts_now = false;          // with the next pass over the queue
@@ -110,8 +118,10 @@ struct JobExplanation {
   // Each was tried and starts the job now.
   std::vector<Counterfactual> counterfactuals;
   absl::Time expected_start = absl::InfiniteFuture();  // infinite: not known
-  absl::btree_map<std::string, JobsAhead> ahead;       // by workspace
-  std::vector<JobKey> first_ahead;                     // the first of them, in their order
+  // By then nine of ten such expectations have come true.
+  absl::Time expected_start_p90 = absl::InfiniteFuture();
+  absl::btree_map<std::string, JobsAhead> ahead;  // by workspace
+  std::vector<JobKey> first_ahead;                // the first of them, in their order
 };
 
 class Core {
@@ -151,6 +161,9 @@ class Core {
   absl::string_view WaitCode(const Job& job, absl::Time now) const;
   // Jobs in QUEUED, in the order in which they are tried; those that may not start are last.
   std::vector<const Job*> Waiting() const;
+  // The same with their places; the start is known of the first jobs that are blocked. As dear as a
+  // pass over the queue.
+  std::vector<WaitingPlace> Outlook(absl::Time now) const;
 
  private:
   friend class InvariantChecker;
@@ -231,6 +244,9 @@ class Core {
   absl::Duration Remaining(const Job& job) const;
   absl::Duration TimeLimitLeft(const Job& job) const;
   absl::Time PredictedEnd(const Job& job, absl::Time now) const;
+  void NoteOverrun(const Attempt& over);
+  // What nine of ten run times stay below, in parts of their estimates; 0: not known.
+  double OverrunP90() const;
   PassInput MakePassInput(const FairShare& shares, absl::Time now) const;
   // What accounts hold, up to now.
   FairShare SharesAt(absl::Time now) const;
@@ -285,6 +301,9 @@ class Core {
   absl::btree_map<int64_t, PublishCall> calls_;
   // When a call is given up, or one that was is made again.
   std::set<std::pair<absl::Time, int64_t>> call_alarms_;
+  // Of the last attempts that ran to their end, the time over its estimate, the oldest first. Not
+  // stored.
+  std::deque<double> overruns_;
   int64_t last_epoch_;
   // From a range of this life: an answer to an earlier one's call must not be taken for ours.
   int64_t next_call_;

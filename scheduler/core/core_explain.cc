@@ -82,7 +82,7 @@ JobExplanation Core::Explain(const Job& job, absl::Time now) const {
   if (!holds.empty()) {
     explanation.starts_now = false;
     explanation.counterfactuals.clear();
-    explanation.expected_start = absl::InfiniteFuture();
+    explanation.expected_start = explanation.expected_start_p90 = absl::InfiniteFuture();
     explanation.reasons.insert(explanation.reasons.begin(), holds.begin(), holds.end());
   }
   return explanation;
@@ -112,6 +112,11 @@ JobExplanation Core::ExplainQueued(const Job& job, const WaitingQueue& queue,
                              .expected_start = why.expected_start};
   if (why.starts_now) {
     explanation.reasons = {{"PRIORITY", "the next pass over the queue starts it", {}}};
+  }
+  // Were all estimates that far off, every end would come so much later and nothing else change.
+  const double overrun = OverrunP90();
+  if (overrun > 0 && why.expected_start != absl::InfiniteFuture()) {
+    explanation.expected_start_p90 = now + (why.expected_start - now) * std::max(overrun, 1.0);
   }
   // In the job's own numbers; a queue's band is not left.
   auto& changes = explanation.counterfactuals;

@@ -309,6 +309,7 @@ void Core::FinishAttempt(Job& job) {
     }
   }
   Bill(job, over);
+  NoteOverrun(over);
   effects_.jobs.insert(job.request.key);
   Settle(job, over);
 }

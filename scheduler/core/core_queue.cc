@@ -3,6 +3,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/check.h"
@@ -23,6 +24,10 @@ constexpr absl::Duration kLongestPause = absl::Seconds(30);  // while something 
 // A gang that was told to stop is taken to be gone after so long.
 constexpr absl::Duration kLeaving = absl::Seconds(30);
 constexpr size_t kMostNamed = 16;
+constexpr int kStartsForeseen = 32;  // blocked jobs whose start is worked out for those who ask
+// Run times over their estimates: how many are remembered, and how few say nothing.
+constexpr size_t kOverrunsKept = 256;
+constexpr size_t kFewestOverruns = 20;
 
 std::string Names(const std::vector<std::string>& names) {
   if (names.size() <= kMostNamed) return absl::StrJoin(names, ", ");
@@ -98,6 +103,22 @@ absl::Time Core::PredictedEnd(const Job& job, absl::Time now) const {
   const absl::Time end = (measured ? now : attempt.started) + Remaining(job);
   // What has outlived its estimate is believed to go on for a tenth of its age.
   return end > now ? end : now + (now - attempt.started) / 10;
+}
+
+void Core::NoteOverrun(const Attempt& over) {
+  const bool whole = over.end == AttemptEnd::kSucceeded && over.mode == AttemptMode::kRun;
+  if (!whole || over.validation) return;
+  if (over.expected <= absl::ZeroDuration() || over.expected == absl::InfiniteDuration()) return;
+  overruns_.push_back(absl::FDivDuration(now_ - over.started, over.expected));
+  if (overruns_.size() > kOverrunsKept) overruns_.pop_front();
+}
+
+double Core::OverrunP90() const {
+  if (overruns_.size() < kFewestOverruns) return 0;
+  std::vector<double> sorted(overruns_.begin(), overruns_.end());
+  const auto nine_tenths = sorted.begin() + static_cast<int64_t>(sorted.size()) * 9 / 10;
+  std::nth_element(sorted.begin(), nine_tenths, sorted.end());
+  return *nine_tenths;
 }
 
 FairShare Core::SharesAt(absl::Time now) const {
@@ -201,6 +222,7 @@ void Core::StartGang(const PassStart& start) {
 void Core::Start(Job& job, Attempt attempt) {
   attempt.number = ++job.attempts;
   attempt.started = now_;
+  attempt.expected = Remaining(job);
   for (const DeviceRef& ref : attempt.ranks) attempt.parts[ref.node];
   job.attempt = std::move(attempt);
   live_.insert(job.request.key);
@@ -271,6 +293,24 @@ std::vector<const Job*> Core::Waiting() const {
   list.reserve(places.size());
   for (const Place& place : places) list.push_back(place.job);
   return list;
+}
+
+std::vector<WaitingPlace> Core::Outlook(absl::Time now) const {
+  const FairShare shares = SharesAt(now);
+  PassInput input = MakePassInput(shares, now);
+  input.reservations = kStartsForeseen;
+  absl::flat_hash_map<JobKey, absl::Time> starts;
+  for (Reservation& room : RunPass(queue_, input).reservations) {
+    starts.emplace(std::move(room.id), room.start);
+  }
+  std::vector<WaitingPlace> places;
+  absl::flat_hash_map<std::string, int64_t> last;  // by queue
+  for (const Job* job : Waiting()) {
+    const auto start = starts.find(job->request.key);
+    places.push_back({job, ++last[job->request.queue],
+                      start == starts.end() ? absl::InfiniteFuture() : start->second});
+  }
+  return places;
 }
 
 }  // namespace graft::scheduler

@@ -427,6 +427,65 @@ TEST_F(CoreTest, AJobIsExplainedBeforeItIsSubmitted) {
   EXPECT_EQ(why.counterfactuals[0].text, "would start now with dp 2");
 }
 
+TEST_F(CoreTest, PlacesAreCountedByQueueAndTheFirstToBeBlockedKnowTheirStart) {
+  const auto submit = [&](const std::string& id, const std::string& queue, absl::Duration runs) {
+    return Step(
+               JobSubmitted{
+                   {.key = "w/" + id, .workspace = "w", .queue = queue, .expected_run_time = runs}})
+        .status;
+  };
+  AddNode("n0", 1);
+  Step(QueuePut{{.name = "night", .priority = -5}});
+  ASSERT_THAT(submit("runs", "default", absl::Minutes(10)), IsOk());
+  for (const char* id : {"a", "b"}) ASSERT_THAT(submit(id, "default", absl::Hours(1)), IsOk());
+  ASSERT_THAT(submit("c", "night", absl::Hours(1)), IsOk());
+  now_ += absl::Minutes(4);
+  const std::vector<WaitingPlace> places = core_.Outlook(now_);
+  ASSERT_EQ(places.size(), 3u);
+  EXPECT_EQ(places[0].job->request.key, "w/a");
+  EXPECT_EQ(places[0].position, 1);
+  EXPECT_EQ(places[0].expected_start, now_ + absl::Minutes(6));
+  EXPECT_EQ(places[1].position, 2);
+  EXPECT_EQ(places[1].expected_start, absl::InfiniteFuture()) << "behind another of its kind";
+  EXPECT_EQ(places[2].job->request.key, "w/c");
+  EXPECT_EQ(places[2].position, 1) << "in its own queue";
+}
+
+TEST_F(CoreTest, AStartIsExpectedByHowFarEstimatesWereOff) {
+  AddNode("n0", 1);
+  const auto submit = [&](const std::string& id) {
+    return Step(JobSubmitted{{.key = "w/" + id,
+                              .workspace = "w",
+                              .queue = "default",
+                              .expected_run_time = absl::Seconds(100)}})
+        .status;
+  };
+  // Of twenty, three took twice as long.
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_THAT(submit(absl::StrCat(i)), IsOk());
+    ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+    const absl::Time end = now_ + absl::Seconds(i < 3 ? 200 : 100);
+    while (now_ < end) {
+      now_ += absl::Seconds(10);  // within its lease
+      ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+    }
+    if (i == 19) {
+      ASSERT_THAT(submit("early"), IsOk());
+      EXPECT_EQ(core_.Explain(JobOf("early"), now_).expected_start_p90, absl::InfiniteFuture())
+          << "nineteen say nothing";
+      Step(JobCommanded{"w/early", JobVerb::kCancel});
+    }
+    ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kSucceeded, {.result_session = "s"}),
+                IsOk());
+    Step(CallAnswered{calls_.back().id, absl::OkStatus(), "v"});
+  }
+  ASSERT_THAT(submit("runs"), IsOk());
+  ASSERT_THAT(submit("waits"), IsOk());
+  const JobExplanation why = core_.Explain(JobOf("waits"), now_);
+  EXPECT_EQ(why.expected_start, now_ + absl::Seconds(100));
+  EXPECT_EQ(why.expected_start_p90, now_ + absl::Seconds(200));
+}
+
 TEST(JobStateTest, NothingLeavesATerminalState) {
   for (const JobTransition& way : JobTransitions()) EXPECT_FALSE(IsTerminal(way.from));
 }

@@ -97,6 +97,8 @@ struct Attempt {
   std::vector<DeviceRef> held;                  // of its devices, those not given back
   absl::Time stop_at = absl::InfiniteFuture();  // its time for a checkpoint is over
   bool result_asked = false;                    // to be published
+  // How long it would run by what was known when it started.
+  absl::Duration expected = absl::InfiniteDuration();
 
   bool live() const { return number != 0; }
 };

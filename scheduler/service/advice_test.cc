@@ -2,6 +2,7 @@
 // the layout that is chosen for them.
 #include "absl/strings/str_cat.h"
 #include "base/json.h"
+#include "graft/v1/model.grpc.pb.h"
 #include "scheduler/service/job_schema.h"
 #include "scheduler/service/testing/test_server.h"
 #include "scheduler/service/testing/test_worker.h"
@@ -43,6 +44,17 @@ class AdviceTest : public ServiceTest {
     server_.reset();
     Start(true);
   }
+  // The files of a small model with every weight.
+  void PutModelFiles(const std::string& version) {
+    GRAFT_ASSERT_OK_AND_ASSIGN(const Json config, Json::Parse(kConfig));
+    GRAFT_ASSERT_OK_AND_ASSIGN(const auto described, spec::DescribeConfig(config));
+    const auto files = spec::NumberedModel(config, described);
+    auto& contents = files_.models[version];
+    for (const std::string& name : files->Names()) {
+      GRAFT_ASSERT_OK_AND_ASSIGN(std::string bytes, spec::ReadWhole(*files, name, 1 << 24));
+      contents.push_back({name, std::move(bytes)});
+    }
+  }
   absl::StatusOr<v1::Explanation> Explain(const v1::JobSpec& spec) {
     v1::ExplainJobRequest request;
     request.set_parent("workspaces/default");
@@ -55,16 +67,23 @@ class AdviceTest : public ServiceTest {
   }
 };
 
+TEST_F(AdviceTest, AModelSaysHowManyDevicesHoldIt) {
+  PutModelFiles("workspaces/default/filesets/small/versions/1");
+  v1::CreateModelRequest request;
+  request.set_parent("workspaces/default");
+  request.set_model_id("small");
+  request.mutable_model()->set_fileset("workspaces/default/filesets/small");
+  v1::Model model;
+  const auto models = v1::ModelService::NewStub(channel_);
+  ASSERT_THAT(Call(*models, &v1::ModelService::Stub::CreateModel, request, model), IsOk());
+  ASSERT_EQ(model.spec().device_needs_size(), 4);
+  EXPECT_EQ(model.spec().device_needs(0).memory_gib(), 24);
+  EXPECT_EQ(model.spec().device_needs(0).lora(), 1);
+  EXPECT_EQ(model.spec().device_needs(3).all_weights(), 1);
+}
+
 TEST_F(AdviceTest, AnEstimateComesFromTheModelsFiles) {
-  GRAFT_ASSERT_OK_AND_ASSIGN(const Json config, Json::Parse(kConfig));
-  GRAFT_ASSERT_OK_AND_ASSIGN(const auto described, spec::DescribeConfig(config));
-  const auto files = spec::NumberedModel(config, described);
-  std::vector<std::pair<std::string, std::string>> contents;
-  for (const std::string& name : files->Names()) {
-    GRAFT_ASSERT_OK_AND_ASSIGN(const std::string bytes, spec::ReadWhole(*files, name, 1 << 24));
-    contents.push_back({name, bytes});
-  }
-  files_.models["workspaces/default/filesets/base/versions/1"] = contents;
+  PutModelFiles("workspaces/default/filesets/base/versions/1");
   v1::EstimateJobRequest request;
   request.set_parent("workspaces/default");
   *request.mutable_spec() = NewJob("x").job().spec();
@@ -132,6 +151,22 @@ TEST_F(AdviceTest, ASpecificationIsExplainedBeforeItIsSubmitted) {
   v1::ListJobsResponse jobs;
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::ListJobs, list, jobs), IsOk());
   EXPECT_EQ(jobs.jobs_size(), 1) << "explaining makes nothing";
+}
+
+TEST_F(AdviceTest, ARemedySaysWhatItDoesToTheStep) {
+  SetFacts(135'000'000, 30, 9, 3, 576);
+  AddGpus("n0", 2);
+  v1::CreateJobRequest taken = NewJob("taken");
+  v1::JobSpec& spec = *taken.mutable_job()->mutable_spec();
+  spec.mutable_resources()->set_device(v1::ResourcesSection::DEVICE_GPU);
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, taken, job), IsOk());
+  spec.mutable_parallelism()->set_gpus_per_node(2);
+  GRAFT_ASSERT_OK_AND_ASSIGN(const v1::Explanation why, Explain(spec));
+  ASSERT_GT(why.counterfactuals_size(), 0);
+  EXPECT_EQ(why.counterfactuals(0).change(), "would start now with dp 1");
+  EXPECT_GT(why.counterfactuals(0).slowdown(), 0.9) << "half the devices, twice the time";
+  EXPECT_LE(why.counterfactuals(0).slowdown(), 1);
 }
 
 TEST_F(AdviceTest, TheSmallestLayoutThatHoldsTheModelIsChosenAndItsRunnersUpAreKept) {

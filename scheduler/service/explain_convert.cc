@@ -116,6 +116,9 @@ void FillExplanation(const JobExplanation& why, bool queued, v1::Explanation& me
   if (why.expected_start != absl::InfiniteFuture()) {
     *message.mutable_expected_start_time() = ToTimestamp(why.expected_start);
   }
+  if (why.expected_start_p90 != absl::InfiniteFuture()) {
+    *message.mutable_expected_start_time_p90() = ToTimestamp(why.expected_start_p90);
+  }
 }
 
 }  // namespace graft::scheduler

@@ -71,7 +71,9 @@ absl::StatusOr<v1::Job> JobService::Read(const std::string& name) const {
 
 void JobService::Overlay(v1::Job& job) const {
   if (IsOver(job.status().state())) return;
-  progress_.Overlay(JobKeyOf(job.name()), *job.mutable_status());
+  const JobKey key = JobKeyOf(job.name());
+  progress_.Overlay(key, *job.mutable_status());
+  places_.Overlay(key, *job.mutable_status());
 }
 
 absl::StatusOr<v1::Job> JobService::GetJob(const rpc::Call&, const v1::GetJobRequest& request) {

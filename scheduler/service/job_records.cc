@@ -4,11 +4,13 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "graft/v1/model.pb.h"
+#include "graft/v1/node.pb.h"
 #include "scheduler/service/events_stream.h"
 #include "scheduler/service/job_spec.h"
 #include "scheduler/service/resources.h"
@@ -76,16 +78,18 @@ void WriteAttempt(Turn& turn, const Job& job, const v1::Job& body) {
                                                      : v1::Attempt::STATE_STARTING);
   *record.mutable_create_time() = ToTimestamp(attempt.started);
   SetLayout(attempt.layout, *record.mutable_layout());
-  for (size_t rank = 0; rank < attempt.ranks.size(); ++rank) {
-    v1::RankPlacement& place = *record.add_ranks();
-    place.set_rank(static_cast<int32_t>(rank));
-    place.set_node(absl::StrCat("nodes/", attempt.ranks[rank].node));
-    place.set_device_index(attempt.ranks[rank].device);
+  // Where it is does not change while it lasts.
+  const std::string key = AttemptRecordKey(job.request.key, attempt.number);
+  v1::Attempt before;
+  const absl::StatusOr<Record> known = turn.Get(Family::kRecords, key);
+  if (known.ok() && DecodeResource(key, known->value, before).ok()) {
+    record.mutable_ranks()->Swap(before.mutable_ranks());
+  } else {
+    WriteRanks(turn, attempt, *record.mutable_ranks());
   }
   record.set_message(attempt.end_message);
   record.set_from_checkpoint(body.status().latest_checkpoint());
-  turn.Put(Family::kRecords, AttemptRecordKey(job.request.key, attempt.number),
-           EncodeResource(record));
+  turn.Put(Family::kRecords, key, EncodeResource(record));
 }
 
 // The attempt's last record, once the core holds none any more.
@@ -264,6 +268,27 @@ JobKey JobKeyOf(absl::string_view job_name) {
   const std::vector<std::string> parts = absl::StrSplit(job_name, '/');
   if (parts.size() < 4 || parts[0] != "workspaces" || parts[2] != "jobs") return "";
   return absl::StrCat(parts[1], "/", parts[3]);
+}
+
+void WriteRanks(Turn& turn, const Attempt& attempt,
+                google::protobuf::RepeatedPtrField<v1::RankPlacement>& ranks) {
+  absl::flat_hash_map<std::pair<std::string, int>, std::string> ids;  // node and index -> uuid
+  for (const auto& [id, part] : attempt.parts) {
+    const auto node = ReadResource<v1::Node>(turn, absl::StrCat("node/", id), "");
+    if (!node.ok()) continue;  // as in a simulation
+    for (const v1::Device& device : node->devices()) {
+      ids[{id, device.index()}] = device.uuid();
+    }
+  }
+  for (size_t rank = 0; rank < attempt.ranks.size(); ++rank) {
+    const DeviceRef& device = attempt.ranks[rank];
+    v1::RankPlacement& place = *ranks.Add();
+    place.set_rank(static_cast<int32_t>(rank));
+    place.set_node(absl::StrCat("nodes/", device.node));
+    place.set_device_index(device.device);
+    const auto uuid = ids.find({device.node, device.device});
+    if (uuid != ids.end()) place.set_device_uuid(uuid->second);
+  }
 }
 
 v1::JobState ToApi(JobState state) { return static_cast<v1::JobState>(state); }

@@ -44,6 +44,10 @@ absl::Status EraseJob(Turn& turn, Store& store, const JobKey& job, const graft::
 // place.
 bool WriteJobStatus(Turn& turn, const Job& job);
 
+// Where the attempt's ranks are, with the devices' own ids as their nodes have told them.
+void WriteRanks(Turn& turn, const Attempt& attempt,
+                google::protobuf::RepeatedPtrField<graft::v1::RankPlacement>& ranks);
+
 graft::v1::JobState ToApi(JobState state);
 graft::v1::Explanation::Code CauseCode(absl::string_view code);
 

@@ -10,6 +10,7 @@
 #include "scheduler/service/events_stream.h"
 #include "scheduler/service/explain_convert.h"
 #include "scheduler/service/job_records.h"
+#include "scheduler/service/layout_choice.h"
 #include "scheduler/service/names.h"
 #include "scheduler/service/resources.h"
 
@@ -191,6 +192,26 @@ void FillAhead(const Core& core, const Store& store, const JobExplanation& why,
   }
 }
 
+// What each remedy does to the step time.
+void FillSlowdown(const Core& core, const v1::JobSpec& spec, const v1::ModelSpec& model,
+                  const GangRequest& gang, const JobExplanation& why, v1::Explanation& message) {
+  for (size_t i = 0; i < why.counterfactuals.size(); ++i) {
+    const GangRequest& changed = why.counterfactuals[i].job.gang;
+    if (changed.layout == gang.layout && changed.max_level == gang.max_level) continue;
+    message.mutable_counterfactuals(static_cast<int>(i))
+        ->set_slowdown(StepChange(spec, model, core.cluster(), gang, changed));
+  }
+}
+
+// Empty where the model is there no more.
+v1::ModelSpec BaseOf(const Store& store, const v1::JobSpec& spec) {
+  const auto ids = ParseName(spec.model().base(), "workspaces/*/models/*");
+  if (!ids.ok()) return {};
+  const auto model =
+      ReadResource<v1::Model>(store, ModelRecordKey((*ids)[0], (*ids)[1]), spec.model().base());
+  return model.ok() ? model->spec() : v1::ModelSpec();
+}
+
 }  // namespace
 
 void JobService::ExplainJob(CallPtr call, const v1::ExplainJobRequest& request,
@@ -199,17 +220,20 @@ void JobService::ExplainJob(CallPtr call, const v1::ExplainJobRequest& request,
   if (request.has_spec()) return ExplainSpec(std::move(call), request, std::move(answer));
   const absl::StatusOr<v1::Job> body = Read(request.name());
   if (!body.ok()) return answer->Answer(body.status());
-  context_.control.Inspect([this, call, name = request.name(), answer](const Core& core) {
-    v1::Explanation explanation;
-    const absl::Time now = context_.clock.Now();
-    *explanation.mutable_time() = ToTimestamp(now);
-    const Job* job = core.FindJob(JobKeyOf(name));
-    if (job == nullptr) return answer->Answer(std::move(explanation));
-    const JobExplanation why = core.Explain(*job, now);
-    FillExplanation(why, job->state == JobState::kQueued, explanation);
-    FillAhead(core, context_.store, why, *call->identity, explanation);
-    answer->Answer(std::move(explanation));
-  });
+  context_.control.Inspect(
+      [this, call, name = request.name(), answer, spec = body->resolved_spec(),
+       model = BaseOf(context_.store, body->resolved_spec())](const Core& core) {
+        v1::Explanation explanation;
+        const absl::Time now = context_.clock.Now();
+        *explanation.mutable_time() = ToTimestamp(now);
+        const Job* job = core.FindJob(JobKeyOf(name));
+        if (job == nullptr) return answer->Answer(std::move(explanation));
+        const JobExplanation why = core.Explain(*job, now);
+        FillExplanation(why, job->state == JobState::kQueued, explanation);
+        FillSlowdown(core, spec, model, job->request.gang, why, explanation);
+        FillAhead(core, context_.store, why, *call->identity, explanation);
+        answer->Answer(std::move(explanation));
+      });
 }
 
 // What a specification would wait for, were it submitted now.
@@ -228,6 +252,8 @@ void JobService::ExplainSpec(CallPtr call, const v1::ExplainJobRequest& request,
       if (job.ok()) {
         const JobExplanation why = core.ExplainUnsubmitted(*job, now);
         FillExplanation(why, true, explanation);
+        FillSlowdown(core, prepared.body.resolved_spec(), prepared.model, job->gang, why,
+                     explanation);
         FillAhead(core, context_.store, why, *call->identity, explanation);
       } else {
         v1::Explanation::Cause& cause = *explanation.add_causes();

@@ -10,6 +10,7 @@
 #include "graft/v1/job.pb.h"
 #include "scheduler/service/job_spec.h"
 #include "scheduler/service/mutate.h"
+#include "scheduler/service/places.h"
 #include "scheduler/service/progress.h"
 
 namespace graft::scheduler {
@@ -19,8 +20,8 @@ bool IsOver(graft::v1::JobState state);
 
 class JobService {
  public:
-  JobService(const ServiceContext& context, ProgressBoard& progress)
-      : context_(context), progress_(progress) {}
+  JobService(const ServiceContext& context, ProgressBoard& progress, const PlaceBoard& places)
+      : context_(context), progress_(progress), places_(places) {}
   rpc::Service Bind();
 
   // Deletes the jobs that were to be deleted once they are over, and now are.
@@ -117,7 +118,7 @@ class JobService {
   void Command(CallPtr call, const std::string& name, const std::string& etag, JobVerb verb,
                const std::string& why, rpc::Responder<graft::v1::Job> responder);
   absl::StatusOr<graft::v1::Job> Read(const std::string& name) const;
-  // Lays what workers said last over a job that is not over.
+  // Lays what workers said last and its place in the queue over a job that is not over.
   void Overlay(graft::v1::Job& job) const;
 
   struct JobWatch;
@@ -135,6 +136,7 @@ class JobService {
 
   const ServiceContext& context_;
   ProgressBoard& progress_;
+  const PlaceBoard& places_;
 };
 
 }  // namespace graft::scheduler

@@ -80,23 +80,42 @@ bool LeavesLayoutOpen(const v1::ParallelismSection& asked) {
          !asked.has_expert_parallel_size();
 }
 
+namespace {
+
+// What of the specification the cost of a layout depends on.
+ShapeRequest CostsOf(const v1::JobSpec& resolved, const v1::ModelSpec& model) {
+  return {.sequence = std::max(resolved.batch().max_seq_length(), 1),
+          .micro_batch = std::max(resolved.batch().micro_batch_size(), 1),
+          .global_batch = std::max(resolved.batch().global_batch_size(), 1),
+          .trained_share = TrainedShare(resolved, model),
+          .bytes_per_weight = BytesPerWeight(resolved),
+          .recompute_layers = resolved.compute().activation_checkpointing() ==
+                              v1::ComputeSection::ACTIVATION_CHECKPOINTING_FULL};
+}
+
+}  // namespace
+
+double StepChange(const v1::JobSpec& resolved, const v1::ModelSpec& model,
+                  const ClusterView& cluster, const GangRequest& from, const GangRequest& to) {
+  const ModelFacts facts = FactsOf(model);
+  if (facts.parameters <= 0 || facts.heads < 1) return 0;
+  const ShapeRequest costs = CostsOf(resolved, model);
+  const ShapeRates rates = RatesOf(cluster, from);
+  const double now = ShapeStepSeconds(facts, costs, rates, from.layout, from.max_level);
+  return ShapeStepSeconds(facts, costs, rates, to.layout, to.max_level) / now - 1;
+}
+
 absl::StatusOr<ShapeChoice> ChooseLayout(const v1::ParallelismSection& asked,
                                          const v1::JobSpec& resolved, const v1::ModelSpec& model,
                                          const ClusterView& cluster, const GangRequest& like) {
-  ShapeRequest request{.devices = DevicesGiven(asked),
-                       .sequence = std::max(resolved.batch().max_seq_length(), 1),
-                       .micro_batch = std::max(resolved.batch().micro_batch_size(), 1),
-                       .global_batch = std::max(resolved.batch().global_batch_size(), 1),
-                       .trained_share = TrainedShare(resolved, model),
-                       .bytes_per_weight = BytesPerWeight(resolved),
-                       .recompute_layers = resolved.compute().activation_checkpointing() ==
-                                           v1::ComputeSection::ACTIVATION_CHECKPOINTING_FULL,
-                       .tp = asked.tensor_parallel_size(),
-                       .cp = asked.context_parallel_size(),
-                       // Weights that are divided are not those of a pipeline.
-                       .pp = asked.shard_weights() ? 1 : asked.pipeline_parallel_size(),
-                       .ep = asked.expert_parallel_size(),
-                       .tp_across_domains = asked.allow_tp_across_nodes()};
+  ShapeRequest request = CostsOf(resolved, model);
+  request.devices = DevicesGiven(asked);
+  request.tp = asked.tensor_parallel_size();
+  request.cp = asked.context_parallel_size();
+  // Weights that are divided are not those of a pipeline.
+  request.pp = asked.shard_weights() ? 1 : asked.pipeline_parallel_size();
+  request.ep = asked.expert_parallel_size();
+  request.tp_across_domains = asked.allow_tp_across_nodes();
   return ChooseShape(FactsOf(model), request, RatesOf(cluster, like), cluster.topology(), like);
 }
 

@@ -14,6 +14,7 @@
 #include "scheduler/service/names.h"
 #include "scheduler/service/references.h"
 #include "scheduler/service/standard.h"
+#include "worker/spec/estimate.h"
 #include "worker/spec/layout.h"
 
 namespace graft::scheduler {
@@ -100,6 +101,16 @@ v1::ModelSpec ToApi(const spec::ModelDescription& model) {
   out.set_chat_template(model.facts.chat_template);
   out.set_supports_tools(model.facts.supports_tools);
   out.set_weight_bytes(model.facts.weight_bytes);
+  const spec::CostModel cost(model);
+  for (const spec::CardSize& card : spec::CardSizes()) {
+    v1::ModelSpec::DeviceNeed& need = *out.add_device_needs();
+    need.set_memory_gib(static_cast<int32_t>(card.gigabytes));
+    const auto least = [&](spec::Tuning tuning) {
+      return static_cast<int32_t>(cost.FindLeastGpus(tuning, card.bytes).gpus);
+    };
+    need.set_lora(least(spec::Tuning::kLora));
+    need.set_all_weights(least(spec::Tuning::kAllWeights));
+  }
   for (int tp = 1; tp <= decoder.attention.heads; ++tp) {
     if (spec::TensorParallelDivides(decoder, tp)) out.add_tensor_parallel_sizes(tp);
   }

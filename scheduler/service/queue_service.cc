@@ -252,6 +252,10 @@ void QueueService::ListQueueEntries(CallPtr call, const v1::ListQueueEntriesRequ
           entry.set_devices(job->request.gang.layout.world());
           entry.set_priority(job->request.priority);
           *entry.mutable_queued_time() = ToTimestamp(job->created);
+          const absl::Time start = places_.ExpectedStart(job->request.key);
+          if (start != absl::InfiniteFuture()) {
+            *entry.mutable_expected_start_time() = ToTimestamp(start);
+          }
           entry.set_cause(CauseCode(core.WaitCode(*job, context_.clock.Now())));
         }
         answer->Answer(std::move(response));

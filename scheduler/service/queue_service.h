@@ -7,12 +7,14 @@
 #include "google/protobuf/empty.pb.h"
 #include "graft/v1/queue.pb.h"
 #include "scheduler/service/mutate.h"
+#include "scheduler/service/places.h"
 
 namespace graft::scheduler {
 
 class QueueService {
  public:
-  explicit QueueService(const ServiceContext& context) : context_(context) {}
+  QueueService(const ServiceContext& context, const PlaceBoard& places)
+      : context_(context), places_(places) {}
   rpc::Service Bind();
 
   // Makes what is always there: queues/default and queues/interactive.
@@ -35,6 +37,7 @@ class QueueService {
                         rpc::Responder<graft::v1::ListQueueEntriesResponse> responder);
 
   const ServiceContext& context_;
+  const PlaceBoard& places_;
 };
 
 }  // namespace graft::scheduler

@@ -100,6 +100,12 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   EXPECT_EQ(attempt.attempt(), "workspaces/default/jobs/tickets-1/attempts/2")
       << "the first read the rows";
   EXPECT_EQ(attempt.local_ranks_size(), 1);
+  v1::ListAttemptsRequest tries;
+  tries.set_parent(job.name());
+  v1::ListAttemptsResponse tried;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::ListAttempts, tries, tried), IsOk());
+  ASSERT_EQ(tried.attempts_size(), 1) << "reading the rows took no device";
+  EXPECT_EQ(tried.attempts(0).ranks(0).device_uuid(), "cpu-n0-0");
   EXPECT_EQ(attempt.inputs_size(), 2);
   EXPECT_NE(attempt.run_json().find("\"kind\":\"lora\""), std::string::npos);
 

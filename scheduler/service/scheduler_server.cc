@@ -38,6 +38,7 @@ class Outputs final : public EngineOutput {
  public:
   void OnCommitted(int64_t) override {
     if (watchers != nullptr) watchers->OnCommitted();
+    PlanPlaces();
     if (metrics != nullptr) metrics->CountDecisions(std::exchange(decisions, 0));
     if (jobs != nullptr && std::exchange(doomed, false)) {
       (void)background->Post([this] { jobs->EraseDoomed(); });
@@ -59,6 +60,16 @@ class Outputs final : public EngineOutput {
     (void)background->Post([this, call] { Publish(call); });
   }
 
+  // Makes the board of places anew, soon.
+  void PlanPlaces() {
+    if (background == nullptr) return;
+    const absl::Time when = places->Changed(clock->Now());
+    if (when == absl::InfiniteFuture()) return;
+    background->PostAt(when, [this] {
+      control->Inspect([this](const Core& core) { places->Refresh(core, clock->Now()); });
+    });
+  }
+
   void Publish(const PublishCall& call) {
     const std::string job = JobNameOf(call.job);
     const absl::StatusOr<FilesetVersion> version =
@@ -74,6 +85,8 @@ class Outputs final : public EngineOutput {
     }});
   }
 
+  Clock* clock = nullptr;
+  PlaceBoard* places = nullptr;
   Watchers* watchers = nullptr;
   AgentService* agents = nullptr;
   JobService* jobs = nullptr;
@@ -98,6 +111,7 @@ struct SchedulerServer::State {
   std::unique_ptr<rpc::PageTokenCodec> page_tokens;
   std::unique_ptr<const ServiceContext> context;
   ProgressBoard progress;
+  PlaceBoard places;
   NodeUseBoard use;
   IdleWatch idle{progress, use};
   SessionBoard sessions;
@@ -181,13 +195,13 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   s.auth = std::make_unique<AuthService>(context, signer);
   s.access = std::make_unique<AccessService>(context);
   s.nodes = std::make_unique<NodeService>(context, s.use);
-  s.queues = std::make_unique<QueueService>(context);
+  s.queues = std::make_unique<QueueService>(context, s.places);
   s.workspaces = std::make_unique<WorkspaceService>(context);
   s.info = std::make_unique<ServerService>(
       context,
       ServerService::Bounds{options.server.calls_per_second, options.server.concurrent_streams});
   s.models = std::make_unique<ModelService>(context);
-  s.jobs = std::make_unique<JobService>(context, s.progress);
+  s.jobs = std::make_unique<JobService>(context, s.progress, s.places);
   s.agents = std::make_unique<AgentService>(
       context, signer, s.progress, s.use, s.sessions,
       AgentService::Options{.lease = options.lease,
@@ -215,6 +229,8 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   Notification wired;
   s.control->Inspect([&](const Core&) {
     s.outputs.files = &files;
+    s.outputs.clock = &clock;
+    s.outputs.places = &s.places;
     s.outputs.control = s.control.get();
     s.outputs.background = s.background.get();
     s.outputs.agents = s.agents.get();
@@ -222,6 +238,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
     s.outputs.metrics = &s.metrics;
     s.outputs.watchers = s.watchers.get();
     for (const PublishCall& call : std::exchange(s.outputs.early, {})) s.outputs.OnPublish(call);
+    s.outputs.PlanPlaces();
     wired.Notify();
   });
   wired.Wait();

@@ -410,6 +410,16 @@ TEST_F(ServiceTest, AQueueShowsWhatWaitsInItPageByPage) {
   ASSERT_EQ(page.entries_size(), 1);
   EXPECT_EQ(page.entries(0).position(), 3);
   EXPECT_EQ(page.next_page_token(), "");
+
+  // A little behind.
+  v1::GetJobRequest job;
+  job.set_name("workspaces/default/jobs/a3");
+  v1::Job third;
+  for (int tries = 0; third.status().queue_position() == 0 && tries < 100; ++tries) {
+    if (tries > 0) absl::SleepFor(absl::Milliseconds(20));
+    ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::GetJob, job, third), IsOk());
+  }
+  EXPECT_EQ(third.status().queue_position(), 3);
   list.set_parent("queues/none");
   EXPECT_THAT(Call(*queues, &v1::QueueService::Stub::ListQueueEntries, list, page),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("queues/none")));

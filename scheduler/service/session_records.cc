@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "scheduler/service/job_records.h"
 
 namespace graft::scheduler {
 namespace {
@@ -80,12 +81,7 @@ void WriteSessionStatus(Turn& turn, const Job& job) {
   }
   if (job.attempt.live()) {
     session->clear_ranks();
-    for (size_t rank = 0; rank < job.attempt.ranks.size(); ++rank) {
-      v1::RankPlacement& place = *session->add_ranks();
-      place.set_rank(static_cast<int32_t>(rank));
-      place.set_node(absl::StrCat("nodes/", job.attempt.ranks[rank].node));
-      place.set_device_index(job.attempt.ranks[rank].device);
-    }
+    WriteRanks(turn, job.attempt, *session->mutable_ranks());
   }
   PutSession(turn, *session);
 }

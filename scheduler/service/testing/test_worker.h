@@ -11,6 +11,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "base/status_matchers.h"
 #include "graft/agent/v1/agent.grpc.pb.h"
 #include "graft/v1/node.grpc.pb.h"
@@ -29,6 +30,7 @@ class TestWorker {
     graft::v1::Device& device = *request_.mutable_inventory()->add_devices();
     device.set_kind(graft::v1::Device::KIND_CPU);
     device.set_health(graft::v1::Device::HEALTH_OK);
+    device.set_uuid(absl::StrCat("cpu-", id, "-0"));
   }
 
   // To a scheduler that has started again.

@@ -1,0 +1,58 @@
+#include "scheduler/service/places.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "scheduler/service/resources.h"
+
+namespace graft::scheduler {
+namespace {
+
+// Between two boards: so long, and for each job that waits so much more.
+constexpr absl::Duration kPause = absl::Milliseconds(100);
+constexpr absl::Duration kPausePerJob = absl::Microseconds(50);
+
+}  // namespace
+
+absl::Time PlaceBoard::Changed(absl::Time now) {
+  MutexLock lock(mu_);
+  if (std::exchange(planned_, true)) return absl::InfiniteFuture();
+  return std::max(now, not_before_);
+}
+
+void PlaceBoard::Refresh(const Core& core, absl::Time now) {
+  {
+    MutexLock lock(mu_);
+    planned_ = false;  // what changes from here on is the next board's
+  }
+  auto places = std::make_shared<Places>();
+  for (const WaitingPlace& place : core.Outlook(now)) {
+    places->try_emplace(place.job->request.key, Place{place.position, place.expected_start});
+  }
+  MutexLock lock(mu_);
+  not_before_ = now + kPause + static_cast<int64_t>(places->size()) * kPausePerJob;
+  places_ = std::move(places);
+}
+
+std::shared_ptr<const PlaceBoard::Places> PlaceBoard::places() const {
+  MutexLock lock(mu_);
+  return places_;
+}
+
+void PlaceBoard::Overlay(absl::string_view job, graft::v1::JobStatus& status) const {
+  if (status.state() != graft::v1::JOB_STATE_QUEUED) return;
+  const std::shared_ptr<const Places> now = places();
+  const auto place = now->find(job);
+  if (place == now->end()) return;
+  status.set_queue_position(place->second.position);
+  if (place->second.expected_start == absl::InfiniteFuture()) return;
+  *status.mutable_expected_start_time() = ToTimestamp(place->second.expected_start);
+}
+
+absl::Time PlaceBoard::ExpectedStart(absl::string_view job) const {
+  const std::shared_ptr<const Places> now = places();
+  const auto place = now->find(job);
+  return place == now->end() ? absl::InfiniteFuture() : place->second.expected_start;
+}
+
+}  // namespace graft::scheduler
