@@ -172,7 +172,9 @@ absl::Status Serve(const SchedulerConfig& config, const sigset_t& signals) {
   if (config.keep_room_after_minutes() < 0) {
     return absl::InvalidArgumentError("keep_room_after_minutes is below 0");
   }
-  options.keep_room_after = absl::Minutes(config.keep_room_after_minutes());
+  if (config.has_keep_room_after_minutes()) {
+    options.keep_room_after = absl::Minutes(config.keep_room_after_minutes());
+  }
   options.server.calls_per_second = config.calls_per_second();
   options.server.concurrent_streams =
       config.has_concurrent_streams() ? config.concurrent_streams() : kDefaultStreams;

@@ -44,9 +44,10 @@ struct CoreOptions {
   int validations_per_node = 2;
   // Blocked jobs for which room is kept while others are backfilled.
   int reservations = 4;
-  // A blocked job waits for so long before room is kept for it: until then others may go ahead of
-  // it, afterwards none that would delay it.
-  absl::Duration keep_room_after = absl::ZeroDuration();
+  // A blocked job waits twice as long as it will run, but at most so long, before room is kept for
+  // it: until then others may go ahead of it, afterwards none that would delay it. Room is kept at
+  // once for one that nobody knows the length of.
+  absl::Duration keep_room_after = absl::Hours(4);
   // Who is told to take a checkpoint and stop has so long for it, and is stopped then.
   absl::Duration checkpoint_grace = absl::Minutes(10);
   // A node that leaves is emptied so long before.
@@ -159,11 +160,13 @@ class Core {
   JobExplanation ExplainUnsubmitted(const JobRequest& request, absl::Time now) const;
   // The code alone of the first reason, quickly; empty when the job does not wait.
   absl::string_view WaitCode(const Job& job, absl::Time now) const;
-  // Jobs in QUEUED, in the order in which they are tried; those that may not start are last.
-  std::vector<const Job*> Waiting() const;
-  // The same with their places; the start is known of the first jobs that are blocked. As dear as a
-  // pass over the queue.
-  std::vector<WaitingPlace> Outlook(absl::Time now) const;
+  size_t waiting() const { return waiting_.size(); }
+  // The first jobs in QUEUED, in the order in which they are tried; those that may not start are
+  // last.
+  std::vector<const Job*> Waiting(absl::Time now, size_t most = SIZE_MAX) const;
+  // The same with their places; the start is known of the first that are blocked. As dear as a pass
+  // over the queue.
+  std::vector<WaitingPlace> Outlook(absl::Time now, size_t most = SIZE_MAX) const;
 
  private:
   friend class InvariantChecker;

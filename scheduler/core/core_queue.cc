@@ -23,6 +23,8 @@ constexpr int kPausePerCost = 10;
 constexpr absl::Duration kLongestPause = absl::Seconds(30);  // while something is blocked
 // A gang that was told to stop is taken to be gone after so long.
 constexpr absl::Duration kLeaving = absl::Seconds(30);
+// A blocked job waits so many times as long as it will run before room is kept for it.
+constexpr int kPatience = 2;
 constexpr size_t kMostNamed = 16;
 constexpr int kStartsForeseen = 32;  // blocked jobs whose start is worked out for those who ask
 // Run times over their estimates: how many are remembered, and how few say nothing.
@@ -138,7 +140,11 @@ PassInput Core::MakePassInput(const FairShare& shares, absl::Time now) const {
   if (options_.keep_room_after > absl::ZeroDuration()) {
     input.keeps_room = [this, now](const std::string& id) {
       const auto job = jobs_.find(id);
-      return job != jobs_.end() && now - job->second.since >= options_.keep_room_after;
+      if (job == jobs_.end()) return false;
+      const absl::Duration own = Remaining(job->second);
+      const bool known = own != absl::InfiniteDuration();
+      return !known ||
+             now - job->second.since >= std::min(kPatience * own, options_.keep_room_after);
     };
   }
   input.running = [this, now] {
@@ -266,46 +272,50 @@ void Core::StartValidations() {
   }
 }
 
-std::vector<const Job*> Core::Waiting() const {
-  struct Place {
-    const Job* job;
-    bool may_start;
-    int priority;
-    bool borrows;
-    double level;
+std::vector<const Job*> Core::Waiting(absl::Time now, size_t most) const {
+  // Those that may not start are last; inside a group age decides.
+  using Order = std::tuple<bool, bool, int, double>;
+  absl::btree_map<Order, std::vector<std::pair<int64_t, const JobKey*>>> groups;
+  const FairShare shares = SharesAt(now);
+  const auto order_of = [&](bool held, const WaitingJob& like) {
+    return Order(held, quotas_.Borrows(like.account, like.gang.layout.world()), -like.priority,
+                 like.shares ? shares.Level(like.account, now) : 0);
   };
-  std::vector<Place> places;
-  places.reserve(waiting_.size());
-  absl::btree_map<std::string, double> levels;
-  for (const JobKey& key : waiting_) {
-    const Job& job = jobs_.at(key);
-    const std::string account = AccountOf(job.request);
-    const auto [level, fresh] = levels.try_emplace(account, 0);
-    if (fresh && QueueOf(job).fair) level->second = shares_.Level(account, now_);
-    places.push_back({&job, queue_.Find(key) != nullptr, EffectivePriority(job.request),
-                      quotas_.Borrows(account, job.request.gang.layout.world()), level->second});
+  for (const auto& [name, of] : queue_.classes()) {
+    auto& group = groups[order_of(false, of.like)];
+    for (const auto& [sequence, key] : of.jobs) group.push_back({sequence, &key});
   }
-  std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
-    return std::make_tuple(!a.may_start, a.borrows, -a.priority, a.level, a.job->sequence) <
-           std::make_tuple(!b.may_start, b.borrows, -b.priority, b.level, b.job->sequence);
-  });
+  if (queue_.size() < waiting_.size()) {
+    for (const JobKey& key : waiting_) {
+      if (queue_.Find(key) != nullptr) continue;
+      const Job& job = jobs_.at(key);
+      groups[order_of(true, ToWaiting(job))].push_back({job.sequence, &key});
+    }
+  }
   std::vector<const Job*> list;
-  list.reserve(places.size());
-  for (const Place& place : places) list.push_back(place.job);
+  for (auto& [order, group] : groups) {
+    const size_t count = std::min(group.size(), most - list.size());
+    const auto end = group.begin() + static_cast<int64_t>(count);
+    if (end != group.end()) std::nth_element(group.begin(), end, group.end());
+    std::sort(group.begin(), end);
+    for (auto it = group.begin(); it != end; ++it) list.push_back(&jobs_.at(*it->second));
+    if (list.size() == most) break;
+  }
   return list;
 }
 
-std::vector<WaitingPlace> Core::Outlook(absl::Time now) const {
+std::vector<WaitingPlace> Core::Outlook(absl::Time now, size_t most) const {
   const FairShare shares = SharesAt(now);
   PassInput input = MakePassInput(shares, now);
   input.reservations = kStartsForeseen;
+  input.keeps_room = nullptr;  // nobody goes ahead of what is foreseen
   absl::flat_hash_map<JobKey, absl::Time> starts;
   for (Reservation& room : RunPass(queue_, input).reservations) {
     starts.emplace(std::move(room.id), room.start);
   }
   std::vector<WaitingPlace> places;
   absl::flat_hash_map<std::string, int64_t> last;  // by queue
-  for (const Job* job : Waiting()) {
+  for (const Job* job : Waiting(now, most)) {
     const auto start = starts.find(job->request.key);
     places.push_back({job, ++last[job->request.queue],
                       start == starts.end() ? absl::InfiniteFuture() : start->second});

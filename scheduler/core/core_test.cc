@@ -244,18 +244,19 @@ TEST_F(CoreTest, AnInventoryTakesDevicesAwayAndBringsThemBack) {
               StatusIs(absl::StatusCode::kFailedPrecondition));
 }
 
-TEST_F(CoreTest, RoomIsKeptForAJobOnlyWhenItHasWaited) {
+// A job of this length is blocked: others go beside it until so long has passed.
+void ExpectRoomIsKept(absl::Duration own, absl::Duration after, absl::Time now) {
   Core core({.lease = absl::Hours(100), .keep_room_after = absl::Hours(1)});
   const auto step = [&](const Event& event) {
-    EXPECT_THAT(core.Step(event, now_).status, IsOk());
-    core.Step(PassDue{}, now_);
+    EXPECT_THAT(core.Step(event, now).status, IsOk());
+    core.Step(PassDue{}, now);
   };
   const auto submit = [&](const std::string& id, int devices) {
     step(JobSubmitted{{.key = "w/" + id,
                        .workspace = "w",
                        .queue = "default",
                        .gang = {.layout = {.dp = devices}},
-                       .expected_run_time = absl::Hours(10)}});
+                       .expected_run_time = own}});
     return core.FindJob("w/" + id)->state;
   };
   Node node{.name = "n0"};
@@ -263,9 +264,19 @@ TEST_F(CoreTest, RoomIsKeptForAJobOnlyWhenItHasWaited) {
   step(NodeRegistered{node});
   EXPECT_EQ(submit("first", 2), JobState::kStarting);
   EXPECT_EQ(submit("wide", 4), JobState::kQueued);
-  EXPECT_EQ(submit("beside", 1), JobState::kStarting) << "nothing is kept yet";
-  now_ += absl::Hours(1);
+  if (after > absl::ZeroDuration()) {
+    now += after - absl::Seconds(1);
+    EXPECT_EQ(submit("beside", 1), JobState::kStarting) << "nothing is kept yet";
+    now += absl::Seconds(1);
+  }
   EXPECT_EQ(submit("late", 1), JobState::kQueued) << "it would delay the one that has waited";
+}
+
+TEST(CoreRoomTest, RoomIsKeptForAJobOnlyWhenItHasWaited) {
+  const absl::Time now = absl::FromUnixSeconds(1000);
+  ExpectRoomIsKept(absl::Hours(10), absl::Hours(1), now);
+  ExpectRoomIsKept(absl::Minutes(10), absl::Minutes(20), now);
+  ExpectRoomIsKept(absl::InfiniteDuration(), absl::ZeroDuration(), now);
 }
 
 TEST_F(CoreTest, ValidationRunsWithoutADeviceAndRefusesBadInputs) {

@@ -389,7 +389,7 @@ void InferenceService::MakeRoom() {
   const std::string idle = board_.LongestIdle(now, kShortestRest);
   if (idle.empty()) return;
   context_.control.Inspect([this, idle, now](const Core& core) {
-    const std::vector<const Job*> waiting = core.Waiting();
+    const std::vector<const Job*> waiting = core.Waiting(context_.clock.Now());
     const auto end =
         waiting.begin() + static_cast<std::ptrdiff_t>(std::min(waiting.size(), kHeadOfQueue));
     const auto wants = std::find_if(waiting.begin(), end, [&](const Job* job) {

@@ -11,6 +11,8 @@ namespace {
 // Between two boards: so long, and for each job that waits so much more.
 constexpr absl::Duration kPause = absl::Milliseconds(100);
 constexpr absl::Duration kPausePerJob = absl::Microseconds(50);
+// Whoever stands behind so many has no place.
+constexpr size_t kMostPlaces = 10'000;
 
 }  // namespace
 
@@ -26,11 +28,11 @@ void PlaceBoard::Refresh(const Core& core, absl::Time now) {
     planned_ = false;  // what changes from here on is the next board's
   }
   auto places = std::make_shared<Places>();
-  for (const WaitingPlace& place : core.Outlook(now)) {
+  for (const WaitingPlace& place : core.Outlook(now, kMostPlaces)) {
     places->try_emplace(place.job->request.key, Place{place.position, place.expected_start});
   }
   MutexLock lock(mu_);
-  not_before_ = now + kPause + static_cast<int64_t>(places->size()) * kPausePerJob;
+  not_before_ = now + kPause + static_cast<int64_t>(core.waiting()) * kPausePerJob;
   places_ = std::move(places);
 }
 

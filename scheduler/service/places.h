@@ -1,6 +1,7 @@
 // Where waiting jobs stand in their queues and when they are expected to start, for those who read
 // jobs: it is worked out on the loop after commits, at times that leave the loop its time, and is
-// so much behind: a tenth of a second for a short queue, some seconds for 100,000 jobs.
+// so much behind: a tenth of a second for a short queue, some seconds where 100,000 wait. The first
+// 10,000 have places.
 //
 // Thread-safe.
 #pragma once

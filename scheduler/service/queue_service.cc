@@ -237,7 +237,7 @@ void QueueService::ListQueueEntries(CallPtr call, const v1::ListQueueEntriesRequ
        open = queue->visibility() == v1::Queue::VISIBILITY_NAMES](const Core& core) {
         v1::ListQueueEntriesResponse response;
         int64_t position = 0;
-        for (const Job* job : core.Waiting()) {
+        for (const Job* job : core.Waiting(context_.clock.Now())) {
           if (absl::StrCat("queues/", job->request.queue) != name || ++position <= passed) continue;
           if (response.entries_size() == size) {
             response.set_next_page_token(context_.page_tokens.Encode(

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "rpc/access_token.h"
 #include "rpc/server.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/fileservice_link.h"
 #include "scheduler/store/store.h"
 
@@ -24,7 +25,7 @@ struct SchedulerOptions {
   std::string attempt_secret;       // 32 bytes
   std::string data_key;             // 32 bytes; seals secrets at rest
   absl::Duration lease = absl::Seconds(15);
-  absl::Duration keep_room_after = absl::ZeroDuration();  // as CoreOptions has it
+  absl::Duration keep_room_after = CoreOptions().keep_room_after;
   int background_threads = 4;
   // A worker reads the rows of a job before it is queued. The program does; tests of what comes
   // after need no worker for it.

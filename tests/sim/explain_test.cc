@@ -43,7 +43,7 @@ TEST(SimulatedExplanationsTest, EveryWaitingJobHasAReasonAndEveryCounterfactualS
   std::map<Remedy, int> remedies;
   uint64_t seed = 0;
   const auto look = [&](const Core& core, absl::Time now) {
-    for (const Job* job : core.Waiting()) {
+    for (const Job* job : core.Waiting(now)) {
       const JobExplanation why = core.Explain(*job, now);
       ++pending;
       EXPECT_FALSE(why.reasons.empty()) << "seed " << seed << " " << job->request.key;

@@ -144,6 +144,10 @@ void Cost(Report& report) {
   const double begin = CpuSeconds();
   if (last->state == JobState::kQueued) (void)bench.core().Explain(*last, kStart + absl::Hours(1));
   report.Add({"core_explain_100k_ms", (CpuSeconds() - begin) * 1e3, "ms", -1, -1, false});
+  const double outlook = CpuSeconds();
+  const size_t places = bench.core().Outlook(kStart + absl::Hours(1), 10'000).size();
+  report.Add({"core_outlook_100k_ms", (CpuSeconds() - outlook) * 1e3, "ms", -1, -1, false});
+  report.Add({"core_outlook_100k_jobs", static_cast<double>(places), "", -1, -1, true});
   report.Add({"core_rss_mb", RssMb(), "MB", -1, 500, false});
 }
 
@@ -196,7 +200,7 @@ void Trace(Report& report, uint32_t seed, absl::Duration keep_room_after) {
   // The published figures are of a queue that keeps no room, whoever waits however long.
   const bool published = keep_room_after == kNever;
   run.Tell(report, absl::StrCat("core_trace_", seed, published ? "_" : "_room_kept_"),
-           published && seed == kPublishedSeed);
+           seed == kPublishedSeed, published && seed == kPublishedSeed);
   if (!published) return;
   report.Add({absl::StrCat("core_trace_", seed, "_one_pool_allocated_pct"), PooledAllocation(jobs),
               "%", -1, -1, true});
@@ -212,8 +216,9 @@ int Main(int argc, char** argv) {
     Trace(report, static_cast<uint32_t>(std::atoi(argv[2])),
           given ? absl::Minutes(std::atoi(argv[3])) : kNever);
   } else if (only.empty() || only == "trace") {
-    for (uint32_t seed : {kPublishedSeed, 43u, 44u}) Trace(report, seed, kNever);
-    Trace(report, kPublishedSeed, CoreOptions().keep_room_after);
+    for (const absl::Duration after : {kNever, CoreOptions().keep_room_after}) {
+      for (uint32_t seed : {kPublishedSeed, 43u, 44u}) Trace(report, seed, after);
+    }
   }
   return report.missed() ? 1 : 0;
 }

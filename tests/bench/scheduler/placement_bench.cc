@@ -209,7 +209,8 @@ void Trace(Report& report, uint32_t seed) {
       return true;
     });
   }
-  run.Tell(report, absl::StrCat("trace_", seed, "_"), seed == kPublishedSeed);
+  run.Tell(report, absl::StrCat("trace_", seed, "_"), seed == kPublishedSeed,
+           seed == kPublishedSeed);
 }
 
 // The same without a network: any free devices will do. What no placement can do better than.

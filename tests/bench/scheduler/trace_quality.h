@@ -96,14 +96,14 @@ class TraceRun {
   // Bars are for the trace that figures were published of; other seeds are told beside it. They are
   // what the prototype reaches when it is run again and prints four digits: published were 94.0 and
   // 1.65.
-  void Tell(Report& report, const std::string& name, bool bars) const {
+  void Tell(Report& report, const std::string& name, bool spread_bar, bool bars) const {
     double demand = 0;
     for (const TraceJob& job : jobs_) demand += job.length * job.devices();
     const auto bar = [&](double value) { return bars ? value : -1; };
     report.Add(
         {name + "load_pct", demand / last_submit_ / (kTraceNodes * 8) * 100, "%", -1, -1, true});
     report.Add({name + "allocated_pct", allocated_pct(), "%", 93.9581, bar(93.9581), true});
-    report.Add({name + "spread", switches_ / multi_, "x", 1.6474, bar(1.6474), false});
+    report.Add({name + "spread", switches_ / multi_, "x", 1.6474, spread_bar ? 1.6474 : -1, false});
     report.Add({name + "cross_core_pct", 100.0 * crossed_ / multi_, "%", 16.6, -1, false});
     report.Add({name + "wait_s", wait_ / started_, "s", 177, bar(177), false});
     report.Add(
