@@ -46,7 +46,7 @@ struct CoreOptions {
   int reservations = 4;
   // A blocked job waits twice as long as it will run, but at most so long, before room is kept for
   // it: until then others may go ahead of it, afterwards none that would delay it. Room is kept at
-  // once for one that nobody knows the length of.
+  // once for one that nobody knows the length of. Infinite: none is kept, ever.
   absl::Duration keep_room_after = absl::Hours(4);
   // Who is told to take a checkpoint and stop has so long for it, and is stopped then.
   absl::Duration checkpoint_grace = absl::Minutes(10);

@@ -140,7 +140,7 @@ PassInput Core::MakePassInput(const FairShare& shares, absl::Time now) const {
   if (options_.keep_room_after > absl::ZeroDuration()) {
     input.keeps_room = [this, now](const std::string& id) {
       const auto job = jobs_.find(id);
-      if (job == jobs_.end()) return false;
+      if (job == jobs_.end() || options_.keep_room_after == absl::InfiniteDuration()) return false;
       const absl::Duration own = Remaining(job->second);
       const bool known = own != absl::InfiniteDuration();
       return !known ||

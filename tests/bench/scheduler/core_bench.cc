@@ -23,7 +23,7 @@
 namespace graft::scheduler {
 namespace {
 
-constexpr absl::Duration kNever = absl::Hours(24 * 365 * 100);
+constexpr absl::Duration kNever = absl::InfiniteDuration();
 constexpr absl::Time kStart = absl::FromUnixSeconds(1'700'000'000);
 
 // A core whose workers obey at once and whose fileservice is prompt.

@@ -373,6 +373,18 @@ Started StartProgram(const std::string& program, const std::string& folder) {
   return started;
 }
 
+// Of some rounds the one with the median rate: others use the machine too.
+Latencies MedianOfGets(Bench& bench) {
+  bench.GetJobs(2000);
+  std::vector<Latencies> rounds;
+  for (int i = 0; i < 5; ++i) {
+    rounds.push_back(bench.GetJobs(graft::testing::ByTier(20000, 60000, 400000)));
+  }
+  std::sort(rounds.begin(), rounds.end(),
+            [](const Latencies& a, const Latencies& b) { return a.rate() < b.rate(); });
+  return std::move(rounds[2]);
+}
+
 int Main(const std::string& folder, const std::string& program) {
   const std::string empty = JoinPath(folder, "empty");
   GRAFT_CHECK_OK(MakeDirectories(empty, 0700));
@@ -392,8 +404,7 @@ int Main(const std::string& folder, const std::string& program) {
   Report("durable_creates_p99", creates.ms(0.99), "ms", "none", 0, 50, true);
   // What a call costs both ends: that does not depend on who else wants the processor.
   Report("durable_create_cpu", creates.cpu_us(), "us", "none", 0, 0);
-  bench.GetJobs(2000);
-  Latencies gets = bench.GetJobs(graft::testing::ByTier(20000, 60000, 400000));
+  Latencies gets = MedianOfGets(bench);
   Report("get_plaintext_token", gets.rate(), "calls/s", "NeMo Platform (quiet, best)", 142, 20000);
   Report("get_plaintext_cpu", gets.cpu_us(), "us", "none", 0, 0);
   bench.Close();
@@ -404,8 +415,7 @@ int Main(const std::string& folder, const std::string& program) {
   GRAFT_CHECK_OK(certificate.status());
   const rpc::TlsIdentity identity{certificate->certificate, certificate->private_key};
   bench.Open(&identity, authority->certificate);
-  bench.GetJobs(2000);
-  Latencies tls = bench.GetJobs(graft::testing::ByTier(20000, 60000, 400000));
+  Latencies tls = MedianOfGets(bench);
   Report("get_tls_token", tls.rate(), "calls/s", "NeMo Platform (quiet, best)", 142, 12000);
   Report("get_tls_cpu", tls.cpu_us(), "us", "none", 0, 0);
   bench.Close();
