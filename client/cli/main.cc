@@ -82,6 +82,7 @@ std::string HintFor(const absl::Status& status, const Command* command) {
     case absl::StatusCode::kUnauthenticated:
       return "`graft context list` shows which token is used";
     case absl::StatusCode::kInvalidArgument:
+      if (absl::StartsWith(status.message(), "job_id ")) return "a job's id is what --name gives";
       return command == nullptr
                  ? "`graft help` lists the commands"
                  : absl::StrCat("`graft ", command->name, " --help` lists its flags");

@@ -27,6 +27,7 @@ echo "== a job to its end"
 echo "== errors teach"
 refused "filesets/nothing" "$graft" lora tiny nothing --name bad
 refused "did you mean" "$graft" jobb list
+refused "what --name gives" "$graft" lora tiny tickets --name a
 
 echo "== pause, resume, cancel"
 "$graft" lora tiny tickets --name second --max-steps 150
