@@ -119,7 +119,7 @@ struct JobExplanation {
   // Each was tried and starts the job now.
   std::vector<Counterfactual> counterfactuals;
   absl::Time expected_start = absl::InfiniteFuture();  // infinite: not known
-  // By then nine of ten such expectations have come true.
+  // By then nine of ten do when estimates are as far off as the last ones were.
   absl::Time expected_start_p90 = absl::InfiniteFuture();
   absl::btree_map<std::string, JobsAhead> ahead;  // by workspace
   std::vector<JobKey> first_ahead;                // the first of them, in their order

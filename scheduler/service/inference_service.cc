@@ -389,13 +389,11 @@ void InferenceService::MakeRoom() {
   const std::string idle = board_.LongestIdle(now, kShortestRest);
   if (idle.empty()) return;
   context_.control.Inspect([this, idle, now](const Core& core) {
-    const std::vector<const Job*> waiting = core.Waiting(context_.clock.Now());
-    const auto end =
-        waiting.begin() + static_cast<std::ptrdiff_t>(std::min(waiting.size(), kHeadOfQueue));
-    const auto wants = std::find_if(waiting.begin(), end, [&](const Job* job) {
+    const std::vector<const Job*> waiting = core.Waiting(context_.clock.Now(), kHeadOfQueue);
+    const auto wants = std::find_if(waiting.begin(), waiting.end(), [&](const Job* job) {
       return WaitsForDevices(core.WaitCode(*job, now));
     });
-    if (wants == end || SessionNameOf((*wants)->request.key) == idle) return;
+    if (wants == waiting.end() || SessionNameOf((*wants)->request.key) == idle) return;
     EndSession(idle, v1::REASON_PREEMPTED, "it was idle and gave way to others that wait");
   });
 }
