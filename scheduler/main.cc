@@ -44,7 +44,8 @@ constexpr absl::string_view kUsage =
   --calls-per-second N     for each user; 0: no bound (0)
   --concurrent-streams N   for each user; 0: no bound (1000)
   --keep-room-after-minutes N
-                           how long a blocked job waits before devices are kept for it (0)
+                           how long a blocked job waits at most before devices are kept for
+                           it; less where twice its own run time is (240)
   --fileservice HOST:PORT  where filesets are; also told to clients and workers
   --tls-certificate FILE   PEM; with --tls-key
   --tls-key FILE

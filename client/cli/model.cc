@@ -44,8 +44,10 @@ bool SkipForImport(absl::string_view path) {
 
 absl::Status ImportModel(Invocation& invocation) {
   std::string from, description;
-  invocation.flags.String("from", &from, "PATH",
-                          "a Hugging Face folder, one .gguf file, or hf://ORG/NAME[@REVISION]");
+  invocation.flags.String(
+      "from", &from, "PATH",
+      "a Hugging Face folder, one .gguf file, or hf://ORG/NAME[@REVISION]; HF_TOKEN "
+      "is sent where it is set");
   invocation.flags.String("description", &description, "TEXT", "what it is");
   GRAFT_RETURN_IF_ERROR(invocation.Parse("graft model import NAME --from PATH"));
   GRAFT_ASSIGN_OR_RETURN(const std::string id, invocation.Word(0, "the model's NAME"));

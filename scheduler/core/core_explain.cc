@@ -1,6 +1,5 @@
 // Why a job waits.
 #include <algorithm>
-#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -135,20 +134,18 @@ JobExplanation Core::ExplainQueued(const Job& job, const WaitingQueue& queue,
 
 void Core::NoteAhead(const WaitingQueue& queue, const PassInput& input, const JobKey& key,
                      JobExplanation& explanation) const {
-  using Order = std::tuple<bool, int, double, int64_t>;
-  const auto order_of = [&](const WaitingQueue::Class& of) {
-    const WaitingJob& like = of.like;
-    return Order(input.quotas.Borrows(like.account, like.gang.layout.world()), -like.priority,
-                 like.shares ? input.shares->Level(like.account, input.now) : 0, 0);
+  using Place = std::pair<Standing, int64_t>;
+  const auto place_of = [&](const WaitingQueue::Class& of, int64_t sequence) {
+    const double level = input.shares->Level(of.like.account, input.now);
+    return Place(StandingOf(of.like, input.quotas, level), sequence);
   };
-  Order own = order_of(*queue.Find(key));
-  std::get<3>(own) = queue.SequenceOf(key);
-  std::vector<std::pair<Order, JobKey>> first;
+  const Place own = place_of(*queue.Find(key), queue.SequenceOf(key));
+  std::vector<std::pair<Place, JobKey>> first;
   for (const auto& [name, of] : queue.classes()) {
     JobsAhead* ahead = nullptr;
-    Order place = order_of(of);
+    Place place = place_of(of, 0);
     for (const auto& [sequence, id] : of.jobs) {
-      std::get<3>(place) = sequence;
+      place.second = sequence;
       if (!(place < own)) break;
       if (ahead == nullptr) ahead = &explanation.ahead[jobs_.at(id).request.workspace];
       ++ahead->jobs;

@@ -1,6 +1,5 @@
 // The queue: which waiting job starts where.
 #include <algorithm>
-#include <tuple>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -274,22 +273,21 @@ void Core::StartValidations() {
 
 std::vector<const Job*> Core::Waiting(absl::Time now, size_t most) const {
   // Those that may not start are last; inside a group age decides.
-  using Order = std::tuple<bool, bool, int, double>;
-  absl::btree_map<Order, std::vector<std::pair<int64_t, const JobKey*>>> groups;
+  using Group = std::vector<std::pair<int64_t, const JobKey*>>;
+  absl::btree_map<std::pair<bool, Standing>, Group> groups;
   const FairShare shares = SharesAt(now);
-  const auto order_of = [&](bool held, const WaitingJob& like) {
-    return Order(held, quotas_.Borrows(like.account, like.gang.layout.world()), -like.priority,
-                 like.shares ? shares.Level(like.account, now) : 0);
+  const auto group_of = [&](bool held, const WaitingJob& like) -> Group& {
+    return groups[{held, StandingOf(like, quotas_, shares.Level(like.account, now))}];
   };
   for (const auto& [name, of] : queue_.classes()) {
-    auto& group = groups[order_of(false, of.like)];
+    Group& group = group_of(false, of.like);
     for (const auto& [sequence, key] : of.jobs) group.push_back({sequence, &key});
   }
   if (queue_.size() < waiting_.size()) {
     for (const JobKey& key : waiting_) {
       if (queue_.Find(key) != nullptr) continue;
       const Job& job = jobs_.at(key);
-      groups[order_of(true, ToWaiting(job))].push_back({job.sequence, &key});
+      group_of(true, ToWaiting(job)).push_back({job.sequence, &key});
     }
   }
   std::vector<const Job*> list;

@@ -19,6 +19,10 @@ std::string LayoutText(const Layout& layout) {
   return text;
 }
 
+std::string Several(int64_t count, absl::string_view noun) {
+  return absl::StrCat(count, " ", noun, count == 1 ? "" : "s");
+}
+
 class Explainer {
  public:
   Explainer(const ClusterView& cluster, const WaitingQueue& queue, const PassInput& input,
@@ -40,7 +44,7 @@ class Explainer {
     }
     result_.funnel = Measure(cluster_, job_.gang);
     NoteReasons(asked);
-    NoteExpectedStart(asked);
+    NoteExpectedStart();
     TryRequests(shapes);
     TryNodes();
     TryQuota();
@@ -83,13 +87,13 @@ class Explainer {
     if (!Fits(job_)) {
       NoteShortage();
     } else if (kept > 0) {
-      Say("RESERVED", absl::StrCat("its room is free, but kept for ", kept, " other jobs"),
+      Say("RESERVED", absl::StrCat("its room is free, but kept for ", Several(kept, "other job")),
           {{"reservations", kept}});
     }
     if (asked.jobs_ahead > 0) {
       Say("PRIORITY",
-          absl::StrCat(asked.jobs_ahead, " jobs that want ", asked.devices_ahead,
-                       " devices stand before it"),
+          absl::StrCat(Several(asked.devices_ahead, "device"), " are wanted by ",
+                       Several(asked.jobs_ahead, "job"), " before it"),
           {{"jobs", asked.jobs_ahead}, {"devices", asked.devices_ahead}});
     }
     if (input_.shares != nullptr && asked.jobs_ahead > 0) {
@@ -146,10 +150,16 @@ class Explainer {
     }
   }
 
-  void NoteExpectedStart(const PassResult& asked) {
+  // Behind the room of all before it, whether that is kept already or not.
+  void NoteExpectedStart() {
+    PassInput patient = input_;
+    patient.keeps_room = nullptr;
+    patient.what_if = &job_;
+    const PassResult asked = RunPass(queue_, patient);
     Topology free = *input_.topology;
     Timeline timeline(free, input_.Running());
     for (const PassStart& start : asked.starts) {
+      if (start.id == job_.id) continue;
       free.Take(start.placement.ranks);
       timeline.Add(free, start.placement.ranks, input_.now + queue_.Find(start.id)->like.estimate);
     }

@@ -96,17 +96,14 @@ class Pass {
  private:
   using JobIterator = std::map<int64_t, std::string>::const_iterator;
   struct Head {
-    int priority;
-    bool borrows;
-    double level;  // of the account's share
+    Standing standing;
     int64_t sequence;
     const WaitingQueue::Class* of;
     JobIterator job;
     // The queue's top is the greatest.
     bool operator<(const Head& other) const {
-      if (borrows != other.borrows) return borrows;
-      if (priority != other.priority) return priority < other.priority;
-      if (level != other.level) return level > other.level;
+      if (other.standing < standing) return true;
+      if (standing < other.standing) return false;
       return sequence > other.sequence;
     }
   };
@@ -115,14 +112,8 @@ class Pass {
   bool AskedAbout(const std::string& id) const { return asking() && id == input_.what_if->id; }
 
   Head HeadOf(const WaitingQueue::Class& of, JobIterator job) {
-    const WaitingJob& like = of.like;
-    const bool shared = input_.shares != nullptr && like.shares;
-    return {like.priority,
-            quotas_.Borrows(like.account, like.gang.layout.world()),
-            shared ? LevelOf(like.account) : 0,
-            job->first,
-            &of,
-            job};
+    const double level = input_.shares == nullptr ? 0 : LevelOf(of.like.account);
+    return {StandingOf(of.like, quotas_, level), job->first, &of, job};
   }
 
   // The same all through the pass, and asked for by every class.
@@ -296,6 +287,12 @@ class Pass {
 };
 
 }  // namespace
+
+Standing StandingOf(const WaitingJob& job, const Quotas& quotas, double level) {
+  return {.borrows = quotas.Borrows(job.account, job.gang.layout.world()),
+          .priority = job.priority,
+          .level = job.shares ? level : 0};
+}
 
 std::optional<Seat> FindSeat(const Topology& free, const WaitingJob& job, absl::Time now) {
   std::optional<Placement> placement = TrySoftly(free, job, job.gang, now);

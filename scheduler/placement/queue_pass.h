@@ -46,6 +46,22 @@ struct WaitingJob {
   bool shares = true;         // else age alone decides inside its priority
 };
 
+// Where a waiting job stands: the smaller goes first, and among equals the older.
+struct Standing {
+  bool borrows = false;
+  int priority = 0;
+  double level = 0;  // of the account's share
+
+  friend bool operator<(const Standing& a, const Standing& b) {
+    if (a.borrows != b.borrows) return b.borrows;
+    if (a.priority != b.priority) return a.priority > b.priority;
+    return a.level < b.level;
+  }
+};
+
+// `level` is the account's; it counts where the job takes part in sharing.
+Standing StandingOf(const WaitingJob& job, const Quotas& quotas, double level);
+
 class WaitingQueue {
  public:
   // What a search for room depends on. Classes of several accounts and priorities share one.

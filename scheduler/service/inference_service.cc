@@ -389,7 +389,7 @@ void InferenceService::MakeRoom() {
   const std::string idle = board_.LongestIdle(now, kShortestRest);
   if (idle.empty()) return;
   context_.control.Inspect([this, idle, now](const Core& core) {
-    const std::vector<const Job*> waiting = core.Waiting(context_.clock.Now(), kHeadOfQueue);
+    const std::vector<const Job*> waiting = core.Waiting(now, kHeadOfQueue);
     const auto wants = std::find_if(waiting.begin(), waiting.end(), [&](const Job* job) {
       return WaitsForDevices(core.WaitCode(*job, now));
     });

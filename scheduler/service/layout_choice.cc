@@ -101,8 +101,13 @@ double StepChange(const v1::JobSpec& resolved, const v1::ModelSpec& model,
   if (facts.parameters <= 0 || facts.heads < 1) return 0;
   const ShapeRequest costs = CostsOf(resolved, model);
   const ShapeRates rates = RatesOf(cluster, from);
-  const double now = ShapeStepSeconds(facts, costs, rates, from.layout, from.max_level);
-  return ShapeStepSeconds(facts, costs, rates, to.layout, to.max_level) / now - 1;
+  const auto seconds = [&](const GangRequest& gang) {
+    const bool near =
+        from.max_level == to.max_level && gang.layout.world() <= rates.devices_per_domain;
+    return ShapeStepSeconds(facts, costs, rates, gang.layout,
+                            near ? Level::kDomain : gang.max_level);
+  };
+  return seconds(to) / seconds(from) - 1;
 }
 
 absl::StatusOr<ShapeChoice> ChooseLayout(const v1::ParallelismSection& asked,

@@ -30,7 +30,8 @@ absl::StatusOr<ShapeChoice> ChooseLayout(const graft::v1::ParallelismSection& as
 void ApplyLayout(const ShapeChoice& choice, JobRequest& request, graft::v1::Job& body);
 
 // The change of the step time, 0.06 is 6 % slower, were a job to ask for `to` where it asks for
-// `from`: another layout, or a wider level, over whose switches it is then taken to go.
+// `from`: another layout, taken to lie in one NVLink domain where it fits into one, or a wider
+// level, over whose switches it is then taken to go.
 double StepChange(const graft::v1::JobSpec& resolved, const graft::v1::ModelSpec& model,
                   const ClusterView& cluster, const GangRequest& from, const GangRequest& to);
 

@@ -8,31 +8,37 @@
 namespace graft::scheduler {
 namespace {
 
-// Between two boards: so long, and for each job that waits so much more.
-constexpr absl::Duration kPause = absl::Milliseconds(100);
+// Between two boards: kPause, and for each job that waits so much more.
 constexpr absl::Duration kPausePerJob = absl::Microseconds(50);
 // Whoever stands behind so many has no place.
 constexpr size_t kMostPlaces = 10'000;
 
 }  // namespace
 
-absl::Time PlaceBoard::Changed(absl::Time now) {
-  MutexLock lock(mu_);
-  if (std::exchange(planned_, true)) return absl::InfiniteFuture();
-  return std::max(now, not_before_);
-}
-
-void PlaceBoard::Refresh(const Core& core, absl::Time now) {
+void PlaceBoard::OnCommitted() {
+  absl::Time when;
   {
     MutexLock lock(mu_);
-    planned_ = false;  // what changes from here on is the next board's
+    if (std::exchange(planned_, true)) return;
+    when = std::max(clock_.Now(), not_before_);
+    not_before_ = when + pause_;
   }
+  background_.PostAt(when, [this] {
+    {
+      MutexLock lock(mu_);
+      planned_ = false;  // what changes from here on is the next board's
+    }
+    control_.Inspect([this](const Core& core) { Refresh(core); });
+  });
+}
+
+void PlaceBoard::Refresh(const Core& core) {
   auto places = std::make_shared<Places>();
-  for (const WaitingPlace& place : core.Outlook(now, kMostPlaces)) {
+  for (const WaitingPlace& place : core.Outlook(clock_.Now(), kMostPlaces)) {
     places->try_emplace(place.job->request.key, Place{place.position, place.expected_start});
   }
   MutexLock lock(mu_);
-  not_before_ = now + kPause + static_cast<int64_t>(core.waiting()) * kPausePerJob;
+  pause_ = kPause + static_cast<int64_t>(core.waiting()) * kPausePerJob;
   places_ = std::move(places);
 }
 

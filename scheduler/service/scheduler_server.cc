@@ -38,7 +38,7 @@ class Outputs final : public EngineOutput {
  public:
   void OnCommitted(int64_t) override {
     if (watchers != nullptr) watchers->OnCommitted();
-    PlanPlaces();
+    if (places != nullptr) places->OnCommitted();
     if (metrics != nullptr) metrics->CountDecisions(std::exchange(decisions, 0));
     if (jobs != nullptr && std::exchange(doomed, false)) {
       (void)background->Post([this] { jobs->EraseDoomed(); });
@@ -60,16 +60,6 @@ class Outputs final : public EngineOutput {
     (void)background->Post([this, call] { Publish(call); });
   }
 
-  // Makes the board of places anew, soon.
-  void PlanPlaces() {
-    if (background == nullptr) return;
-    const absl::Time when = places->Changed(clock->Now());
-    if (when == absl::InfiniteFuture()) return;
-    background->PostAt(when, [this] {
-      control->Inspect([this](const Core& core) { places->Refresh(core, clock->Now()); });
-    });
-  }
-
   void Publish(const PublishCall& call) {
     const std::string job = JobNameOf(call.job);
     const absl::StatusOr<FilesetVersion> version =
@@ -85,7 +75,6 @@ class Outputs final : public EngineOutput {
     }});
   }
 
-  Clock* clock = nullptr;
   PlaceBoard* places = nullptr;
   Watchers* watchers = nullptr;
   AgentService* agents = nullptr;
@@ -111,7 +100,7 @@ struct SchedulerServer::State {
   std::unique_ptr<rpc::PageTokenCodec> page_tokens;
   std::unique_ptr<const ServiceContext> context;
   ProgressBoard progress;
-  PlaceBoard places;
+  std::unique_ptr<PlaceBoard> places;
   NodeUseBoard use;
   IdleWatch idle{progress, use};
   SessionBoard sessions;
@@ -188,6 +177,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
                      options.fileservice_address, *s.page_tokens, *s.watchers, options.data_key,
                      options.rows_first, options.fake_trainer});
   const ServiceContext& context = *s.context;
+  s.places = std::make_unique<PlaceBoard>(*s.control, *s.background, clock);
   s.authenticator = std::make_unique<SchedulerAuthenticator>(
       clock, signer, store,
       SchedulerAuthenticator::Options{.open = options.no_auth,
@@ -195,13 +185,13 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   s.auth = std::make_unique<AuthService>(context, signer);
   s.access = std::make_unique<AccessService>(context);
   s.nodes = std::make_unique<NodeService>(context, s.use);
-  s.queues = std::make_unique<QueueService>(context, s.places);
+  s.queues = std::make_unique<QueueService>(context, *s.places);
   s.workspaces = std::make_unique<WorkspaceService>(context);
   s.info = std::make_unique<ServerService>(
       context,
       ServerService::Bounds{options.server.calls_per_second, options.server.concurrent_streams});
   s.models = std::make_unique<ModelService>(context);
-  s.jobs = std::make_unique<JobService>(context, s.progress, s.places);
+  s.jobs = std::make_unique<JobService>(context, s.progress, *s.places);
   s.agents = std::make_unique<AgentService>(
       context, signer, s.progress, s.use, s.sessions,
       AgentService::Options{.lease = options.lease,
@@ -229,8 +219,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   Notification wired;
   s.control->Inspect([&](const Core&) {
     s.outputs.files = &files;
-    s.outputs.clock = &clock;
-    s.outputs.places = &s.places;
+    s.outputs.places = s.places.get();
     s.outputs.control = s.control.get();
     s.outputs.background = s.background.get();
     s.outputs.agents = s.agents.get();
@@ -238,7 +227,7 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
     s.outputs.metrics = &s.metrics;
     s.outputs.watchers = s.watchers.get();
     for (const PublishCall& call : std::exchange(s.outputs.early, {})) s.outputs.OnPublish(call);
-    s.outputs.PlanPlaces();
+    s.places->OnCommitted();
     wired.Notify();
   });
   wired.Wait();
