@@ -1,32 +1,25 @@
 // Inside of ChunkStore: what waits for the disk.
 #pragma once
 
-#include <cstdlib>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "base/check.h"
+#include "fileservice/cas/block_pool.h"
 #include "fileservice/cas/chunk_store.h"
 
 namespace graft::fileservice {
 
-inline constexpr size_t kBufferBytes = 4 << 20;
+inline constexpr size_t kBufferBytes = BlockPool::kBufferBytes;
 
 // Aligned memory on its way to one place of one pack.
 struct ChunkStore::Buffer {
-  Buffer(uint32_t pack, int64_t offset)
-      : data(static_cast<char*>(std::aligned_alloc(kBlockBytes, kBufferBytes))),
-        pack(pack),
-        offset(offset) {
-    GRAFT_CHECK(data != nullptr);
-  }
-  ~Buffer() { std::free(data); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
+  Buffer(BlockPool& blocks, Ticket batch, uint32_t pack, int64_t offset)
+      : data(blocks.Take(kBufferBytes)), batch(batch), pack(pack), offset(offset) {}
 
-  char* const data;
+  const BlockPool::Buffer data;
   size_t used = 0;
+  const Ticket batch;
   const uint32_t pack;
   const int64_t offset;
 };
@@ -35,7 +28,9 @@ struct ChunkStore::Buffer {
 struct ChunkStore::Batch {
   Ticket ticket = 0;
   uint32_t pack = 0;
-  std::unique_ptr<Buffer> tail;  // null until something is appended
+  std::unique_ptr<Buffer> tail;        // null until something is appended
+  absl::Status written;                // of its buffers, once it is closed
+  std::shared_ptr<WritableFile> file;  // shared with the writer; null until it is closed
   std::vector<std::pair<ChunkId, ChunkRow>> rows;
   std::vector<std::string> leases;
   int64_t bytes = 0;

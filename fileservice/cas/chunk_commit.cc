@@ -1,4 +1,5 @@
-// The store's thread: buffers to the pack, sync, rows to the index, answers. In this order.
+// The store's threads. The writer: buffers to the pack. The committer: sync, rows to the index,
+// answers, in this order, while the writer goes on with the next batch.
 #include <algorithm>
 #include <utility>
 
@@ -25,7 +26,13 @@ ChunkStore::~ChunkStore() {
     work_.SignalAll();
     room_.SignalAll();
   }
-  if (thread_.joinable()) thread_.join();
+  if (writer_.joinable()) writer_.join();
+  {
+    MutexLock lock(mu_);
+    writer_gone_ = true;
+    closes_.SignalAll();
+  }
+  if (committer_.joinable()) committer_.join();
 }
 
 std::unique_ptr<ChunkStore::Batch> ChunkStore::NewBatch() {
@@ -40,7 +47,7 @@ bool ChunkStore::ShouldCommit() {
          append_at_ >= options_.pack_bytes;
 }
 
-void ChunkStore::Run() {
+void ChunkStore::RunWriter() {
   while (true) {
     std::unique_ptr<Buffer> buffer;
     {
@@ -49,6 +56,8 @@ void ChunkStore::Run() {
       while (queue_.empty() && !due) {
         if (open_->empty()) {
           if (stopping_) return;
+          work_.Wait(mu_);
+        } else if (committing_) {
           work_.Wait(mu_);
         } else if (ShouldCommit() || stopping_) {
           due = true;
@@ -64,34 +73,42 @@ void ChunkStore::Run() {
     if (buffer != nullptr) {
       WriteBuffer(std::move(buffer));
     } else {
-      CommitOpenBatch();
+      CloseOpenBatch();
     }
   }
 }
 
 // Opens the pack for writing unless it is. A new one gets its name on the disk before anything
 // points at it.
-absl::Status ChunkStore::EnsurePack(uint32_t pack) {
-  if (file_pack_ == pack) return absl::OkStatus();
+absl::Status ChunkStore::EnsurePack(const Buffer& buffer) {
+  if (file_pack_ == buffer.pack) return absl::OkStatus();
   file_.reset();
   file_pack_ = 0;
-  GRAFT_ASSIGN_OR_RETURN(file_, files_.Create(PackPath(pack)));
+  {
+    // A crash leaves one pack at most that no row knows.
+    MutexLock lock(mu_);
+    while (committing_) room_.Wait(mu_);
+    if (buffer.batch <= finished_) return absl::AbortedError("the batch was given up");
+  }
+  GRAFT_ASSIGN_OR_RETURN(file_, files_.Create(PackPath(buffer.pack)));
   GRAFT_RETURN_IF_ERROR(files_.SyncDirectory(options_.directory));
-  file_pack_ = pack;
+  file_pack_ = buffer.pack;
   return absl::OkStatus();
 }
 
 void ChunkStore::WriteBuffer(std::unique_ptr<Buffer> buffer) {
-  if (write_status_.ok()) write_status_ = EnsurePack(buffer->pack);
+  if (std::exchange(writing_, buffer->batch) != buffer->batch) write_status_ = absl::OkStatus();
+  if (write_status_.ok()) write_status_ = EnsurePack(*buffer);
   if (write_status_.ok()) {
-    write_status_ = file_->WriteAt(buffer->offset, absl::string_view(buffer->data, buffer->used));
+    write_status_ =
+        file_->WriteAt(buffer->offset, absl::string_view(buffer->data.get(), buffer->used));
   }
   MutexLock lock(mu_);
   buffered_ -= static_cast<int64_t>(buffer->used);
   room_.SignalAll();
 }
 
-void ChunkStore::CommitOpenBatch() {
+void ChunkStore::CloseOpenBatch() {
   std::unique_ptr<Batch> batch;
   {
     MutexLock lock(mu_);
@@ -116,14 +133,36 @@ void ChunkStore::CommitOpenBatch() {
     }
   }
   if (batch->tail != nullptr) WriteBuffer(std::move(batch->tail));
-  absl::Status status = write_status_;
-  if (status.ok()) status = MakeDurable(*batch);
-  FinishBatch(*batch, std::move(status));
+  if (writing_ == batch->ticket) batch->written = write_status_;
+  batch->file = file_;
+  if (batch->seals || !batch->written.ok()) {
+    file_.reset();
+    file_pack_ = 0;
+  }
+  MutexLock lock(mu_);
+  committing_ = true;
+  closed_ = std::move(batch);
+  closes_.Signal();
+}
+
+void ChunkStore::RunCommitter() {
+  while (true) {
+    std::unique_ptr<Batch> batch;
+    {
+      MutexLock lock(mu_);
+      while (closed_ == nullptr && !writer_gone_) closes_.Wait(mu_);
+      if (closed_ == nullptr) return;
+      batch = std::move(closed_);
+    }
+    absl::Status status = batch->written;
+    if (status.ok()) status = MakeDurable(*batch);
+    FinishBatch(*batch, std::move(status));
+  }
 }
 
 absl::Status ChunkStore::MakeDurable(Batch& batch) {
   Database::Batch rows(db_);
-  if (!batch.rows.empty()) GRAFT_RETURN_IF_ERROR(file_->Sync());
+  if (!batch.rows.empty()) GRAFT_RETURN_IF_ERROR(batch.file->Sync());
   for (const auto& [id, row] : batch.rows) rows.Put(Column::kChunk, BytesOf(id), row.Encode());
   for (const std::string& lease : batch.leases) rows.Put(Column::kLease, lease, "");
   if (batch.pack != 0 && (!batch.rows.empty() || batch.seals)) {
@@ -177,12 +216,9 @@ void ChunkStore::FinishBatch(Batch& batch, absl::Status status) {
     }
     waiters_.erase(waiters_.begin(), end);
     disk_full_ = free.ok() && *free < options_.reserve_bytes;
+    committing_ = false;
+    work_.SignalAll();
     room_.SignalAll();
-  }
-  if (!status.ok() || batch.seals) {
-    file_.reset();
-    file_pack_ = 0;
-    write_status_ = absl::OkStatus();
   }
   for (const auto& [done, answer] : answers) done(answer);
 }

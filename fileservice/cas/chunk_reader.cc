@@ -9,15 +9,12 @@
 #include "fileservice/cas/encoding.h"
 
 namespace graft::fileservice {
-namespace {
 
 absl::Status CheckStored(const ChunkRow& row, absl::string_view stored) {
   if (Crc32c(0, stored) == row.crc) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat("a chunk at ", row.offset, " of ", PackFileName(row.pack),
                                           " is damaged; run `graft-fileservice scrub`"));
 }
-
-}  // namespace
 
 absl::StatusOr<ChunkRow> ChunkReader::Find(const ChunkId& id) const {
   const absl::StatusOr<std::string> value = db_.Get(Column::kChunk, BytesOf(id));
@@ -52,7 +49,6 @@ absl::Status ChunkReader::ReadRow(const ChunkRow& row, char* out) const {
 
 absl::StatusOr<absl::string_view> ChunkReader::RawOf(const ChunkRow& row, absl::string_view stored,
                                                      std::string& decoded) const {
-  GRAFT_RETURN_IF_ERROR(CheckStored(row, stored));
   if (row.encoding == ChunkEncoding::kRaw) return stored;
   decoded.resize(row.raw_bytes);
   GRAFT_RETURN_IF_ERROR(Decode(row, stored, decoded.data()));

@@ -16,6 +16,9 @@
 
 namespace graft::fileservice {
 
+// DATA_LOSS unless `stored` are the bytes that were written.
+absl::Status CheckStored(const ChunkRow& row, absl::string_view stored);
+
 class ChunkReader {
  public:
   // `db` and `files` must outlive the reader. `directory` is that of the packs.
@@ -30,8 +33,8 @@ class ChunkReader {
   absl::Status ReadRow(const ChunkRow& row, char* out) const;
   // Reads the bytes as they lie, with the base's id of a delta; errors as ReadRow.
   absl::StatusOr<std::string> ReadStored(const ChunkRow& row) const;
-  // The raw bytes that `stored`, as they lie, stand for: a part of it, or `decoded`. DATA_LOSS when
-  // they are damaged.
+  // The raw bytes that `stored`, as they lie and seen to be sound, stand for: a part of it, or
+  // `decoded`.
   absl::StatusOr<absl::string_view> RawOf(const ChunkRow& row, absl::string_view stored,
                                           std::string& decoded) const;
   // The same as Read with SHA-256 besides CRC32C.

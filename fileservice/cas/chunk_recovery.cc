@@ -20,7 +20,8 @@ absl::StatusOr<std::unique_ptr<ChunkStore>> ChunkStore::Open(Database& db, Files
     MutexLock lock(store->mu_);
     store->open_ = store->NewBatch();
   }
-  store->thread_ = std::thread([raw = store.get()] { raw->Run(); });
+  store->writer_ = std::thread([raw = store.get()] { raw->RunWriter(); });
+  store->committer_ = std::thread([raw = store.get()] { raw->RunCommitter(); });
   return store;
 }
 

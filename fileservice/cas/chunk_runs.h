@@ -18,6 +18,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "fileservice/cas/block_pool.h"
 #include "fileservice/cas/chunk_reader.h"
 #include "fileservice/cas/read_pool.h"
 
@@ -25,9 +27,10 @@ namespace graft::fileservice {
 
 class ChunkRuns {
  public:
-  // `rows`: where the chunks lie; none for one that is not there. `reader` and `pool` must outlive
-  // this.
-  ChunkRuns(const ChunkReader& reader, ReadPool& pool, std::vector<std::optional<ChunkRow>> rows);
+  // `rows`: where the chunks lie; none for one that is not there. `reader`, `pool` and `blocks`
+  // must outlive this.
+  ChunkRuns(const ChunkReader& reader, ReadPool& pool, BlockPool& blocks,
+            std::vector<std::optional<ChunkRow>> rows);
   ChunkRuns(ChunkRuns&&) noexcept;
   // Waits for the reads that are under way.
   ~ChunkRuns();
@@ -38,8 +41,10 @@ class ChunkRuns {
   absl::StatusOr<absl::string_view> Next();
 
  private:
-  // What is read at a time at most, and how much besides what is wanted.
-  static constexpr int64_t kRunBytes = 4 << 20;
+  // What is read at a time: first a little, so that there is something soon, and more from run to
+  // run; and how much besides what is wanted.
+  static constexpr int64_t kFirstRunBytes = 512 << 10;
+  static constexpr int64_t kRunBytes = BlockPool::kBufferBytes - 3 * kBlockBytes;
   static constexpr int64_t kMaxGapBytes = 16 << 10;
   static constexpr size_t kAhead = 2;
 
@@ -49,6 +54,7 @@ class ChunkRuns {
 
   const ChunkReader* reader_;
   ReadPool* pool_;
+  BlockPool* blocks_;
   std::vector<std::optional<ChunkRow>> rows_;
   size_t next_ = 0;
   std::deque<std::unique_ptr<Run>> runs_;  // those to come; the first is being taken from

@@ -98,7 +98,9 @@ absl::StatusOr<ChunkStore::Ticket> ChunkStore::Rewrite(const ChunkId& id, absl::
 }
 
 absl::Status ChunkStore::WaitForRoom() {
-  while (buffered_ >= options_.max_buffered_bytes && !stopping_) {
+  // A full pack cannot be ended while the batch before is being committed.
+  while (!stopping_ && (buffered_ >= options_.max_buffered_bytes ||
+                        (committing_ && append_at_ >= options_.pack_bytes))) {
     open_->hurry = true;
     work_.Signal();
     room_.Wait(mu_);
@@ -153,11 +155,11 @@ ChunkRow ChunkStore::AppendRecord(RecordHeader header, absl::string_view base,
 void ChunkStore::Append(absl::string_view bytes) {
   while (!bytes.empty()) {
     if (open_->tail == nullptr) {
-      open_->tail = std::make_unique<Buffer>(pack_, append_at_);
+      open_->tail = std::make_unique<Buffer>(blocks_, open_->ticket, pack_, append_at_);
     }
     Buffer& tail = *open_->tail;
     const size_t size = std::min(bytes.size(), kBufferBytes - tail.used);
-    std::memcpy(tail.data + tail.used, bytes.data(), size);
+    std::memcpy(tail.data.get() + tail.used, bytes.data(), size);
     tail.used += size;
     append_at_ += static_cast<int64_t>(size);
     buffered_ += static_cast<int64_t>(size);
@@ -228,7 +230,7 @@ absl::StatusOr<ChunkRuns> ChunkStore::ReadHeld(absl::Span<const ChunkId> ids,
       return row.status();
     }
   }
-  return ChunkRuns(reader_, pool, std::move(rows));
+  return ChunkRuns(reader_, pool, blocks_, std::move(rows));
 }
 
 absl::Status ChunkStore::WithSweepLock(

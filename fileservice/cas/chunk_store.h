@@ -5,10 +5,10 @@
 //   GRAFT_RETURN_IF_ERROR(store->WaitDurable(put.ticket));   // now it survives the power
 //   GRAFT_ASSIGN_OR_RETURN(std::string bytes, store->Read(id));
 //
-// What is put gathers in a batch. One thread writes it to the open pack, syncs the pack, and only
-// then writes the rows (synced) that make the chunks findable: an index row never points at bytes
-// that may be lost. A failed write or sync fails the batch, and its pack is never appended to
-// again.
+// What is put gathers in a batch. One thread writes it to the open pack; another syncs the pack,
+// and only then writes the rows (synced) that make the chunks findable, while the next batch is
+// being written: an index row never points at bytes that may be lost. A failed write or sync fails
+// the batch and those behind it, and its pack is never appended to again.
 //
 // Thread-safe. Put blocks while the disk is slower than its callers (Options::max_buffered_bytes).
 #pragma once
@@ -29,6 +29,7 @@
 #include "absl/types/span.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "fileservice/cas/block_pool.h"
 #include "fileservice/cas/chunk_reader.h"
 #include "fileservice/cas/chunk_row.h"
 #include "fileservice/cas/chunk_runs.h"
@@ -83,8 +84,8 @@ class ChunkStore {
   // INVALID_ARGUMENT when `id` is not the hash of `raw`; RESOURCE_EXHAUSTED at the disk's reserve.
   absl::StatusOr<PutResult> Put(const PutRequest& request);
 
-  // Calls `done` once the batch is durable or lost; at once if that is known. `done` runs on the
-  // store's thread and must not block.
+  // Calls `done` once the batch is durable or lost; at once if that is known. `done` runs on a
+  // thread of the store and must not block.
   void OnDurable(Ticket ticket, std::function<void(absl::Status)> done);
   // Commits without waiting for more and returns when that is done: what became of the batch, or of
   // the first of several that was lost.
@@ -140,11 +141,12 @@ class ChunkStore {
   ChunkStore(Database& db, Files& files, Clock& clock, Options options);
   absl::Status Recover();
   absl::Status RecoverPack(uint32_t pack, PackRow row);
-  void Run();
+  void RunWriter();
   bool ShouldCommit() GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WriteBuffer(std::unique_ptr<Buffer> buffer);
-  void CommitOpenBatch();
-  absl::Status EnsurePack(uint32_t pack);
+  void CloseOpenBatch();
+  absl::Status EnsurePack(const Buffer& buffer);
+  void RunCommitter();
   absl::Status MakeDurable(Batch& batch);
   void FinishBatch(Batch& batch, absl::Status status);
   // Gives up everything that is laid out, because the pack it would lie in cannot be trusted.
@@ -166,6 +168,7 @@ class ChunkStore {
   Clock& clock_;
   const Options options_;
   ChunkReader reader_;
+  mutable BlockPool blocks_;
 
   // Taken before mu_; held by FindMissing and sweeps, a slice at a time.
   Mutex sweep_mu_;
@@ -173,10 +176,13 @@ class ChunkStore {
   mutable FoundRows found_;
 
   Mutex mu_;
-  CondVar work_;  // for the store's thread
-  CondVar room_;  // for Put and WaitDurable
+  CondVar work_;    // for the writer
+  CondVar closes_;  // for the committer
+  CondVar room_;    // for Put, WaitDurable and a new pack
   std::unique_ptr<Batch> open_ GRAFT_GUARDED_BY(mu_);
   std::list<std::unique_ptr<Buffer>> queue_ GRAFT_GUARDED_BY(mu_);
+  std::unique_ptr<Batch> closed_ GRAFT_GUARDED_BY(mu_);  // the committer's next
+  bool committing_ GRAFT_GUARDED_BY(mu_) = false;        // from closing a batch to its end
   // Chunks of batches that are not durable yet.
   absl::flat_hash_map<ChunkId, Ticket> pending_ GRAFT_GUARDED_BY(mu_);
   Ticket finished_ GRAFT_GUARDED_BY(mu_) = 0;                    // every batch up to it is decided
@@ -188,13 +194,16 @@ class ChunkStore {
   int64_t buffered_ GRAFT_GUARDED_BY(mu_) = 0;
   bool disk_full_ GRAFT_GUARDED_BY(mu_) = false;
   bool stopping_ GRAFT_GUARDED_BY(mu_) = false;
+  bool writer_gone_ GRAFT_GUARDED_BY(mu_) = false;
 
-  // Of the store's thread.
+  // Of the writer.
   uint32_t file_pack_ = 0;
-  std::unique_ptr<WritableFile> file_;
-  absl::Status write_status_;  // of the batch that is being written
+  std::shared_ptr<WritableFile> file_;  // shared with the batch that is being committed
+  Ticket writing_ = 0;                  // the batch of which something was written
+  absl::Status write_status_;           // of it
 
-  std::thread thread_;
+  std::thread writer_;
+  std::thread committer_;
 };
 
 // The keys of rows that more than one file writes.

@@ -20,6 +20,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 constexpr absl::string_view kSession = "0123456789abcdef";
 
@@ -97,6 +98,32 @@ TEST_F(ChunkStoreTest, AChunkIsStoredOnceHoweverManyPutIt) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(stored, 100'000);
+}
+
+TEST_F(ChunkStoreTest, ABatchIsWrittenWhileTheOneBeforeIsSyncedAndFallsWithIt) {
+  options_.pack_bytes = 64 << 20;
+  Open();
+  files_.HoldSyncs();
+  GRAFT_ASSERT_OK_AND_ASSIGN(const auto first, Put(Bytes(100)));
+  store_->Hurry(first.ticket);
+  files_.AwaitHeldSync();
+  const int64_t writes = files_.operations(FaultyFiles::Fault::kNoSpace);
+  const std::string behind = Bytes(4 << 20);
+  GRAFT_ASSERT_OK_AND_ASSIGN(const auto second, Put(behind));
+  EXPECT_GT(second.ticket, first.ticket);
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  while (files_.operations(FaultyFiles::Fault::kNoSpace) == writes && absl::Now() < deadline) {
+    std::this_thread::yield();
+  }
+  EXPECT_GT(files_.operations(FaultyFiles::Fault::kNoSpace), writes);
+
+  files_.FailNth(FaultyFiles::Fault::kSyncFails, 0);
+  files_.ReleaseSyncs();
+  EXPECT_THAT(store_->WaitDurable(first.ticket), Not(IsOk()));
+  EXPECT_THAT(store_->WaitDurable(second.ticket), Not(IsOk()));
+  EXPECT_THAT(store_->Read(Sha256::Of(behind)), StatusIs(absl::StatusCode::kNotFound));
+  ASSERT_THAT(PutDurably(behind), IsOk());
+  EXPECT_EQ(*store_->Read(Sha256::Of(behind)), behind);
 }
 
 TEST_F(ChunkStoreTest, TextIsStoredCompressed) {

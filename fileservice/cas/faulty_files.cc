@@ -60,6 +60,10 @@ class FaultyWritable final : public WritableFile {
 
   absl::Status Sync() override {
     MutexLock lock(files_.mu_);
+    ++files_.held_syncs_;
+    files_.syncs_changed_.SignalAll();
+    while (files_.holds_syncs_) files_.syncs_changed_.Wait(files_.mu_);
+    --files_.held_syncs_;
     if (files_.generation_ != generation_) return absl::UnavailableError("the machine has stopped");
     GRAFT_RETURN_IF_ERROR(files_.Take(FaultyFiles::Fault::kSyncFails));
     file_->durable = file_->current;
@@ -204,6 +208,22 @@ int64_t FaultyFiles::operations(Fault fault) {
 void FaultyFiles::StopAfter(int operations) {
   MutexLock lock(mu_);
   stop_in_ = operations;
+}
+
+void FaultyFiles::HoldSyncs() {
+  MutexLock lock(mu_);
+  holds_syncs_ = true;
+}
+
+void FaultyFiles::AwaitHeldSync() {
+  MutexLock lock(mu_);
+  while (!holds_syncs_ || held_syncs_ == 0) syncs_changed_.Wait(mu_);
+}
+
+void FaultyFiles::ReleaseSyncs() {
+  MutexLock lock(mu_);
+  holds_syncs_ = false;
+  syncs_changed_.SignalAll();
 }
 
 void FaultyFiles::set_available_bytes(int64_t bytes) {

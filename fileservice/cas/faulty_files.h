@@ -40,6 +40,10 @@ class FaultyFiles final : public Files {
   int64_t operations(Fault fault);
   // From now on every operation fails as if the machine had stopped, until Crash().
   void StopAfter(int operations);
+  // From now on syncs wait, until they are released.
+  void HoldSyncs();
+  void AwaitHeldSync();  // until one waits
+  void ReleaseSyncs();
   void set_available_bytes(int64_t bytes);
   // Flips one bit of the file as it lies on the disk.
   void FlipBit(const std::string& path, int64_t bit);
@@ -72,6 +76,9 @@ class FaultyFiles final : public Files {
   bool stopped_ GRAFT_GUARDED_BY(mu_) = false;
   int64_t writes_ GRAFT_GUARDED_BY(mu_) = 0;
   int64_t syncs_ GRAFT_GUARDED_BY(mu_) = 0;
+  CondVar syncs_changed_;
+  bool holds_syncs_ GRAFT_GUARDED_BY(mu_) = false;
+  int held_syncs_ GRAFT_GUARDED_BY(mu_) = 0;
   int64_t available_ GRAFT_GUARDED_BY(mu_) = int64_t{1} << 40;
 };
 

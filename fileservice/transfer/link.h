@@ -26,7 +26,7 @@ struct OutgoingChunk {
   absl::string_view bytes;
   // Keeps `bytes` until they are sent: the transport reads them after Send has returned.
   std::shared_ptr<const void> owner;
-  // The session has it: named where it stands in the file, and not sent.
+  // The session has it: named where it stands in the file, and not sent. `bytes` is a length alone.
   bool held = false;
 };
 

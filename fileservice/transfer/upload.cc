@@ -1,4 +1,4 @@
-// Folders up: walk, cut, hash, ask what is missing, send that, stage.
+// Folders up: walk and cut; on a thread beside, hash, ask what is missing and send that; stage.
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -26,8 +26,7 @@ namespace {
 
 // How much of a file is cut before the server is asked what it lacks of it.
 constexpr size_t kWindowBytes = 16 << 20;
-// How much is read at a time, to be cut and hashed while the processor's caches have it; of large
-// chunks two, which are hashed beside one another.
+// How much is read at a time, to be cut while the processor's caches have it.
 constexpr size_t kStepBytes = 2 << 20;
 
 struct FoundFile {
@@ -176,8 +175,15 @@ class WindowReader {
   int64_t at_ = 0;
 };
 
-// Asks what the server lacks and sends that, on a thread of its own, while the next windows are
-// read, cut and hashed.
+// What was cut out of a window.
+struct CutWindow {
+  LocalFile* file;  // gets to know its chunks
+  std::shared_ptr<char[]> memory;
+  std::vector<absl::string_view> chunks;
+};
+
+// Hashes what was cut, asks what the server lacks of it and sends that, on a thread of its own,
+// while the next windows are read and cut.
 class Sender {
  public:
   // `one_file`: what is sent are all chunks of one file in its order.
@@ -190,11 +196,12 @@ class Sender {
         thread_([this] { Run(); }) {}
   ~Sender() { End(); }
 
-  // Waits while enough windows wait. Fails with what the sending failed with.
-  absl::Status Send(std::vector<OutgoingChunk> chunks) {
+  // Waits while enough windows wait. Fails with what the sending failed with. The window's file
+  // must stay where it is until Finish, or until this is gone.
+  absl::Status Send(CutWindow window) {
     MutexLock lock(mu_);
     while (queue_.size() >= kMaxWaiting && status_.ok()) changed_.Wait(mu_);
-    queue_.push_back(std::move(chunks));
+    queue_.push_back(std::move(window));
     changed_.SignalAll();
     return status_;
   }
@@ -207,6 +214,10 @@ class Sender {
 
  private:
   static constexpr size_t kMaxWaiting = 2;
+  // What the session holds of a file is named many windows at a time: the server reads it, and
+  // reads ahead inside of a message.
+  static constexpr size_t kMostHeldBytes = 64 << 20;
+  static constexpr int64_t kMostCopiedBytes = 1 << 20;  // of a window
 
   absl::Status status() {
     MutexLock lock(mu_);
@@ -224,44 +235,72 @@ class Sender {
 
   void Run() {
     while (true) {
-      std::vector<OutgoingChunk> chunks;
+      CutWindow window;
       {
         MutexLock lock(mu_);
         while (queue_.empty() && !ended_) changed_.Wait(mu_);
-        if (queue_.empty() || !status_.ok()) return;
-        chunks = std::move(queue_.front());
+        if (!status_.ok()) return;
+        if (queue_.empty()) break;
+        window = std::move(queue_.front());
         queue_.pop_front();
+        changed_.SignalAll();
       }
-      const absl::Status sent = SendMissing(std::move(chunks));
-      MutexLock lock(mu_);
-      status_.Update(sent);
-      changed_.SignalAll();
+      Note(SendMissing(Hash(window)));
     }
+    Note(Flush());
+  }
+  void Note(const absl::Status& status) {
+    MutexLock lock(mu_);
+    status_.Update(status);
+    changed_.SignalAll();
+  }
+
+  static std::vector<OutgoingChunk> Hash(const CutWindow& window) {
+    std::vector<Sha256Digest> ids(window.chunks.size());
+    Sha256Many(window.chunks, ids.data());
+    std::vector<OutgoingChunk> chunks;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      chunks.push_back({ids[i], window.chunks[i], window.memory});
+      window.file->chunks.emplace_back(ids[i], static_cast<uint32_t>(window.chunks[i].size()));
+    }
+    return chunks;
   }
 
   absl::Status SendMissing(std::vector<OutgoingChunk> chunks) {
     GRAFT_RETURN_IF_ERROR(MarkHeld(chunks));
-    std::vector<OutgoingChunk> message;
-    size_t bytes = 0;
-    int64_t saved = 0;
-    const auto flush = [&]() -> absl::Status {
-      if (message.empty()) return absl::OkStatus();
-      GRAFT_RETURN_IF_ERROR(call_->Send(message));
-      GRAFT_RETURN_IF_ERROR(meter_.Add(static_cast<int64_t>(bytes), 0));
-      message.clear();
-      bytes = 0;
-      return absl::OkStatus();
-    };
+    int64_t saved = 0, missing = 0;
+    for (const OutgoingChunk& chunk : chunks) {
+      (chunk.held ? saved : missing) += static_cast<int64_t>(chunk.bytes.size());
+    }
     for (OutgoingChunk& chunk : chunks) {
       const size_t size = chunk.bytes.size();
-      if (chunk.held) saved += static_cast<int64_t>(size);
-      if (chunk.held && !one_file_) continue;
-      if (!chunk.held && bytes + size > kMessageBytes) GRAFT_RETURN_IF_ERROR(flush());
-      if (!chunk.held) bytes += size;
-      message.push_back(std::move(chunk));
+      // The window is not kept for what is little.
+      if (chunk.held) {
+        chunk.owner = nullptr;
+      } else if (missing <= kMostCopiedBytes) {
+        const auto copy = std::make_shared<const std::string>(chunk.bytes);  // with the transport
+        chunk.bytes = *copy;
+        chunk.owner = copy;
+      }
+      if (chunk.held) {
+        if (!one_file_) continue;
+        if (held_bytes_ + size > kMostHeldBytes) GRAFT_RETURN_IF_ERROR(Flush());
+        held_bytes_ += size;
+      } else {
+        if (sent_bytes_ + size > kMessageBytes) GRAFT_RETURN_IF_ERROR(Flush());
+        sent_bytes_ += size;
+      }
+      message_.push_back(std::move(chunk));
     }
-    GRAFT_RETURN_IF_ERROR(flush());
     return meter_.Add(0, saved);
+  }
+
+  absl::Status Flush() {
+    if (message_.empty()) return absl::OkStatus();
+    GRAFT_RETURN_IF_ERROR(call_->Send(message_));
+    message_.clear();
+    held_bytes_ = 0;
+    return meter_.Add(static_cast<int64_t>(std::exchange(sent_bytes_, 0)), 0);
   }
 
   // Asks which the session does not hold; of chunks that are alike the first is sent.
@@ -270,7 +309,7 @@ class Sender {
     std::vector<size_t> asked;
     for (size_t i = 0; i < chunks.size(); ++i) {
       chunks[i].held = true;
-      if (!sent_.insert(chunks[i].id).second) continue;
+      if (!asked_.insert(chunks[i].id).second) continue;
       ids.push_back(chunks[i].id);
       asked.push_back(i);
     }
@@ -287,11 +326,16 @@ class Sender {
   ProgressMeter& meter_;
   const bool one_file_;
   std::unique_ptr<UploadCall> call_;
-  absl::flat_hash_set<Sha256Digest> sent_;  // of the thread
+
+  // Of the thread: what was asked for, and the message that is being put together.
+  absl::flat_hash_set<Sha256Digest> asked_;
+  std::vector<OutgoingChunk> message_;
+  size_t held_bytes_ = 0;
+  size_t sent_bytes_ = 0;
 
   Mutex mu_;
   CondVar changed_;
-  std::deque<std::vector<OutgoingChunk>> queue_ GRAFT_GUARDED_BY(mu_);
+  std::deque<CutWindow> queue_ GRAFT_GUARDED_BY(mu_);
   absl::Status status_ GRAFT_GUARDED_BY(mu_);
   bool ended_ GRAFT_GUARDED_BY(mu_) = false;
   std::thread thread_;
@@ -303,9 +347,9 @@ class Uploader {
   Uploader(Link& link, const std::string& session, ProgressMeter& meter)
       : link_(link), session_(session), meter_(meter) {}
 
-  absl::StatusOr<LocalFile> Take(const FoundFile& found) {
+  // `file` must stay where it is until Finish, or until this is gone.
+  absl::Status Take(const FoundFile& found, LocalFile& file) {
     GRAFT_ASSIGN_OR_RETURN(WindowReader reader, WindowReader::Open(found, windows_));
-    LocalFile file;
     std::unique_ptr<Sender> own;
     if (found.size >= kOwnStreamBytes) {
       own = std::make_unique<Sender>(link_, session_, meter_, /*one_file=*/true);
@@ -317,40 +361,32 @@ class Uploader {
     file.profile = ProfileForName(found.path);
     GRAFT_ASSIGN_OR_RETURN(const std::string head, reader.Head(file.profile));
     const std::unique_ptr<Chunker> chunker = MakeChunker(&file.profile, head, file.size);
-    const size_t step = std::max(kStepBytes, 2 * chunker->max_bytes());
+    const size_t step = std::max(kStepBytes, chunker->max_bytes());
     for (size_t cut = 0; !reader.at_end();) {
       reader.StartWindow(cut);
       cut = 0;
-      std::vector<OutgoingChunk> chunks;
+      CutWindow window{&file, reader.window(), {}};
       while (reader.room() > 0 && !reader.at_end()) {
-        GRAFT_ASSIGN_OR_RETURN(const absl::string_view window, reader.Extend(step));
-        cut = Cut(reader, window, cut, *chunker, chunks, file);
+        GRAFT_ASSIGN_OR_RETURN(const absl::string_view bytes, reader.Extend(step));
+        cut = Cut(bytes, cut, reader.at_end(), *chunker, window.chunks);
       }
-      GRAFT_RETURN_IF_ERROR(sender.Send(std::move(chunks)));
+      GRAFT_RETURN_IF_ERROR(sender.Send(std::move(window)));
     }
     if (own != nullptr) GRAFT_RETURN_IF_ERROR(own->Finish());
     GRAFT_RETURN_IF_ERROR(reader.CheckUnchanged());
-    GRAFT_RETURN_IF_ERROR(meter_.FileDone());
-    return file;
+    return meter_.FileDone();
   }
 
   absl::Status Finish() { return shared_ == nullptr ? absl::OkStatus() : shared_->Finish(); }
 
  private:
-  // Cuts and hashes what is complete from `cut` on; returns where it ends.
-  static size_t Cut(const WindowReader& reader, absl::string_view window, size_t cut,
-                    Chunker& chunker, std::vector<OutgoingChunk>& chunks, LocalFile& file) {
-    std::vector<absl::string_view> bytes;
+  // Cuts what is complete from `cut` on; returns where it ends.
+  static size_t Cut(absl::string_view bytes, size_t cut, bool at_end, Chunker& chunker,
+                    std::vector<absl::string_view>& chunks) {
     // The last bytes are cut with what follows them.
-    while (cut < window.size() && (reader.at_end() || window.size() - cut >= chunker.max_bytes())) {
-      bytes.push_back(window.substr(cut, chunker.Next(window.substr(cut, chunker.max_bytes()))));
-      cut += bytes.back().size();
-    }
-    std::vector<Sha256Digest> ids(bytes.size());
-    Sha256Many(bytes, ids.data());
-    for (size_t i = 0; i < bytes.size(); ++i) {
-      chunks.push_back({ids[i], bytes[i], reader.window()});
-      file.chunks.emplace_back(ids[i], static_cast<uint32_t>(bytes[i].size()));
+    while (cut < bytes.size() && (at_end || bytes.size() - cut >= chunker.max_bytes())) {
+      chunks.push_back(bytes.substr(cut, chunker.Next(bytes.substr(cut, chunker.max_bytes()))));
+      cut += chunks.back().size();
     }
     return cut;
   }
@@ -383,9 +419,7 @@ absl::Status SendAll(Link& link, const std::string& session, const std::vector<F
     Uploader uploader(link, session, meter);
     absl::Status status;
     for (size_t i = next++; i < found.size() && status.ok(); i = next++) {
-      absl::StatusOr<LocalFile> file = uploader.Take(found[i]);
-      status = file.status();
-      if (file.ok()) files[i] = *std::move(file);
+      status = uploader.Take(found[i], files[i]);
     }
     if (status.ok()) status = uploader.Finish();
     if (status.ok()) return;

@@ -43,8 +43,10 @@ std::vector<WhyWaiting> Core::Holds(const Job& job, absl::Time now) const {
     const int64_t devices = static_cast<int64_t>(claim->second.devices.size());
     holds.push_back(
         {"PREEMPTING",
-         absl::StrCat(claim->second.victims, " jobs take their checkpoints to make room ",
-                      "for it; ", devices, " devices are kept for it"),
+         absl::StrCat(claim->second.victims == 1
+                          ? "a job takes its checkpoint"
+                          : absl::StrCat(claim->second.victims, " jobs take their checkpoints"),
+                      " to make room for it; devices kept for it: ", devices),
          {{"victims", claim->second.victims}, {"devices", devices}}});
   }
   return holds;
