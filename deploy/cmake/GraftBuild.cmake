@@ -82,6 +82,9 @@ function(graft_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
+  if(GRAFT_SANITIZER)
+    math(EXPR ARG_TIMEOUT "${ARG_TIMEOUT} * 6")  # what a thread sanitizer costs at worst
+  endif()
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE graft_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   # clang-tidy (preset clang) reads programs and libraries: gtest's macros cost it more than it finds.

@@ -98,9 +98,11 @@ absl::StatusOr<ChunkStore::Ticket> ChunkStore::Rewrite(const ChunkId& id, absl::
 }
 
 absl::Status ChunkStore::WaitForRoom() {
-  // A full pack cannot be ended while the batch before is being committed.
-  while (!stopping_ && (buffered_ >= options_.max_buffered_bytes ||
-                        (committing_ && append_at_ >= options_.pack_bytes))) {
+  // A full batch or pack cannot be ended while the batch before is being committed.
+  const auto full = [this]() GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return open_->bytes >= options_.commit_bytes || append_at_ >= options_.pack_bytes;
+  };
+  while (!stopping_ && (buffered_ >= options_.max_buffered_bytes || (committing_ && full()))) {
     open_->hurry = true;
     work_.Signal();
     room_.Wait(mu_);

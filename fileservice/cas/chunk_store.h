@@ -45,8 +45,9 @@ class ChunkStore {
     std::string directory;  // of the packs
     // A pack is sealed when it has grown to this.
     int64_t pack_bytes = 256 << 20;
-    // A batch is committed when it has so many bytes, or is so old, or somebody waits for it.
-    int64_t commit_bytes = 64 << 20;
+    // A batch is committed when it has so many bytes, or is so old, or somebody waits for it. Twice
+    // as much may be lost with the power, and is sent again: one being synced, one being written.
+    int64_t commit_bytes = 24 << 20;
     absl::Duration commit_interval = absl::Milliseconds(100);
     // Bytes that may wait for the disk.
     int64_t max_buffered_bytes = 48 << 20;
