@@ -91,7 +91,7 @@ function(graft_test name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests CXX_CLANG_TIDY "")
   add_test(NAME ${name} COMMAND ${name} ${ARG_ARGS})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
-    ENVIRONMENT "GRAFT_SOURCE_DIR=${CMAKE_SOURCE_DIR};GRAFT_BINARY_DIR=${CMAKE_BINARY_DIR};LLVM_PROFILE_FILE=/dev/null")
+    ENVIRONMENT "GRAFT_SOURCE_DIR=${CMAKE_SOURCE_DIR};GRAFT_BINARY_DIR=${CMAKE_BINARY_DIR};LLVM_PROFILE_FILE=/dev/null;TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/tsan_suppressions.txt")
 endfunction()
 
 # graft_fuzz(name SRCS x_fuzz.cc DEPS ...): a libFuzzer target where GRAFT_FUZZ is on, nothing else.

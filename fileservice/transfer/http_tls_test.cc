@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <signal.h>
 
+#include <atomic>
 #include <cstdlib>
 
 #include "absl/strings/str_cat.h"
@@ -44,8 +45,9 @@ class HttpTlsTest : public ::testing::Test {
       GRAFT_RETURN_IF_ERROR(
           connection.Write(absl::StrCat("HTTP/1.1 200 OK\r\nContent-Length: ", size, "\r\n\r\n")));
       const UniqueFd fd(open((root_ + "/file").c_str(), O_RDONLY | O_CLOEXEC));
-      GRAFT_ASSIGN_OR_RETURN(by_kernel_, connection.WriteFile(fd.get(), 0, size));
-      return by_kernel_ ? absl::OkStatus() : connection.Write(content_);
+      GRAFT_ASSIGN_OR_RETURN(const bool by_kernel, connection.WriteFile(fd.get(), 0, size));
+      by_kernel_ = by_kernel;
+      return by_kernel ? absl::OkStatus() : connection.Write(content_);
     });
   }
   // With curl, which every place that builds this has: deploy/deps.sh needs it.
@@ -59,7 +61,7 @@ class HttpTlsTest : public ::testing::Test {
   std::string root_;
   rpc::CertificateAndKey authority_;
   rpc::CertificateAndKey own_;
-  bool by_kernel_ = false;
+  std::atomic<bool> by_kernel_{false};
   std::unique_ptr<HttpListener> listener_;
 };
 

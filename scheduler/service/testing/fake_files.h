@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <set>
@@ -25,7 +26,7 @@ class FakeFiles final : public FileserviceLink {
     const bool versioned = absl::StrContains(name, "/versions/");
     return FilesetVersion{versioned ? name : name + "/versions/1", "sha256:00", 10};
   }
-  absl::StatusOr<int64_t> FreeBytes() override { return free_bytes; }
+  absl::StatusOr<int64_t> FreeBytes() override { return free_bytes.load(); }
   absl::Status PutPin(const std::string& version, const std::string& holder) override {
     MutexLock lock(mu);
     pins.push_back({version, holder, absl::Now() - absl::Hours(2)});
@@ -71,7 +72,7 @@ class FakeFiles final : public FileserviceLink {
   std::set<std::string> emptied;  // workspaces
   std::map<std::string, std::vector<std::pair<std::string, std::string>>> models;
   int sessions = 0;
-  int64_t free_bytes = int64_t{1} << 50;
+  std::atomic<int64_t> free_bytes{int64_t{1} << 50};
 };
 
 }  // namespace graft::scheduler
