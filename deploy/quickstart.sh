@@ -2,23 +2,25 @@
 # The main job in one command: installs what is missing, builds, starts everything on this machine,
 # fine-tunes a small real model on support tickets, and shows what it has learnt.
 #
-#   deploy/quickstart.sh [--fresh] [--down]
+#   deploy/quickstart.sh [--fresh] [--down] [--cpu]
 #
 #   --fresh   forget what an earlier run left (model, dataset, jobs)
 #   --down    stop everything at the end
+#   --cpu     leave an NVIDIA GPU alone
 #
 # Run again, it reuses everything. SmolLM2-135M-Instruct (Apache-2.0, 98 MB) comes as a package.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/fetch.sh
 
-fresh=0 down=0
+fresh=0 down=0 cpu=0
 for arg in "$@"; do
   case "$arg" in
     --fresh) fresh=1 ;;
     --down) down=1 ;;
-    -h|--help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) die "unknown argument '$arg' (known: --fresh, --down)" ;;
+    --cpu) cpu=1 ;;
+    -h|--help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) die "unknown argument '$arg' (known: --fresh, --down, --cpu)" ;;
   esac
 done
 
@@ -28,21 +30,31 @@ step() { printf '\n%s== %s%s\n' "$bold" "$1" "$plain"; }
 started=$SECONDS
 
 step "Dependencies"
-deploy/deps.sh
-if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
-  echo "an NVIDIA GPU is there; deploy/deps.sh --cuda fetches its libraries (about 4 GB) for training on it"
+gpu=0
+if [ $cpu = 0 ] && command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU; then
+  if command -v nvcc >/dev/null 2>&1 || [ -x /usr/local/cuda/bin/nvcc ]; then
+    gpu=1
+    echo "an NVIDIA GPU is there: CUDA's half of torch, cuBLAS, cuDNN and NCCL are fetched too, about 4 GB (--cpu leaves it alone)"
+  else
+    cpu=1
+    echo "an NVIDIA GPU is there, but no CUDA toolkit (nvcc): this trains on the CPU; with CUDA 13 installed it takes the GPU"
+  fi
 fi
+if [ $gpu = 1 ]; then deploy/deps.sh --cuda; else deploy/deps.sh; fi
 
 step "Build"
-cmake --preset release -DGRAFT_COMPONENTS="scheduler;fileservice;worker;client" >/dev/null
+plugin=AUTO
+[ $gpu = 0 ] || plugin=ON
+cmake --preset release -DGRAFT_COMPONENTS="scheduler;fileservice;worker;client" -DGRAFT_CUDA=$plugin >/dev/null
 cmake --build build/release -j "${GRAFT_JOBS:-$(nproc)}" \
-  --target graft graft-scheduler graft-fileservice graft-worker graft-trainer graft-validate
+  --target graft graft-scheduler graft-fileservice graft-worker graft-trainer graft-validate \
+  $([ $gpu = 0 ] || echo graft_cuda)
 graft="$PWD/build/release/bin/graft"
 
 step "Start"
 home="${GRAFT_HOME:-${XDG_DATA_HOME:-$HOME/.local/share}/graft}"
 if [ $fresh = 1 ]; then "$graft" down 2>/dev/null || true; rm -rf "$home"; fi
-"$graft" up
+if [ $cpu = 1 ]; then "$graft" up --devices cpu; else "$graft" up; fi
 "$graft" status
 
 step "The base model: SmolLM2-135M-Instruct"
