@@ -1,5 +1,6 @@
-// Memory for direct reads and writes, used again: to get it anew from the kernel, which clears it,
-// takes half as long as to hash it. Keeps a few buffers, so that a store at rest stays small.
+// Memory for direct reads and writes and for windows of files, used again: to get it anew from the
+// kernel, which clears it, takes half as long as to hash it. Keeps a few buffers, so that a store
+// at rest stays small.
 //
 // Thread-safe.
 #pragma once
@@ -32,7 +33,8 @@ class BlockPool {
   };
   using Buffer = std::unique_ptr<char, GiveBack>;
 
-  BlockPool() = default;
+  // Buffers have `buffer_bytes`, whole blocks; more is got anew each time.
+  explicit BlockPool(size_t buffer_bytes = kBufferBytes) : buffer_bytes_(buffer_bytes) {}
   ~BlockPool() {
     for (char* buffer : free_) std::free(buffer);
   }
@@ -41,11 +43,11 @@ class BlockPool {
 
   // At least `bytes`, beginning at a block. The pool must outlive it.
   Buffer Take(size_t bytes) {
-    if (bytes > kBufferBytes) {
+    if (bytes > buffer_bytes_) {
       return Buffer(Allocate((bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes), GiveBack());
     }
     MutexLock lock(mu_);
-    if (free_.empty()) return Buffer(Allocate(kBufferBytes), GiveBack(this));
+    if (free_.empty()) return Buffer(Allocate(buffer_bytes_), GiveBack(this));
     Buffer buffer(free_.back(), GiveBack(this));
     free_.pop_back();
     return buffer;
@@ -66,6 +68,7 @@ class BlockPool {
     return true;
   }
 
+  const size_t buffer_bytes_;
   Mutex mu_;
   std::vector<char*> free_ GRAFT_GUARDED_BY(mu_);
 };

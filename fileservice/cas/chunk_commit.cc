@@ -57,7 +57,7 @@ void ChunkStore::RunWriter() {
         if (open_->empty()) {
           if (stopping_) return;
           work_.Wait(mu_);
-        } else if (committing_) {
+        } else if (committing_ != nullptr) {
           work_.Wait(mu_);
         } else if (ShouldCommit() || stopping_) {
           due = true;
@@ -87,7 +87,7 @@ absl::Status ChunkStore::EnsurePack(const Buffer& buffer) {
   {
     // A crash leaves one pack at most that no row knows.
     MutexLock lock(mu_);
-    while (committing_) room_.Wait(mu_);
+    while (committing_ != nullptr) room_.Wait(mu_);
     if (buffer.batch <= finished_) return absl::AbortedError("the batch was given up");
   }
   GRAFT_ASSIGN_OR_RETURN(file_, files_.Create(PackPath(buffer.pack)));
@@ -140,19 +140,18 @@ void ChunkStore::CloseOpenBatch() {
     file_pack_ = 0;
   }
   MutexLock lock(mu_);
-  committing_ = true;
-  closed_ = std::move(batch);
+  committing_ = std::move(batch);
   closes_.Signal();
 }
 
 void ChunkStore::RunCommitter() {
   while (true) {
-    std::unique_ptr<Batch> batch;
+    Batch* batch = nullptr;
     {
       MutexLock lock(mu_);
-      while (closed_ == nullptr && !writer_gone_) closes_.Wait(mu_);
-      if (closed_ == nullptr) return;
-      batch = std::move(closed_);
+      while (committing_ == nullptr && !writer_gone_) closes_.Wait(mu_);
+      if (committing_ == nullptr) return;
+      batch = committing_.get();
     }
     absl::Status status = batch->written;
     if (status.ok()) status = MakeDurable(*batch);
@@ -191,6 +190,7 @@ void ChunkStore::DropOpenBatch(const absl::Status& status) {
 void ChunkStore::FinishBatch(Batch& batch, absl::Status status) {
   const absl::StatusOr<int64_t> free = files_.AvailableBytes(options_.directory);
   std::vector<std::pair<std::function<void(absl::Status)>, absl::Status>> answers;
+  std::unique_ptr<Batch> over;
   {
     MutexLock lock(mu_);
     finished_ = batch.ticket;
@@ -216,7 +216,7 @@ void ChunkStore::FinishBatch(Batch& batch, absl::Status status) {
     }
     waiters_.erase(waiters_.begin(), end);
     disk_full_ = free.ok() && *free < options_.reserve_bytes;
-    committing_ = false;
+    over = std::move(committing_);
     work_.SignalAll();
     room_.SignalAll();
   }

@@ -102,7 +102,8 @@ absl::Status ChunkStore::WaitForRoom() {
   const auto full = [this]() GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return open_->bytes >= options_.commit_bytes || append_at_ >= options_.pack_bytes;
   };
-  while (!stopping_ && (buffered_ >= options_.max_buffered_bytes || (committing_ && full()))) {
+  while (!stopping_ &&
+         (buffered_ >= options_.max_buffered_bytes || (committing_ != nullptr && full()))) {
     open_->hurry = true;
     work_.Signal();
     room_.Wait(mu_);

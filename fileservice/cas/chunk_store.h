@@ -182,8 +182,7 @@ class ChunkStore {
   CondVar room_;    // for Put, WaitDurable and a new pack
   std::unique_ptr<Batch> open_ GRAFT_GUARDED_BY(mu_);
   std::list<std::unique_ptr<Buffer>> queue_ GRAFT_GUARDED_BY(mu_);
-  std::unique_ptr<Batch> closed_ GRAFT_GUARDED_BY(mu_);  // the committer's next
-  bool committing_ GRAFT_GUARDED_BY(mu_) = false;        // from closing a batch to its end
+  std::unique_ptr<Batch> committing_ GRAFT_GUARDED_BY(mu_);  // closed; null: the committer rests
   // Chunks of batches that are not durable yet.
   absl::flat_hash_map<ChunkId, Ticket> pending_ GRAFT_GUARDED_BY(mu_);
   Ticket finished_ GRAFT_GUARDED_BY(mu_) = 0;                    // every batch up to it is decided

@@ -18,6 +18,7 @@
 #include "base/mutex.h"
 #include "base/sha256_many.h"
 #include "base/status_macros.h"
+#include "fileservice/cas/block_pool.h"
 #include "fileservice/transfer/progress.h"
 #include "fileservice/transfer/state.h"
 
@@ -63,37 +64,11 @@ absl::Status Walk(const std::string& root, const std::string& relative,
   return absl::OkStatus();
 }
 
-// Memory of windows, used again: to get it anew from the kernel takes half as long as to hash it.
-// Thread-safe.
-class WindowPool : public std::enable_shared_from_this<WindowPool> {
- public:
-  // shared: with the messages that are being sent; the last one gives it back.
-  std::shared_ptr<char[]> Take() {
-    std::unique_ptr<char[]> window;
-    {
-      MutexLock lock(mu_);
-      if (!free_.empty()) {
-        window = std::move(free_.back());
-        free_.pop_back();
-      }
-    }
-    if (window == nullptr) window.reset(new char[kWindowBytes]);
-    return std::shared_ptr<char[]>(window.release(), [pool = shared_from_this()](char* given) {
-      MutexLock lock(pool->mu_);
-      pool->free_.emplace_back(given);
-    });
-  }
-
- private:
-  Mutex mu_;
-  std::vector<std::unique_ptr<char[]>> free_ GRAFT_GUARDED_BY(mu_);
-};
-
 // A file, read a window at a time. What a window leaves uncut moves to the front of the next.
 class WindowReader {
  public:
   static absl::StatusOr<WindowReader> Open(const FoundFile& file,
-                                           std::shared_ptr<WindowPool> windows) {
+                                           std::shared_ptr<BlockPool> windows) {
     WindowReader reader;
     reader.windows_ = std::move(windows);
     reader.name_ = file.full;
@@ -120,7 +95,10 @@ class WindowReader {
   // Begins another window with what the last one has behind its first `cut` bytes. What was seen
   // stays where it is while window() of that time is held.
   void StartWindow(size_t cut) {
-    const std::shared_ptr<char[]> next = windows_->Take();
+    // With its pool: the messages may outlive everyone else.
+    using Kept = std::pair<std::shared_ptr<BlockPool>, BlockPool::Buffer>;
+    const auto kept = std::make_shared<Kept>(windows_, windows_->Take(kWindowBytes));
+    const std::shared_ptr<char> next(kept, kept->second.get());
     if (used_ > cut) std::memcpy(next.get(), window_.get() + cut, used_ - cut);
     window_ = next;
     used_ -= cut;
@@ -136,7 +114,7 @@ class WindowReader {
   }
   size_t room() const { return kWindowBytes - used_; }
   // shared: with the messages that are being sent.
-  const std::shared_ptr<char[]>& window() const { return window_; }
+  const std::shared_ptr<char>& window() const { return window_; }
   bool at_end() const { return at_ == info_.st_size; }
   const struct stat& info() const { return info_; }
   const std::string& name() const { return name_; }
@@ -169,16 +147,16 @@ class WindowReader {
   std::string name_;
   UniqueFd fd_;
   struct stat info_ {};
-  std::shared_ptr<WindowPool> windows_;  // shared: with the windows
-  std::shared_ptr<char[]> window_;
+  std::shared_ptr<BlockPool> windows_;  // shared: with the windows
+  std::shared_ptr<char> window_;
   size_t used_ = 0;
   int64_t at_ = 0;
 };
 
 // What was cut out of a window.
 struct CutWindow {
-  LocalFile* file;  // gets to know its chunks
-  std::shared_ptr<char[]> memory;
+  LocalFile* file;               // gets to know its chunks
+  std::shared_ptr<char> memory;  // shared: with the messages
   std::vector<absl::string_view> chunks;
 };
 
@@ -274,25 +252,26 @@ class Sender {
     }
     for (OutgoingChunk& chunk : chunks) {
       const size_t size = chunk.bytes.size();
-      // The window is not kept for what is little.
-      if (chunk.held) {
-        chunk.owner = nullptr;
-      } else if (missing <= kMostCopiedBytes) {
-        const auto copy = std::make_shared<const std::string>(chunk.bytes);  // with the transport
-        chunk.bytes = *copy;
-        chunk.owner = copy;
-      }
       if (chunk.held) {
         if (!one_file_) continue;
         if (held_bytes_ + size > kMostHeldBytes) GRAFT_RETURN_IF_ERROR(Flush());
         held_bytes_ += size;
+        chunk.owner = nullptr;
       } else {
         if (sent_bytes_ + size > kMessageBytes) GRAFT_RETURN_IF_ERROR(Flush());
         sent_bytes_ += size;
+        if (missing <= kMostCopiedBytes) CopyOut(chunk);
       }
       message_.push_back(std::move(chunk));
     }
     return meter_.Add(0, saved);
+  }
+
+  // Of a window of which little goes, that it need not be kept.
+  static void CopyOut(OutgoingChunk& chunk) {
+    const auto copy = std::make_shared<const std::string>(chunk.bytes);  // with the transport
+    chunk.bytes = *copy;
+    chunk.owner = copy;
   }
 
   absl::Status Flush() {
@@ -405,8 +384,9 @@ class Uploader {
   Link& link_;
   const std::string& session_;
   ProgressMeter& meter_;
-  const std::shared_ptr<WindowPool> windows_ = std::make_shared<WindowPool>();  // see WindowPool
-  std::unique_ptr<Sender> shared_;                                              // of small files
+  const std::shared_ptr<BlockPool> windows_ =
+      std::make_shared<BlockPool>(kWindowBytes);  // shared: with the windows
+  std::unique_ptr<Sender> shared_;                // of small files
 };
 
 // Sends all files over several streams and returns what they are made of.

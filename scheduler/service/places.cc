@@ -8,7 +8,8 @@
 namespace graft::scheduler {
 namespace {
 
-// Between two boards: kPause, and for each job that waits so much more.
+// Between two boards: so long, and for each job that waits so much more.
+constexpr absl::Duration kPause = absl::Milliseconds(100);
 constexpr absl::Duration kPausePerJob = absl::Microseconds(50);
 // Whoever stands behind so many has no place.
 constexpr size_t kMostPlaces = 10'000;

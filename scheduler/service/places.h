@@ -34,8 +34,6 @@ class PlaceBoard {
   absl::Time ExpectedStart(absl::string_view job) const;  // infinite: not known
 
  private:
-  static constexpr absl::Duration kPause = absl::Milliseconds(100);
-
   struct Place {
     int64_t position = 0;
     absl::Time expected_start;
@@ -50,7 +48,7 @@ class PlaceBoard {
   mutable Mutex mu_;
   std::shared_ptr<const Places> places_ GRAFT_GUARDED_BY(mu_) = std::make_shared<Places>();
   bool planned_ GRAFT_GUARDED_BY(mu_) = false;
-  absl::Duration pause_ GRAFT_GUARDED_BY(mu_) = kPause;
+  absl::Duration pause_ GRAFT_GUARDED_BY(mu_);  // after the last board
   absl::Time not_before_ GRAFT_GUARDED_BY(mu_) = absl::InfinitePast();
 };
 
