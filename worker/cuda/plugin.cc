@@ -6,6 +6,10 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 
+#include <cstdlib>
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+
+#include "worker/cuda/interface_name.h"
 #include "worker/cuda/kernels.h"
 #include "worker/model/accelerator.h"
 
@@ -136,6 +140,17 @@ class CudaAccelerator final : public model::Accelerator {
     return stats.allocated_bytes[kAll].peak;
   }
   const model::DeviceKernels& kernels() const override { return kernels_; }
+
+  c10::intrusive_ptr<c10d::Backend> Connect(const model::Meeting& meeting) const override {
+    // NCCL reads it when the first ranks meet. A person's own setting stands.
+    if (const std::string name = InterfaceOf(meeting.address); !name.empty()) {
+      setenv("NCCL_SOCKET_IFNAME", ("=" + name).c_str(), 0);
+    }
+    auto options = c10d::ProcessGroupNCCL::Options::create();
+    options->timeout = meeting.timeout;
+    return c10::make_intrusive<c10d::ProcessGroupNCCL>(
+        meeting.store, static_cast<int>(meeting.rank), static_cast<int>(meeting.size), options);
+  }
 
  private:
   const CudaKernels kernels_;

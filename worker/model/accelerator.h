@@ -4,11 +4,18 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <c10/util/intrusive_ptr.h>
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 
 #include "worker/model/kernels.h"
+
+namespace c10d {
+class Backend;
+class Store;
+}  // namespace c10d
 
 namespace graft::model {
 
@@ -53,6 +60,15 @@ struct AcceleratorFacts {
   bool bf16 = false;
 };
 
+// Ranks that exchange what lies on their devices.
+struct Meeting {
+  c10::intrusive_ptr<c10d::Store> store;  // of these ranks alone
+  int64_t rank = 0;                       // among them
+  int64_t size = 1;
+  std::string address;  // IPv4, of the interface that the traffic goes through
+  std::chrono::milliseconds timeout{0};
+};
+
 class Accelerator {
  public:
   virtual ~Accelerator() = default;
@@ -62,6 +78,8 @@ class Accelerator {
   // The most that tensors took so far.
   virtual int64_t PeakBytes(int index) const = 0;
   virtual const DeviceKernels& kernels() const = 0;
+  // The collectives of the device's maker. All of the ranks call it; it throws what went wrong.
+  virtual c10::intrusive_ptr<c10d::Backend> Connect(const Meeting& meeting) const = 0;
 };
 
 // The kernels that take x, or nullptr.

@@ -43,10 +43,11 @@ bool OnFlash(const Attention& a, const at::Tensor& qkv) {
 }
 
 void AddSinks(const at::Tensor& sinks, at::Tensor& o, at::Tensor& lse) {
-  const at::Tensor s = sinks.to(at::kFloat).unsqueeze(1);
+  const auto type = lse.scalar_type();
+  const at::Tensor s = sinks.to(type).unsqueeze(1);
   const at::Tensor share_HT = at::sigmoid(lse - s);
   const int64_t heads = lse.size(0), tokens = lse.size(1);
-  o = (o.view({tokens, heads, -1}).to(at::kFloat) * share_HT.t().unsqueeze(2))
+  o = (o.view({tokens, heads, -1}).to(type) * share_HT.t().unsqueeze(2))
           .to(o.scalar_type())
           .view(o.sizes());
   lse = at::logaddexp(lse, s.expand_as(lse));
@@ -54,10 +55,10 @@ void AddSinks(const at::Tensor& sinks, at::Tensor& o, at::Tensor& lse) {
 
 at::Tensor SinkGradients(const at::Tensor& sinks, const at::Tensor& o, const at::Tensor& lse,
                          const at::Tensor& d_o) {
+  const auto type = lse.scalar_type();
   const int64_t heads = lse.size(0), tokens = lse.size(1);
-  const at::Tensor pull_TH =
-      (o.to(at::kFloat) * d_o.to(at::kFloat)).view({tokens, heads, -1}).sum(2);
-  return -(at::exp(sinks.to(at::kFloat).unsqueeze(1) - lse) * pull_TH.t()).sum(1);
+  const at::Tensor pull_TH = (o.to(type) * d_o.to(type)).view({tokens, heads, -1}).sum(2);
+  return -(at::exp(sinks.to(type).unsqueeze(1) - lse) * pull_TH.t()).sum(1);
 }
 
 at::Tensor FlashForward(const Attention& a, const at::Tensor& qkv, const SegmentStarts& starts,

@@ -30,7 +30,7 @@ at::Tensor FlashBackward(const Attention& attention, const at::Tensor& qkv_TW,
 
 // Outputs [T, H E] and logarithms [H, T] without sinks become those with them.
 void AddSinks(const at::Tensor& sinks_H, at::Tensor& o, at::Tensor& lse);
-// The gradient of the sinks, fp32 [H], from what AddSinks made and the outputs' gradient.
+// The gradient of the sinks, [H] of lse's type, from what AddSinks made and the outputs' gradient.
 at::Tensor SinkGradients(const at::Tensor& sinks_H, const at::Tensor& o, const at::Tensor& lse,
                          const at::Tensor& d_o);
 

@@ -7,10 +7,10 @@
 #include <utility>
 #include <vector>
 
-#include "base/check.h"
+#include "worker/model/attention_flash.h"
 #include "worker/model/attention_kernel.h"
 #include "worker/model/attention_prepare.h"
-#include "worker/model/rows.h"
+#include "worker/model/attention_segments.h"
 
 namespace graft::model {
 namespace {
@@ -47,11 +47,27 @@ std::vector<Segments> Rounds(const Attention& a, const ContextCut::Pieces& queri
   return rounds;
 }
 
+// The kernel for CPUs; rows on a device go through attention_segments.h.
 AttentionInputs Inputs(const Attention& a, const at::Tensor& prepared, const at::Tensor& kv) {
   const auto* rows = kv.const_data_ptr<float>();
   return {PartRows(a, prepared.const_data_ptr<float>(), Part::kQ),
           {rows, kv.size(1)},
           {rows + PartBegin(a, Part::kV) - KvBegin(a), kv.size(1)}};
+}
+
+// The heads of q in `prepared` and those of k and v in `kv`, or of their gradients.
+SegmentRows RowsOf(const Attention& a, const at::Tensor& prepared, const at::Tensor& kv) {
+  const auto heads = [&](Part part) {
+    return kv.narrow(1, PartBegin(a, part) - KvBegin(a), PartHeads(a, part) * PartDim(a, part))
+        .view({kv.size(0), PartHeads(a, part), PartDim(a, part)});
+  };
+  const at::Tensor q = Slice(a, prepared, Part::kQ).view({prepared.size(0), a.heads, a.head_dim});
+  return {q, heads(Part::kK), heads(Part::kV)};
+}
+
+// The kernel for CPUs computes in fp32, whatever the activations are.
+at::Tensor ForMaths(const at::Tensor& prepared) {
+  return prepared.is_cpu() ? prepared.to(at::kFloat).contiguous() : prepared;
 }
 
 at::Tensor OwnKeysAndValues(const Attention& a, const at::Tensor& prepared) {
@@ -71,13 +87,15 @@ void ForEveryRank(const Attention& a, const at::Tensor& prepared, const ContextC
   }
 }
 
-// Outputs of rows over the keys seen so far.
+// Outputs of rows over the keys seen so far, in fp32.
 struct Seen {
   at::Tensor o;    // [R, H E]
   at::Tensor lse;  // [H, R]
 
-  Seen(const Attention& a, int64_t rows, double nothing)
-      : o(at::zeros({rows, a.out_width()})), lse(at::full({a.heads, rows}, nothing, at::kFloat)) {}
+  Seen(const Attention& a, int64_t rows, double nothing, at::Device device)
+      : o(at::zeros({rows, a.out_width()}, at::device(device))),
+        lse(at::full({a.heads, rows}, nothing, at::device(device))) {}
+  Seen(at::Tensor o, at::Tensor lse) : o(std::move(o)), lse(std::move(lse)) {}
   void Join(const Attention& a, const Seen& more) {
     const at::Tensor all = at::logaddexp(lse, more.lse);
     const auto share = [&](const at::Tensor& part) {
@@ -89,25 +107,33 @@ struct Seen {
   }
 };
 
-void SeeSegments(const AttentionShape& shape, const Segments& segments,
-                 const AttentionInputs& inputs, Seen& seen) {
-  AttentionForward(shape, segments, inputs, {seen.o.mutable_data_ptr<float>(), seen.o.size(1)},
-                   seen.lse.mutable_data_ptr<float>(), seen.lse.size(1));
+// `first`: the sinks join a row's sum once.
+void SeeSegments(const Attention& a, const Segments& segments, const at::Tensor& prepared,
+                 const at::Tensor& kv, bool first, Seen& seen) {
+  if (prepared.is_cpu()) {
+    AttentionShape shape = ShapeOf(a);
+    if (!first) shape.sinks = nullptr;
+    AttentionForward(shape, segments, Inputs(a, prepared, kv),
+                     {seen.o.mutable_data_ptr<float>(), seen.o.size(1)},
+                     seen.lse.mutable_data_ptr<float>(), seen.lse.size(1));
+    return;
+  }
+  SegmentsForward(a, segments, RowsOf(a, prepared, kv), seen.o, seen.lse);
+  if (first && a.sinks.defined()) AddSinks(a.sinks, seen.o, seen.lse);
 }
 
 Seen Forward(const Attention& a, const at::Tensor& prepared, const ContextCut& cut) {
   const int64_t rows = prepared.size(0);
-  Seen seen(a, rows, 0);  // filler has seen something, so that its numbers stay finite
+  // Filler has seen something, so that its numbers stay finite.
+  Seen seen(a, rows, 0, prepared.device());
   bool first = true;
   ForEveryRank(a, prepared, cut, [&](int64_t source, const at::Tensor& kv) {
-    AttentionShape shape = ShapeOf(a);
     for (const Segments& round : Rounds(a, cut.own(), cut.pieces[static_cast<size_t>(source)])) {
       if (first) {
-        SeeSegments(shape, round, Inputs(a, prepared, kv), seen);
+        SeeSegments(a, round, prepared, kv, first, seen);
       } else if (!round.empty()) {
-        shape.sinks = nullptr;  // they have joined a row's sum once
-        Seen more(a, rows, -std::numeric_limits<double>::infinity());
-        SeeSegments(shape, round, Inputs(a, prepared, kv), more);
+        Seen more(a, rows, -std::numeric_limits<double>::infinity(), prepared.device());
+        SeeSegments(a, round, prepared, kv, first, more);
         seen.Join(a, more);
       }
       first = false;
@@ -125,6 +151,11 @@ struct RoundBackward {
   at::Tensor& d;
 
   void Run(const Segments& round, const at::Tensor& kv, at::Tensor& d_kv, double* d_sinks) const {
+    if (!prepared.is_cpu()) {
+      SegmentsBackward(a, round, RowsOf(a, prepared, kv), seen.o, seen.lse, d_o,
+                       RowsOf(a, d, d_kv));
+      return;
+    }
     at::Tensor dq = at::zeros({prepared.size(0), KvBegin(a)});
     at::Tensor part = at::zeros_like(kv);
     float* to = part.mutable_data_ptr<float>();
@@ -145,13 +176,14 @@ struct RoundBackward {
 at::Tensor Backward(const Attention& a, const at::Tensor& prepared, const Seen& seen,
                     const at::Tensor& d_o, const ContextCut& cut) {
   const int64_t size = cut.exchange->size(), own = cut.exchange->rank();
-  at::Tensor d = at::zeros_like(prepared);
+  at::Tensor d = at::zeros(prepared.sizes(), prepared.options().dtype(at::kFloat));
   at::Tensor own_d_kv;
-  std::vector<double> d_sinks(a.sinks_grad != nullptr ? static_cast<size_t>(a.heads) : 0);
+  const bool sinks_learn = a.sinks_grad != nullptr;
+  std::vector<double> d_sinks(sinks_learn && prepared.is_cpu() ? a.heads : 0);
   const RoundBackward backward{a, prepared, seen, d_o, d};
   bool first = true;
   ForEveryRank(a, prepared, cut, [&](int64_t source, const at::Tensor& kv) {
-    at::Tensor d_kv = at::zeros_like(kv);
+    at::Tensor d_kv = at::zeros(kv.sizes(), d.options());
     for (const Segments& round : Rounds(a, cut.own(), cut.pieces[static_cast<size_t>(source)])) {
       double* sinks = first && !d_sinks.empty() ? d_sinks.data() : nullptr;
       if (!round.empty()) backward.Run(round, kv, d_kv, sinks);
@@ -165,8 +197,10 @@ at::Tensor Backward(const Attention& a, const at::Tensor& prepared, const Seen& 
           cut.exchange->HandOn(d_kv, source, (own + step) % size, "gradients of keys and values"));
     }
   });
-  if (a.sinks_grad != nullptr) {
-    a.sinks_grad->grad.add_(at::tensor(at::ArrayRef<double>(d_sinks), at::kFloat));
+  if (sinks_learn) {
+    a.sinks_grad->grad.add_(prepared.is_cpu()
+                                ? at::tensor(at::ArrayRef<double>(d_sinks), at::kFloat)
+                                : SinkGradients(a.sinks, seen.o, seen.lse, d_o));
   }
   d.narrow(1, KvBegin(a), KvWidth(a)).copy_(own_d_kv);
   return d;
@@ -180,15 +214,14 @@ struct ContextAttentionFunction : torch::autograd::Function<ContextAttentionFunc
 
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const Attention* a,
                             const RopeTable* rope, const std::shared_ptr<const ContextCut>* cut) {
-    GRAFT_CHECK(OnKernels(qkv)) << "a batch that is cut over ranks is computed in fp32 on a CPU";
     const at::Tensor prepared = Prepare(*a, qkv, rope, /*keep=*/ChangesBeforeRotation(*a));
-    const Seen seen = Forward(*a, prepared, **cut);
+    const Seen seen = Forward(*a, ForMaths(prepared), **cut);
     const at::Tensor none;
     ctx->save_for_backward({qkv, seen.o, seen.lse, rope == nullptr ? none : rope->cos,
                             rope == nullptr ? none : rope->sin});
     ctx->saved_data["attention"] = reinterpret_cast<int64_t>(a);
     ctx->saved_data["cut"] = c10::IValue::make_capsule(c10::make_intrusive<Held>(*cut));
-    return seen.o;
+    return seen.o.to(qkv.scalar_type());
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -200,11 +233,10 @@ struct ContextAttentionFunction : torch::autograd::Function<ContextAttentionFunc
     const at::Tensor& qkv = saved[0];
     const at::Tensor prepared =
         ChangesBeforeRotation(a) ? Prepare(a, qkv, rope, /*keep=*/true) : qkv;
-    Seen seen(a, 0, 0);
-    seen.o = saved[1];
-    seen.lse = saved[2];
-    at::Tensor d =
-        Backward(a, prepared, seen, grads[0].contiguous(), *static_cast<const Held&>(*held).cut);
+    const Seen seen(saved[1], saved[2]);
+    at::Tensor d = Backward(a, ForMaths(prepared), seen, grads[0].to(at::kFloat).contiguous(),
+                            *static_cast<const Held&>(*held).cut)
+                       .to(qkv.scalar_type());
     PrepareBackward(a, qkv, rope, d);
     return {d, at::Tensor(), at::Tensor(), at::Tensor()};
   }

@@ -2,12 +2,20 @@
 // in, with whom, and a count of things done that stands still when it hangs. Also adds up the time
 // that went into waiting.
 //
+// On a device waits are queued: the rank's thread goes on, and it is the device's stream that
+// waits. Events on both sides of such a wait tell when the stream came to it and when it went on.
+//
 // Thread-safe: written by the rank's thread, read by its watchdog.
 #pragma once
 
+#include <ATen/ATen.h>
+#include <c10/core/Event.h>
+
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <string>
+#include <utility>
 
 #include "base/mutex.h"
 #include "worker/parallel/topology.h"
@@ -49,17 +57,18 @@ class Activity {
     MutexLock lock(mu_);
     ++now_.ticks;
   }
-  Snapshot Now() const {
-    MutexLock lock(mu_);
-    return now_;
-  }
-  // Since the last call.
+  // What the device's stream waits in counts where the thread itself does not wait.
+  Snapshot Now() const;
+  // Since the last call, of waits that are over.
   Seconds TakeSeconds() {
     MutexLock lock(mu_);
+    Poll();
     const Seconds taken = seconds_;
     seconds_ = {};
     return taken;
   }
+  // Returns when the device has left every wait that was queued.
+  void Settle() const;
 
   // Runs `body` as a wait in the collective `what` over `with`.
   template <typename F>
@@ -74,8 +83,29 @@ class Activity {
     }
     End(kind, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
+  // The same where `body` queues a wait on the current stream of `device`.
+  template <typename F>
+  void WaitOn(at::Device device, const char* what, const std::string& with, WaitKind kind,
+              const F& body) {
+    if (device.is_cpu()) return Wait(what, with, kind, body);
+    Queued queued(device, what, with, kind);
+    try {
+      body();
+    } catch (...) {
+      Break();
+      throw;
+    }
+    Queue(std::move(queued));
+  }
 
  private:
+  struct Queued {
+    Queued(at::Device device, const char* what, const std::string& with, WaitKind kind);
+    at::Device device;
+    std::string what, with;
+    WaitKind kind;
+    c10::Event begin, end;
+  };
   void Begin(const char* what, const std::string& with) {
     MutexLock lock(mu_);
     now_.waiting = true;
@@ -89,14 +119,21 @@ class Activity {
   void End(WaitKind kind, double seconds) {
     MutexLock lock(mu_);
     now_.waiting = false;
+    Count(kind, seconds);
+  }
+  void Count(WaitKind kind, double seconds) const GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     ++now_.ticks;
     (kind == WaitKind::kPipeline ? seconds_.pipeline : seconds_.communication) += seconds;
     if (kind == WaitKind::kTensor) seconds_.tensor += seconds;
   }
+  void Queue(Queued queued);
+  // Counts the queued waits that are over.
+  void Poll() const GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   mutable Mutex mu_;
-  Snapshot now_ GRAFT_GUARDED_BY(mu_);
-  Seconds seconds_ GRAFT_GUARDED_BY(mu_);
+  mutable Snapshot now_ GRAFT_GUARDED_BY(mu_);
+  mutable Seconds seconds_ GRAFT_GUARDED_BY(mu_);
+  mutable std::deque<Queued> queued_ GRAFT_GUARDED_BY(mu_);
 };
 
 }  // namespace graft::parallel

@@ -54,18 +54,19 @@ class SpreadSums final : public Transfer {
 
 void Pending::Wait() {
   if (transfers_.empty()) return;
-  activity_->Wait(what_, *with_, kind_, [&] {
+  activity_->WaitOn(device_, what_, *with_, kind_, [&] {
     for (const auto& transfer : transfers_) transfer->Wait();
   });
   transfers_.clear();
   kept_.clear();
 }
 
-Group::Group(Ranks ranks, int64_t own, std::unique_ptr<Transport> transport, Activity& activity,
-             WaitKind kind)
+Group::Group(Ranks ranks, int64_t own, std::unique_ptr<Transport> transport,
+             std::unique_ptr<DeviceCollectives> device, Activity& activity, WaitKind kind)
     : ranks_(std::move(ranks)),
       text_(RanksText(ranks_)),
       transport_(std::move(transport)),
+      device_(std::move(device)),
       activity_(activity),
       kind_(kind) {
   const auto found = std::find(ranks_.begin(), ranks_.end(), own);
@@ -75,8 +76,9 @@ Group::Group(Ranks ranks, int64_t own, std::unique_ptr<Transport> transport, Act
   for (int64_t step = 1; step < size(); ++step) others_.push_back((index_ + step) % size());
 }
 
-Pending Group::Start(const char* what) {
+Pending Group::Start(const at::Tensor& x, const char* what) {
   Pending pending;
+  if (OnDevice(x)) pending.device_ = x.device();
   pending.activity_ = &activity_;
   pending.what_ = what;
   pending.with_ = &text_;
@@ -92,6 +94,14 @@ at::Tensor Group::Exchange(const at::Tensor& own, const char* what) {
 
 void Group::AllReduce(at::Tensor& x, Reduce op, const char* what) {
   if (size() == 1) return;
+  if (OnDevice(x)) {
+    const at::Tensor flat = x.contiguous();
+    Pending pending = Start(flat, what);
+    device_->AllReduce(flat, op, pending.transfers_);
+    pending.Wait();
+    if (!x.is_contiguous()) x.copy_(flat);
+    return;
+  }
   if (op == Reduce::kMax || (x.nbytes() <= kExchangeBytes && size() <= kExchangeRanks)) {
     const at::Tensor all = Exchange(x, what);
     const at::Tensor result = op == Reduce::kSum ? all.sum(0) : all.amax(0);
@@ -104,8 +114,12 @@ void Group::AllReduce(at::Tensor& x, Reduce op, const char* what) {
 }
 
 Pending Group::StartSum(at::Tensor x, const char* what) {
-  Pending pending = Start(what);
+  Pending pending = Start(x, what);
   if (size() == 1) return pending;
+  if (OnDevice(x)) {
+    device_->AllReduce(x, Reduce::kSum, pending.transfers_);
+    return pending;
+  }
   const at::Tensor own = PieceOf(x, index_, size());
   Transfers pieces;
   transport_->ReceiveSum(own, own, kPieces, pieces);
@@ -118,10 +132,14 @@ Pending Group::StartSum(at::Tensor x, const char* what) {
 Pending Group::StartScatter(const at::Tensor& x, at::Tensor out, const char* what) {
   const int64_t rows = x.size(0) / size();
   GRAFT_CHECK(rows * size() == x.size(0) && x.is_contiguous()) << what << ": " << x.sizes();
-  Pending pending = Start(what);
+  Pending pending = Start(x, what);
   const at::Tensor own = x.narrow(0, index_ * rows, rows);
   if (size() == 1) {
     out.copy_(own);
+    return pending;
+  }
+  if (OnDevice(x)) {
+    device_->SumScatter(x, out, pending.transfers_);
     return pending;
   }
   transport_->ReceiveSum(std::move(out), own, kPieces, pending.transfers_);
@@ -152,7 +170,11 @@ at::Tensor Group::Gather(const at::Tensor& own, const char* what) {
 }
 
 Pending Group::StartGather(const at::Tensor& own, at::Tensor out, const char* what) {
-  Pending pending = Start(what);
+  Pending pending = Start(own, what);
+  if (size() > 1 && OnDevice(own)) {
+    device_->Gather(own, out, pending.transfers_);
+    return pending;
+  }
   const int64_t rows = own.size(0);
   const auto place = [&](int64_t member) { return out.narrow(0, member * rows, rows); };
   if (size() > 1) {
@@ -167,14 +189,22 @@ Pending Group::StartGather(const at::Tensor& own, at::Tensor out, const char* wh
 }
 
 Pending Group::Send(at::Tensor x, int64_t to, int tag, const char* what) {
-  Pending pending = Start(what);
-  transport_->Send(x.contiguous(), {to}, kCallers + tag, pending.transfers_);
+  Pending pending = Start(x, what);
+  if (OnDevice(x)) {
+    device_->Send(x.contiguous(), to, tag, pending.transfers_);
+  } else {
+    transport_->Send(x.contiguous(), {to}, kCallers + tag, pending.transfers_);
+  }
   return pending;
 }
 
 Pending Group::StartReceive(at::Tensor x, int64_t from, int tag, const char* what) {
-  Pending pending = Start(what);
-  transport_->Receive(std::move(x), from, kCallers + tag, pending.transfers_);
+  Pending pending = Start(x, what);
+  if (OnDevice(x)) {
+    device_->Receive(x, from, tag, pending.transfers_);
+  } else {
+    transport_->Receive(std::move(x), from, kCallers + tag, pending.transfers_);
+  }
   return pending;
 }
 
@@ -184,9 +214,18 @@ void Group::Receive(at::Tensor x, int64_t from, int tag, const char* what) {
 
 at::Tensor Group::HandOn(const at::Tensor& own, int64_t to, int64_t from, const char* what) {
   at::Tensor came = at::empty_like(own);
-  Pending pending = Start(what);
-  transport_->Receive(came, from, kPieces, pending.transfers_);
-  transport_->Send(own, {to}, kPieces, pending.transfers_);
+  Pending pending = Start(own, what);
+  if (OnDevice(own)) {
+    const auto rows_of = [&](int64_t member) {
+      std::vector<int64_t> counts(ranks_.size());
+      counts[static_cast<size_t>(member)] = own.size(0);
+      return counts;
+    };
+    device_->AllToAll(own, rows_of(to), came, rows_of(from), pending.transfers_);
+  } else {
+    transport_->Receive(came, from, kPieces, pending.transfers_);
+    transport_->Send(own, {to}, kPieces, pending.transfers_);
+  }
   pending.Wait();
   return came;
 }
@@ -200,12 +239,17 @@ at::Tensor Group::AllToAll(const at::Tensor& x, const std::vector<int64_t>& coun
   std::vector<int64_t> shape = rows.sizes().vec();
   shape[0] = total;
   at::Tensor out = at::empty(shape, rows.options());
+  Pending pending = Start(rows, what);
+  if (OnDevice(rows)) {
+    device_->AllToAll(rows, counts, out, expected, pending.transfers_);
+    pending.Wait();
+    return out;
+  }
   const auto begin = [](const std::vector<int64_t>& sizes, int64_t i) {
     int64_t sum = 0;
     for (int64_t j = 0; j < i; ++j) sum += sizes[j];
     return sum;
   };
-  Pending pending = Start(what);
   const auto from = [&](int64_t member) {
     return out.narrow(0, begin(expected, member), expected[member]);
   };

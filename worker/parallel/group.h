@@ -2,10 +2,11 @@
 // each names itself (`what`) to the rank's Activity, so that whoever waits can say for what.
 //
 // All members make the same calls in the same order, waiting for sums among them; sends and
-// receives are matched by their tags. Collectives are direct: every member sends to every other
-// what is his. Sums have one order of ranks, so that every member gets the same bits. Everything
-// throws c10::Error when a member is lost, which TorchCall (worker/model/torch_boundary.h) turns
-// into a status. One thread drives a group; the Activity must outlive it.
+// receives are matched by their tags. Tensors on a device go over its own collectives where the
+// group has such (device_collectives.h), all others over the transport, directly: every member
+// sends to every other what is his. Every member gets the same bits of a sum. Everything throws
+// c10::Error when a member is lost, which TorchCall (worker/model/torch_boundary.h) turns into a
+// status. One thread drives a group; the Activity must outlive it.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -16,12 +17,11 @@
 
 #include "worker/model/division.h"
 #include "worker/parallel/activity.h"
+#include "worker/parallel/device_collectives.h"
 #include "worker/parallel/topology.h"
 #include "worker/parallel/transport.h"
 
 namespace graft::parallel {
-
-enum class Reduce { kSum, kMax };
 
 // A collective under way. The tensors live until it has been waited for.
 class Pending {
@@ -37,13 +37,16 @@ class Pending {
   const char* what_ = "";
   const std::string* with_ = nullptr;
   WaitKind kind_ = WaitKind::kCommunication;
+  at::Device device_ = at::kCPU;
 };
 
 class Group {
  public:
-  // `transport` may be null where `ranks` is one rank: everything is then done at once.
-  // `kind` is what waits in its collectives count as.
-  Group(Ranks ranks, int64_t own, std::unique_ptr<Transport> transport, Activity& activity,
+  // `transport` may be null where `ranks` is one rank: everything is then done at once. `device`
+  // is null where tensors lie in the host's memory. `kind` is what waits in its collectives count
+  // as.
+  Group(Ranks ranks, int64_t own, std::unique_ptr<Transport> transport,
+        std::unique_ptr<DeviceCollectives> device, Activity& activity,
         WaitKind kind = WaitKind::kCommunication);
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
@@ -63,7 +66,7 @@ class Group {
   at::Tensor Gather(const at::Tensor& own, const char* what);
   Pending StartGather(const at::Tensor& own, at::Tensor out, const char* what);
 
-  // To and from the member with that index.
+  // To and from the member with that index. On a device see device_collectives.h for the order.
   Pending Send(at::Tensor x, int64_t to, int tag, const char* what);
   void Receive(at::Tensor x, int64_t from, int tag, const char* what);
   Pending StartReceive(at::Tensor x, int64_t from, int tag, const char* what);
@@ -77,7 +80,8 @@ class Group {
                       const std::vector<int64_t>& expected, const char* what);
 
  private:
-  Pending Start(const char* what);
+  Pending Start(const at::Tensor& x, const char* what);
+  bool OnDevice(const at::Tensor& x) const { return device_ != nullptr && device_->Takes(x); }
   // Everybody's piece to everybody: few ranks and little to say.
   at::Tensor Exchange(const at::Tensor& own, const char* what);
 
@@ -86,6 +90,7 @@ class Group {
   int64_t index_ = 0;
   std::vector<int64_t> others_;  // the other members, the next one first
   const std::unique_ptr<Transport> transport_;
+  const std::unique_ptr<DeviceCollectives> device_;
   Activity& activity_;
   const WaitKind kind_;
 };

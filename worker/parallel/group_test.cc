@@ -1,5 +1,5 @@
-// The collectives over Gloo and over shared memory, with threads for ranks; the rendezvous' proofs;
-// who the watchdog blames.
+// The collectives over Gloo, over shared memory and as a device's, with threads for ranks; the
+// rendezvous' proofs; who the watchdog blames.
 #include "worker/parallel/group.h"
 
 #include <ATen/ATen.h>
@@ -25,21 +25,30 @@ at::Tensor Numbers(int64_t rank, int64_t rows) {
   return at::arange(rows * 3, at::kFloat).view({rows, 3}) + static_cast<double>(100 * rank);
 }
 
-// Over which transport the ranks meet.
-class GroupTest : public ::testing::TestWithParam<bool> {
+struct Meeting {
+  const char* name;
+  const char* text;  // what the world says of it
+  Adjust adjust;
+};
+class GroupTest : public ::testing::TestWithParam<Meeting> {
  protected:
   void Run(const spec::Layout& layout, const std::function<void(World&)>& body) {
     RunWorlds(
         layout, 0,
         [&](World& world) {
-          EXPECT_EQ(world.TransportText(), GetParam() ? "shared memory" : "gloo");
+          EXPECT_EQ(world.TransportText(), GetParam().text);
           body(world);
         },
-        [this](int64_t) { return GetParam(); });
+        GetParam().adjust);
   }
 };
-INSTANTIATE_TEST_SUITE_P(Transports, GroupTest, ::testing::Bool(),
-                         [](const auto& info) { return info.param ? "SharedMemory" : "Gloo"; });
+INSTANTIATE_TEST_SUITE_P(
+    Transports, GroupTest,
+    ::testing::Values(Meeting{"SharedMemory", "shared memory", [](WorldOptions&) {}},
+                      Meeting{"Gloo", "gloo",
+                              [](WorldOptions& options) { options.shared_memory = false; }},
+                      Meeting{"Device", "collectives of cpu", OverDeviceCollectives}),
+    [](const auto& info) { return info.param.name; });
 
 TEST_P(GroupTest, SumsGathersAndScatters) {
   constexpr int64_t kRanks = 3;
@@ -139,6 +148,15 @@ TEST_P(GroupTest, MessagesFindTheirReceiversByTheirTags) {
   });
 }
 
+TEST_P(GroupTest, ARankHandsOnWhatIsItsOwnAndGetsItsNeighbours) {
+  Run({.cp = 3}, [](World& world) {
+    Group& group = world.context();
+    const int64_t own = group.index();
+    const at::Tensor came = group.HandOn(Numbers(own, 4), (own + 1) % 3, (own + 2) % 3, "hand on");
+    EXPECT_TRUE(came.equal(Numbers((own + 2) % 3, 4)));
+  });
+}
+
 TEST(SharedMemoryTest, GroupsWithARankThatHasNoneGoOverGloo) {
   RunWorlds(
       {.tp = 2, .dp = 2}, 0,
@@ -150,7 +168,7 @@ TEST(SharedMemoryTest, GroupsWithARankThatHasNoneGoOverGloo) {
         world.all().AllReduce(x, Reduce::kSum, "of all");
         EXPECT_TRUE(x.equal(at::full({1 << 15}, 20.0f)));
       },
-      [](int64_t rank) { return rank < 3; });
+      [](WorldOptions& options) { options.shared_memory = options.rank < 3; });
 }
 
 TEST(SharedMemoryTest, MoreMessagesThanARingHoldsWaitForTheirReaderAndLeaveNothing) {

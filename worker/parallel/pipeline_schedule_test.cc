@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 #include <tuple>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "tests/support/tier.h"
@@ -68,6 +69,59 @@ TEST(PipelineScheduleTest, EveryShapeEndsAndHoldsNoMorePassesThanItsDepth) {
       for (int64_t s = 0; s < stages; ++s) EXPECT_LE(most[s], std::min(micros, stages - s));
       for (int64_t chunks = 2; chunks <= 3 && stages > 1; ++chunks) {
         Play({.stages = stages, .chunks = chunks, .micros = micros});
+      }
+    }
+  }
+}
+
+// The order of messages between each two stages, by whether they are gradients: what a lane of
+// device_collectives.h carries.
+using Lanes = std::map<std::tuple<int64_t, int64_t, bool>, std::vector<int>>;
+
+struct Ends {
+  Lanes sent, received;
+  void Add(const PipelineShape& shape, int64_t stage, const std::vector<PipelineOp>& ops) {
+    for (const PipelineOp& op : ops) {
+      const int64_t part = op.chunk * shape.stages + stage;
+      const auto tag = [&](int64_t enters, bool gradient) {
+        return MessageTag(shape, op.micro, enters, gradient);
+      };
+      switch (op.kind) {
+        case OpKind::kSendForward:
+          sent[{stage, op.peer, false}].push_back(tag(part + 1, false));
+          break;
+        case OpKind::kSendBackward:
+          sent[{stage, op.peer, true}].push_back(tag(part - 1, true));
+          break;
+        case OpKind::kReceiveForward:
+          received[{op.peer, stage, false}].push_back(tag(part, false));
+          break;
+        case OpKind::kReceiveBackward:
+          received[{op.peer, stage, true}].push_back(tag(part, true));
+          break;
+        default:
+          break;
+      }
+    }
+  }
+};
+
+TEST(PipelineScheduleTest, MessagesOfALaneAreReceivedInTheOrderInWhichTheyAreSent) {
+  for (int64_t stages = 2; stages <= 5; ++stages) {
+    for (int64_t chunks = 1; chunks <= 3; ++chunks) {
+      for (int64_t micros = 1; micros <= testing::ByTier(12, 20, 40); ++micros) {
+        const PipelineShape shape = {stages, chunks, micros};
+        const auto schedule = MakeSchedule(shape);
+        Ends training, evaluation;
+        for (int64_t s = 0; s < stages; ++s) {
+          training.Add(shape, s, schedule[static_cast<size_t>(s)]);
+          evaluation.Add(shape, s, ForwardSchedule(shape, s));
+        }
+        EXPECT_EQ(training.sent, training.received) << stages << " " << chunks << " " << micros;
+        EXPECT_EQ(evaluation.sent, evaluation.received) << stages << " " << chunks;
+        for (const auto& [lane, tags] : training.sent) {
+          for (const int tag : tags) EXPECT_EQ(tag % 2 == 1, std::get<2>(lane));
+        }
       }
     }
   }

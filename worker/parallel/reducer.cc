@@ -14,11 +14,14 @@
 namespace graft::parallel {
 namespace {
 
-double Squares(const at::Tensor& x) {
-  if (x.numel() == 0) return 0;
-  const double norm = x.norm(2, at::kDouble).item<double>();
-  return norm * norm;
+// Of tensors of one number each. A device is asked once, not for each.
+std::vector<double> Numbers(const std::vector<at::Tensor>& scalars) {
+  if (scalars.empty()) return {};
+  const at::Tensor all = at::stack(scalars).to(at::kDouble).cpu();
+  return {all.const_data_ptr<double>(), all.const_data_ptr<double>() + all.numel()};
 }
+
+at::Tensor Norm(const at::Tensor& x) { return x.norm(2, at::kDouble); }
 
 // Only whole pages can be given back; what stands on others becomes zero.
 void GivePagesBack(float* begin, float* end) {
@@ -42,7 +45,7 @@ Reducer::Reducer(World& world, model::ParameterStore& store, const Options& opti
   MakeBuckets();
   if (!shares()) return;
   for (Bucket& bucket : buckets_) MakeShares(bucket);
-  owned_.Allocate(at::kCPU);
+  owned_.Allocate(store.values().device());
   for (const Bucket& bucket : buckets_) {
     parts_.insert(parts_.end(), bucket.parts.begin(), bucket.parts.end());
   }
@@ -170,8 +173,7 @@ void Reducer::Begin() {
 
 void Reducer::Start(Bucket& bucket) {
   for (const Range& range : bucket.ranges) {
-    const float sum = store_.grads().narrow(0, range.begin, range.count).sum().item<float>();
-    own_finite_ = own_finite_ && std::isfinite(sum);
+    own_sums_.push_back(store_.grads().narrow(0, range.begin, range.count).sum());
   }
   if (shares()) {
     bucket.buffer = Pack(bucket, store_.grads(), bucket.share * bucket.group->size());
@@ -290,37 +292,51 @@ void Reducer::Finish() {
   while (ended_ < buckets_.size()) EndNext();
   armed_ = false;
   started_ = ended_ = 0;
+  for (const double sum : Numbers(own_sums_)) own_finite_ = own_finite_ && std::isfinite(sum);
+  own_sums_.clear();
 }
 
 double Reducer::OwnSquares() {
-  double sum = 0;
+  std::vector<at::Tensor> norms;
+  std::vector<double> holders;
+  const auto add = [&](const at::Tensor& numbers, int64_t held_by) {
+    norms.push_back(Norm(numbers));
+    holders.push_back(static_cast<double>(held_by));
+  };
   if (shares()) {
-    for (const OwnedPart& part : parts_) sum += Squares(part.own->grad);
-    return sum;
-  }
-  for (const Bucket& bucket : buckets_) {
-    double squares = 0;
-    for (const Range& range : bucket.ranges) {
-      squares += Squares(store_.grads().narrow(0, range.begin, range.count));
+    for (const OwnedPart& part : parts_) add(part.own->grad, 1);
+  } else {
+    for (const Bucket& bucket : buckets_) {
+      for (const Range& range : bucket.ranges) {
+        add(store_.grads().narrow(0, range.begin, range.count), bucket.group->size());
+      }
     }
-    sum += squares / static_cast<double>(bucket.group->size());
   }
+  const std::vector<double> numbers = Numbers(norms);
+  double sum = 0;
+  for (size_t i = 0; i < numbers.size(); ++i) sum += numbers[i] * numbers[i] / holders[i];
   return sum;
 }
 
 Reducer::HolderDigests Reducer::Digests() const {
   const std::array<Group*, World::kHolderKinds> kinds = world_.HolderKinds();
   HolderDigests digests;
+  std::array<at::Tensor, World::kHolderKinds> sums;
   const at::Tensor bits = store_.values().view(at::kInt);
   for (const Bucket& bucket : buckets_) {
     if (bucket.group->size() == 1 || bucket.comes_and_goes) continue;
-    const auto kind = std::find(kinds.begin(), kinds.end(), bucket.group) - kinds.begin();
-    GRAFT_CHECK(static_cast<size_t>(kind) < kinds.size()) << RanksText(bucket.group->ranks());
-    Digest& digest = digests[static_cast<size_t>(kind)];
-    digest.group = bucket.group;
+    const auto kind =
+        static_cast<size_t>(std::find(kinds.begin(), kinds.end(), bucket.group) - kinds.begin());
+    GRAFT_CHECK(kind < kinds.size()) << RanksText(bucket.group->ranks());
+    digests[kind].group = bucket.group;
     for (const Range& range : bucket.ranges) {
-      digest.value += static_cast<uint64_t>(
-          bits.narrow(0, range.begin, range.count).sum(at::kLong).item<int64_t>());
+      const at::Tensor sum = bits.narrow(0, range.begin, range.count).sum(at::kLong);
+      sums[kind] = sums[kind].defined() ? sums[kind] + sum : sum;
+    }
+  }
+  for (size_t kind = 0; kind < sums.size(); ++kind) {
+    if (sums[kind].defined()) {
+      digests[kind].value = static_cast<uint64_t>(sums[kind].item<int64_t>());
     }
   }
   return digests;

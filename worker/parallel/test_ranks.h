@@ -28,20 +28,28 @@ inline void RunRanks(int64_t world, const std::function<void(int64_t, const Stor
   for (std::thread& thread : threads) thread.join();
 }
 
-// The same with a World each; `over_memory(rank)`: whether that rank offers shared memory.
+// The same with a World each, whose options `adjust` may change.
+using Adjust = std::function<void(WorldOptions&)>;
 inline void RunWorlds(
     const spec::Layout& layout, int64_t kv_heads, const std::function<void(World&)>& body,
-    const std::function<bool(int64_t)>& over_memory = [](int64_t) { return true; }) {
+    const Adjust& adjust = [](WorldOptions&) {}) {
   RunRanks(layout.world(), [&](int64_t rank, const StorePtr& store) {
-    auto world = World::Create({.layout = layout,
-                                .rank = rank,
-                                .kv_heads = kv_heads,
-                                .shared_memory = over_memory(rank),
-                                .timeout = std::chrono::seconds(60)},
-                               store);
+    WorldOptions options = {
+        .layout = layout, .rank = rank, .kv_heads = kv_heads, .timeout = std::chrono::seconds(60)};
+    adjust(options);
+    auto world = World::Create(options, store);
     GRAFT_CHECK(world.ok()) << world.status();
     body(**world);
   });
+}
+
+// As if tensors lay on a device, whose maker's collectives are Gloo's here.
+inline void OverDeviceCollectives(WorldOptions& options) {
+  const auto backends = std::make_shared<GlooBackends>(options.address, options.timeout);
+  options.connect = [backends](const StorePtr& store, int64_t rank, int64_t size,
+                               std::chrono::milliseconds) {
+    return backends->Make(store, rank, size);
+  };
 }
 
 }  // namespace graft::parallel

@@ -7,13 +7,13 @@ namespace {
 
 class WorkTransfer final : public Transfer {
  public:
-  WorkTransfer(c10::intrusive_ptr<c10d::Work> work, at::Tensor kept)
+  WorkTransfer(c10::intrusive_ptr<c10d::Work> work, std::vector<at::Tensor> kept)
       : work_(std::move(work)), kept_(std::move(kept)) {}
   void Wait() override { work_->wait(); }
 
  private:
   const c10::intrusive_ptr<c10d::Work> work_;
-  const at::Tensor kept_;
+  const std::vector<at::Tensor> kept_;
 };
 
 class SumTransfer final : public Transfer {
@@ -37,6 +37,11 @@ class SumTransfer final : public Transfer {
 
 }  // namespace
 
+std::unique_ptr<Transfer> TransferOf(c10::intrusive_ptr<c10d::Work> work,
+                                     std::vector<at::Tensor> kept) {
+  return std::make_unique<WorkTransfer>(std::move(work), std::move(kept));
+}
+
 void SumInOrder(const std::vector<at::Tensor>& pieces, int64_t index, at::Tensor& out) {
   if (pieces.size() == 1) {
     if (!out.is_same(pieces[0])) out.copy_(pieces[0]);
@@ -54,15 +59,14 @@ void BackendTransport::Send(const at::Tensor& x, const std::vector<int64_t>& to,
                             Transfers& started) {
   for (const int64_t member : to) {
     std::vector<at::Tensor> tensors = {x};
-    started.push_back(
-        std::make_unique<WorkTransfer>(backend_->send(tensors, static_cast<int>(member), tag), x));
+    started.push_back(TransferOf(backend_->send(tensors, static_cast<int>(member), tag), {x}));
   }
 }
 
 void BackendTransport::Receive(at::Tensor into, int64_t from, int tag, Transfers& started) {
   std::vector<at::Tensor> tensors = {into};
-  started.push_back(std::make_unique<WorkTransfer>(
-      backend_->recv(tensors, static_cast<int>(from), tag), std::move(into)));
+  started.push_back(
+      TransferOf(backend_->recv(tensors, static_cast<int>(from), tag), {std::move(into)}));
 }
 
 void BackendTransport::ReceiveSum(at::Tensor out, at::Tensor own, int tag, Transfers& started) {

@@ -16,6 +16,8 @@
 
 namespace graft::parallel {
 
+enum class Reduce { kSum, kMax };
+
 // A message under way. Tensors that it was given live until Wait has returned.
 class Transfer {
  public:
@@ -23,6 +25,10 @@ class Transfer {
   virtual void Wait() = 0;
 };
 using Transfers = std::vector<std::unique_ptr<Transfer>>;
+
+// What a c10d backend has under way, which keeps `kept` until then.
+std::unique_ptr<Transfer> TransferOf(c10::intrusive_ptr<c10d::Work> work,
+                                     std::vector<at::Tensor> kept);
 
 class Transport {
  public:

@@ -73,6 +73,19 @@ std::unique_ptr<Transport> World::Connected(const std::string& name, const Ranks
   return shared_->MakeTransport(ranks, IndexIn(ranks, options_.rank), channels_);
 }
 
+std::unique_ptr<DeviceCollectives> World::OnDevice(const std::string& name,
+                                                   const Ranks& ranks) const {
+  if (!options_.connect) return nullptr;
+  const int64_t index = IndexIn(ranks, options_.rank);
+  const auto members = static_cast<int64_t>(ranks.size());
+  const std::string prefix = absl::StrCat("device/", name, "/", RanksText(ranks), "/");
+  return std::make_unique<DeviceCollectives>(
+      index, members, options_.device, [this, prefix, index, members](const std::string& part) {
+        return options_.connect(c10::make_intrusive<c10d::PrefixStore>(prefix + part, store_),
+                                index, members, options_.timeout);
+      });
+}
+
 std::unique_ptr<Transport> World::OverGloo(std::unique_ptr<GlooBackends>& backends,
                                            const std::string& name, const Ranks& ranks) {
   const auto prefix = c10::make_intrusive<c10d::PrefixStore>(
@@ -89,7 +102,7 @@ Group& World::ForFiles(const Ranks& ranks) {
   std::unique_ptr<Group>& made = file_groups_[ranks];
   if (made == nullptr) {
     made = std::make_unique<Group>(ranks, options_.rank, OverGloo(file_backends_, "files", ranks),
-                                   file_activity_);
+                                   nullptr, file_activity_);
   }
   return *made;
 }
@@ -100,12 +113,19 @@ Group* World::Make(const std::string& name, const Ranks& ranks, WaitKind kind) {
   auto& made = groups_[{ranks, kind}];
   if (made != nullptr) return made.get();
   std::unique_ptr<Transport> transport;
-  if (ranks.size() > 1) transport = Connected(name, ranks);
-  made = std::make_unique<Group>(ranks, options_.rank, std::move(transport), activity_, kind);
+  std::unique_ptr<DeviceCollectives> device;
+  if (ranks.size() > 1) {
+    transport = Connected(name, ranks);
+    device = OnDevice(name, ranks);
+    if (device != nullptr && kind == WaitKind::kPipeline) device->ConnectNeighbours();
+  }
+  made = std::make_unique<Group>(ranks, options_.rank, std::move(transport), std::move(device),
+                                 activity_, kind);
   return made.get();
 }
 
 std::string World::TransportText() const {
+  if (options_.connect) return absl::StrCat("collectives of ", options_.device.str());
   if (backends_ == nullptr) return over_memory_ ? "shared memory" : "";
   return over_memory_ ? "shared memory and gloo" : "gloo";
 }

@@ -37,6 +37,12 @@ struct WorldOptions {
   bool shared_memory = true;
   // Until a collective gives up by itself. The watchdog is what finds out earlier.
   std::chrono::milliseconds timeout = std::chrono::minutes(30);
+  // Tensors on `device` go over backends that `connect` makes of `size` ranks that meet in `store`;
+  // empty: over what the host has, as those in its memory do.
+  using Connect = std::function<c10::intrusive_ptr<c10d::Backend>(
+      const StorePtr& store, int64_t rank, int64_t size, std::chrono::milliseconds timeout)>;
+  at::Device device = at::kCPU;
+  Connect connect;
 };
 
 class World {
@@ -54,7 +60,8 @@ class World {
   bool last_stage() const { return place_.pp == options_.layout.pp - 1; }
   const StorePtr& store() const { return store_; }
   Activity& activity() { return activity_; }
-  // "shared memory", "gloo", or both where some groups span hosts; for a person.
+  // "shared memory", "gloo", or both where some groups span hosts; of tensors on a device
+  // "collectives of cuda:0"; for a person.
   std::string TransportText() const;
 
   Group& all() { return *all_; }
@@ -91,6 +98,8 @@ class World {
   void Connect();
   std::unique_ptr<Transport> Connected(const std::string& name, const Ranks& ranks);
   // `backends` are made when they are first needed.
+  // Null where the device has no collectives of its own.
+  std::unique_ptr<DeviceCollectives> OnDevice(const std::string& name, const Ranks& ranks) const;
   std::unique_ptr<Transport> OverGloo(std::unique_ptr<GlooBackends>& backends,
                                       const std::string& name, const Ranks& ranks);
   Group* Make(const std::string& name, const Ranks& ranks,

@@ -56,21 +56,18 @@ bool DriverHasDevice() {
 
 }  // namespace
 
-absl::StatusOr<DeviceChoice> ChooseDevice(const std::string& wanted, int64_t world,
+absl::StatusOr<DeviceChoice> ChooseDevice(const std::string& wanted, int64_t rank,
                                           const model::Accelerator* accelerator) {
   const DeviceChoice cpu = {at::kCPU, TypesOfCpu(), "cpu"};
   const int count = accelerator == nullptr ? 0 : accelerator->count();
-  if (wanted == "cpu" || (wanted == "auto" && (count == 0 || world > 1))) return cpu;
+  if (wanted == "cpu" || (wanted == "auto" && count == 0)) return cpu;
   absl::string_view rest = wanted;
-  int index = 0;
+  // Ranks of one machine take a GPU each; an agent shows each rank its own alone.
+  int index = count == 0 ? 0 : static_cast<int>(rank % count);
   const bool numbered = absl::ConsumePrefix(&rest, "cuda:") && absl::SimpleAtoi(rest, &index);
   if (wanted != "auto" && wanted != "cuda" && !numbered) {
     return absl::InvalidArgumentError(
         absl::StrCat("device is \"", wanted, "\"; known are auto, cpu, cuda, cuda:N"));
-  }
-  if (world > 1) {
-    return absl::UnimplementedError(
-        "device cuda on more than one rank is not there: the ranks' sums go through CPUs");
   }
   if (index < 0 || index >= count) {
     return absl::FailedPreconditionError(
@@ -100,11 +97,14 @@ double PeakFlopsOf(const DeviceChoice& choice) {
   return 0;
 }
 
-model::Accelerator* LoadAccelerator() {
+model::Accelerator* LoadAccelerator(std::string folder) {
   if (!DriverHasDevice()) return nullptr;
-  char self[PATH_MAX] = {};
-  if (readlink("/proc/self/exe", self, sizeof(self) - 1) <= 0) return nullptr;
-  const std::string path = absl::StrCat(dirname(self), "/libgraft_cuda.so");
+  if (folder.empty()) {
+    char self[PATH_MAX] = {};
+    if (readlink("/proc/self/exe", self, sizeof(self) - 1) <= 0) return nullptr;
+    folder = dirname(self);
+  }
+  const std::string path = folder + "/libgraft_cuda.so";
   if (access(path.c_str(), F_OK) != 0) return nullptr;
   // Global, so that torch finds what its CUDA library registers.
   void* plugin = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);

@@ -19,10 +19,10 @@ struct DeviceChoice {
   std::string name;  // "NVIDIA H100 80GB HBM3", "cpu"
 };
 
-// `wanted` as run.json has it: "auto" (a GPU where there is one, of ranks the rank-th), "cpu",
-// "cuda" or "cuda:1". `accelerator` is null where there is none. FAILED_PRECONDITION for a GPU that
-// is not there, UNIMPLEMENTED for one together with other ranks.
-absl::StatusOr<DeviceChoice> ChooseDevice(const std::string& wanted, int64_t world,
+// `wanted` as run.json has it: "auto" (a GPU where there is one), "cpu", "cuda" (the rank's own of
+// those that it sees) or "cuda:1". `accelerator` is null where there is none. FAILED_PRECONDITION
+// for a GPU that is not there.
+absl::StatusOr<DeviceChoice> ChooseDevice(const std::string& wanted, int64_t rank,
                                           const model::Accelerator* accelerator);
 
 // Tries our kernels on the device and uses them from here on. An error says which one is wrong;
@@ -33,9 +33,9 @@ absl::Status TakeKernels(const DeviceChoice& choice, const model::Accelerator& a
 // name and type (0: not known), of a CPU as measured with a product of a small model's shape.
 double PeakFlopsOf(const DeviceChoice& choice);
 
-// The accelerator of libgraft_cuda.so beside this program; nullptr where there is no driver, no
-// device, or no such file. Must be called before anything of ATen, which settles at its first use
-// what devices there are.
-model::Accelerator* LoadAccelerator();
+// The accelerator of libgraft_cuda.so in `folder`, by default this program's; nullptr where there
+// is no driver, no device, or no such file. Must be called before anything of ATen, which settles
+// at its first use what devices there are.
+model::Accelerator* LoadAccelerator(std::string folder = "");
 
 }  // namespace graft::trainer

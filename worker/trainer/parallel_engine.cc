@@ -130,17 +130,20 @@ at::Tensor ParallelEngine::Activations(const Passes& passes, int64_t micro) cons
   const int64_t all = passes.cuts.empty()
                           ? static_cast<int64_t>((*passes.micros)[micro]->tokens.size())
                           : passes.cuts[micro]->rows;
-  return at::empty({(all + tp - 1) / tp, decoder_.spec().hidden}, at::kFloat);
+  return at::empty({(all + tp - 1) / tp, decoder_.spec().hidden},
+                   at::device(decoder_.device()).dtype(decoder_.compute_type()));
 }
 
 model::Batch ParallelEngine::BatchOf(const Passes& passes, int64_t index) const {
   const data::MicroBatch& micro = *(*passes.micros)[index];
   const parallel::Place& own = world_.place();
-  model::Batch batch = method::BatchOf(micro, passes.cuts.empty() ? world_.layout().tp : 1);
+  model::Batch batch =
+      method::BatchOf(micro, passes.cuts.empty() ? world_.layout().tp : 1, decoder_.device());
   if (!passes.cuts.empty()) {
     batch.context = passes.cuts[index];
-    batch.tokens = batch.tokens.index_select(0, batch.context->tokens);
-    batch.positions = batch.positions.index_select(0, batch.context->tokens);
+    const at::Tensor own_tokens = batch.context->tokens.to(decoder_.device());
+    batch.tokens = batch.tokens.index_select(0, own_tokens);
+    batch.positions = batch.positions.index_select(0, own_tokens);
   }
   // As one rank would draw them, and alike on every rank that sees these tokens; other data and
   // context ranks have other masks.
@@ -332,7 +335,9 @@ absl::StatusOr<StepResult> ParallelEngine::Step(const data::StepBatch& batch,
   passes.first = batch.micro_batches.data();
   passes.result = &result;
   parallel::Activity::Seconds waited;
+  double passes_seconds = 0;
   GRAFT_RETURN_IF_ERROR(model::TorchCall("a training step", [&] {
+    const auto start = SteadyClock::now();
     reducer_.Begin();
     Cut(passes);
     if (!micros.empty()) {
@@ -342,11 +347,12 @@ absl::StatusOr<StepResult> ParallelEngine::Step(const data::StepBatch& batch,
       for (const PipelineOp& op : schedule[world_.place().pp]) Run(op, shape, passes);
     }
     for (parallel::Pending& send : passes.sends) send.Wait();
+    world_.activity().Settle();
     waited = world_.activity().TakeSeconds();
+    passes_seconds = SecondsSince(start);
     reducer_.Finish();
   }));
-  // Waits for the neighbours stand beside the passes, collectives of tensor parallelism in them.
-  result.busy_seconds = result.forward_seconds + result.backward_seconds - waited.communication;
+  result.busy_seconds = passes_seconds - waited.communication - waited.pipeline;
   result.communication_seconds =
       waited.communication + world_.activity().TakeSeconds().communication;
   result.tensor_seconds = waited.tensor;

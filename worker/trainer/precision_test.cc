@@ -15,19 +15,30 @@ TEST(ChooseComputeTest, AutoIsWhatTheDeviceComputesWith) {
             Precision::kBf16);
 }
 
-TEST(ChooseComputeTest, AutoIsFp32WhereRanksDivideTheModel) {
+TEST(ChooseComputeTest, AutoIsFp32WhereCpusDivideTheModel) {
+  constexpr DeviceTypes kCpu = {.gpu = false, .bf16 = true}, kGpu = {.gpu = true, .bf16 = true};
   for (int64_t ParallelismConfig::*axis :
        {&ParallelismConfig::tp, &ParallelismConfig::pp, &ParallelismConfig::cp}) {
     RunConfig config;
     config.parallelism.*axis = 2;
-    const ComputeChoice choice =
-        ChooseCompute(WantedPrecision(config), {.gpu = false, .bf16 = true});
-    EXPECT_EQ(choice.precision, Precision::kFp32);
-    EXPECT_TRUE(CheckSupported(config, choice).ok());
+    EXPECT_EQ(ChooseCompute(WantedPrecision(config, kCpu), kCpu).precision, Precision::kFp32);
+    EXPECT_EQ(ChooseCompute(WantedPrecision(config, kGpu), kGpu).precision, Precision::kBf16);
     config.precision = Precision::kBf16;
-    EXPECT_EQ(WantedPrecision(config), Precision::kBf16);
+    EXPECT_EQ(WantedPrecision(config, kCpu), Precision::kBf16);
   }
-  EXPECT_EQ(WantedPrecision(RunConfig()), Precision::kAuto);
+  EXPECT_EQ(WantedPrecision(RunConfig(), kCpu), Precision::kAuto);
+}
+
+TEST(CheckSupportedTest, WhatManyRanksCannotDoIsRefusedByName) {
+  constexpr DeviceTypes kGpu = {.gpu = true, .bf16 = true};
+  const ComputeChoice bf16 = ChooseCompute(Precision::kBf16, kGpu);
+  RunConfig config;
+  config.parallelism.world = 2;
+  config.parallelism.zero = 3;
+  EXPECT_TRUE(CheckSupported(config, bf16, {}).ok());
+  EXPECT_EQ(CheckSupported(config, bf16, kGpu).code(), absl::StatusCode::kUnimplemented);
+  config.parallelism.zero = 1;
+  EXPECT_TRUE(CheckSupported(config, bf16, kGpu).ok());
 }
 
 TEST(ChooseComputeTest, AGpuWithoutBf16FallsToFp16WithAWarning) {

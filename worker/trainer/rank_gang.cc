@@ -43,7 +43,8 @@ parallel::RendezvousOptions RendezvousOf(const ParallelismConfig& p) {
 
 }  // namespace
 
-absl::Status RankGang::Gather(const spec::DecoderSpec& spec) {
+absl::Status RankGang::Gather(const spec::DecoderSpec& spec, at::Device device,
+                              const model::Accelerator* accelerator) {
   const ParallelismConfig& p = config_.parallelism;
   if (p.world == 1) return absl::OkStatus();
   const spec::LayoutCheck check =
@@ -68,6 +69,14 @@ absl::Status RankGang::Gather(const spec::DecoderSpec& spec) {
   options.address = p.address;
   options.kv_heads = spec.attention.kv_heads;
   options.shared_memory = p.shared_memory;
+  options.device = device;
+  if (!device.is_cpu()) {
+    options.connect = [accelerator, address = p.address](const parallel::StorePtr& from,
+                                                         int64_t rank, int64_t size,
+                                                         std::chrono::milliseconds timeout) {
+      return accelerator->Connect({from, rank, size, address, timeout});
+    };
+  }
   GRAFT_ASSIGN_OR_RETURN(world_, parallel::World::Create(options, store));
   watchdog_ = std::make_unique<parallel::Watchdog>(
       p.rank, p.world, store, world_->activity(),

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "worker/model/accelerator.h"
 #include "worker/parallel/watchdog.h"
 #include "worker/parallel/world.h"
 #include "worker/spec/decoder_spec.h"
@@ -33,8 +34,10 @@ class RankGang {
   // Both must outlive it.
   RankGang(const RunConfig& config, EventWriter& events) : config_(config), events_(events) {}
 
-  // Finds the other ranks.
-  absl::Status Gather(const spec::DecoderSpec& spec);
+  // Finds the other ranks. What lies on `device` goes over the collectives of `accelerator`, which
+  // may be null for a CPU.
+  absl::Status Gather(const spec::DecoderSpec& spec, at::Device device,
+                      const model::Accelerator* accelerator);
 
   // Null where there is one rank.
   parallel::World* world() { return world_.get(); }

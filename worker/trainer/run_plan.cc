@@ -50,12 +50,14 @@ bool DividesTheModel(const ParallelismConfig& p) { return p.cp > 1 || p.pp > 1 |
 
 }  // namespace
 
-Precision WantedPrecision(const RunConfig& config) {
+Precision WantedPrecision(const RunConfig& config, const DeviceTypes& types) {
   const bool settled = config.precision != Precision::kAuto;
-  return settled || !DividesTheModel(config.parallelism) ? config.precision : Precision::kFp32;
+  const bool divided_on_cpus = !types.gpu && DividesTheModel(config.parallelism);
+  return settled || !divided_on_cpus ? config.precision : Precision::kFp32;
 }
 
-absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& compute) {
+absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& compute,
+                            const DeviceTypes& types) {
   const ParallelismConfig& p = config.parallelism;
   if (p.world > 1 && config.optimizer.kind == OptimizerKind::kAdafactor &&
       (p.tp > 1 || p.zero > 0)) {
@@ -73,10 +75,10 @@ absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& comput
         "precision fp16 on more than one rank is not there: its loss scale is one rank's; use bf16 "
         "or fp32");
   }
-  if (compute.precision != Precision::kFp32 && DividesTheModel(p)) {
+  if (p.world > 1 && p.zero >= 3 && types.gpu) {
     return absl::UnimplementedError(
-        "precision bf16 together with parallelism.tp, pp or cp is not there: what these ranks send "
-        "each other is fp32; use fp32");
+        "parallelism.zero 3 on GPUs is not there: weights that come and go need memory that can be "
+        "given back in parts; use 1");
   }
   return absl::OkStatus();
 }

@@ -17,12 +17,13 @@
 
 namespace graft::trainer {
 
-// What the run asks of ChooseCompute(): "auto" is fp32 where ranks divide a model between them,
-// because what they send each other is.
-Precision WantedPrecision(const RunConfig& config);
+// What the run asks of ChooseCompute(): "auto" is fp32 where CPUs divide a model between them,
+// whose kernels for that are.
+Precision WantedPrecision(const RunConfig& config, const DeviceTypes& types);
 
 // UNIMPLEMENTED, by name, for what does not go together.
-absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& compute);
+absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& compute,
+                            const DeviceTypes& types);
 
 // But for the division over ranks.
 model::BuildOptions BuildOptionsOf(const RunConfig& config, const ComputeChoice& compute,

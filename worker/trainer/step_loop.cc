@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <sys/resource.h>
 
 #include <chrono>
@@ -77,14 +78,18 @@ class RunLoop {
   absl::Status Go() {
     phase_ = Phase::kConfig;
     GRAFT_ASSIGN_OR_RETURN(device_,
-                           ChooseDevice(config_.device, config_.parallelism.world, accelerator_));
-    compute_ = ChooseCompute(WantedPrecision(config_), device_.types);
+                           ChooseDevice(config_.device, config_.parallelism.rank, accelerator_));
+    if (device_.types.gpu) {
+      // What is asked for without a number is this rank's own.
+      c10::impl::VirtualGuardImpl(device_.device.type()).setDevice(device_.device);
+    }
+    compute_ = ChooseCompute(WantedPrecision(config_, device_.types), device_.types);
     scaler_ = LossScaler(compute_.precision == Precision::kFp16);
-    GRAFT_RETURN_IF_ERROR(CheckSupported(config_, compute_));
+    GRAFT_RETURN_IF_ERROR(CheckSupported(config_, compute_, device_.types));
     phase_ = Phase::kModel;
     GRAFT_ASSIGN_OR_RETURN(model_, OpenModel(config_.model.path, config_.dataset.chat_template));
     phase_ = Phase::kGather;
-    GRAFT_RETURN_IF_ERROR(gang_.Gather(model_->description.spec));
+    GRAFT_RETURN_IF_ERROR(gang_.Gather(model_->description.spec, device_.device, accelerator_));
     phase_ = Phase::kData;
     GRAFT_ASSIGN_OR_RETURN(data_, PrepareData(config_, *model_));
     phase_ = Phase::kModel;

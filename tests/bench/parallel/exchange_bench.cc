@@ -53,7 +53,7 @@ void Measure(bool over_memory) {
         Report("sum-scatter of the tokens" + name, scatter, kBytes);
         Report("sum of 16 MiB" + name, sum, 16 << 20);
       },
-      [&](int64_t) { return over_memory; });
+      [&](WorldOptions& options) { options.shared_memory = over_memory; });
 }
 
 }  // namespace

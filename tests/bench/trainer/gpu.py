@@ -2,13 +2,16 @@
 
   gpu.py BUILD_DIR [RESULTS.md]        prints a JSON line a figure and leaves the table in RESULTS.md
 
-Without a GPU, or without libgraft_cuda.so in BUILD_DIR/bin, it says that it was skipped. Each side
+Without a GPU, or without libgraft_cuda.so in BUILD_DIR/bin, it says that it was skipped. Of more
+GPUs than one it measures all of them together as well, by data, tensor and pipeline parallelism
+over NCCL, against one. Each side
 runs in a process of its own, one after the other, over the same rows: bf16, LoRA r=16 on all linear
 layers, every token supervised. Needs the packages of tests/parity/setup.sh (its python runs this
 file), 40 GB of memory and 20 GB of disk in $TMPDIR.
 """
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -57,14 +60,18 @@ def make_rows(path, sequence, count):
             file.write(json.dumps({"text": words}) + "\n")
 
 
+def run_of(folder, sequence, rows, micro):
+    return {"version": 1, "device": "cuda", "precision": "bf16", "seed": 1,
+            "model": {"path": os.path.join(folder, "model")},
+            "dataset": {"training": [os.path.join(folder, "rows.jsonl")], "format": "text",
+                        "max_seq_length": sequence, "packing": False},
+            "tuning": {"rank": 16, "alpha": 32, "target_modules": TARGETS},
+            "batch": {"global": rows, "micro": micro},
+            "schedule": {"max_steps": STEPS, "epochs": 9}}
+
+
 def ours(trainer, folder, sequence, rows):
-    run = {"version": 1, "device": "cuda", "precision": "bf16", "seed": 1,
-           "model": {"path": os.path.join(folder, "model")},
-           "dataset": {"training": [os.path.join(folder, "rows.jsonl")], "format": "text",
-                       "max_seq_length": sequence, "packing": False},
-           "tuning": {"rank": 16, "alpha": 32, "target_modules": TARGETS},
-           "batch": {"global": rows, "micro": rows}, "schedule": {"max_steps": STEPS, "epochs": 9}}
-    events = run_trainer(trainer, run, folder)
+    events = run_trainer(trainer, run_of(folder, sequence, rows, rows), folder)
     for event in events:
         if event["event"] == "warning":
             print(f"# {event['message']}", flush=True)
@@ -106,9 +113,9 @@ def theirs(folder, sequence, rows):
     print(json.dumps([statistics.median(rates[WARM:]), torch.cuda.max_memory_allocated()]))
 
 
-def figure(bench, metric, value, unit, peer_value, ratio, bar, ok):
+def figure(bench, metric, value, unit, peer_value, ratio, bar, ok, peer="transformers+peft"):
     line = dict(bench="trainer.gpu." + bench, metric=metric, value=round(value, 2), unit=unit,
-                peer="transformers+peft", peer_value=round(peer_value, 2), ratio=round(ratio, 3),
+                peer=peer, peer_value=round(peer_value, 2), ratio=round(ratio, 3),
                 bar=bar, ok=ok)
     print(json.dumps(line), flush=True)
     return line
@@ -121,7 +128,7 @@ def compare(trainer, case, folder):
     result = subprocess.run([sys.executable, __file__, "--theirs", folder, str(sequence), str(rows)],
                             capture_output=True, text=True)
     if result.returncode != 0:
-        raise SystemExit(f"graft-trainer took no more than {WARM} steps")
+        raise SystemExit(f"transformers + peft: {result.stderr[-2000:]}")
     peer_rate, peer_peak = json.loads(result.stdout.splitlines()[-1])
     figures = [figure(name, "tokens_per_second", rate, "1/s", peer_rate, rate / peer_rate,
                       speed_bar or 1.0, rate / peer_rate >= (speed_bar or 1.0))]
@@ -129,6 +136,53 @@ def compare(trainer, case, folder):
     figures.append(figure(name, "peak_memory", gib, "GiB", peer_peak / 2**30, peak / peer_peak,
                           memory_bar or 1.0,
                           gib <= memory_bar if memory_bar else peak <= peer_peak))
+    return figures
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def together(trainer, folder, sequence, rows, micro, **layout):
+    """Tokens/s of a rank for each GPU, and the fullest rank's peak."""
+    world = layout.get("tp", 1) * layout.get("pp", 1) * layout.get("dp", 1)
+    address = f"127.0.0.1:{free_port()}"
+    ranks = []
+    for rank in range(world):
+        run = run_of(folder, sequence, rows, micro)
+        run["parallelism"] = dict(layout, world=world, rank=rank, rendezvous=address)
+        path = os.path.join(folder, f"run-{rank}.json")
+        with open(path, "w") as file:
+            json.dump(run, file)
+        ranks.append(subprocess.Popen([trainer, "--run", path], stdin=subprocess.DEVNULL,
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    outputs = [process.communicate() for process in ranks]
+    events = [[json.loads(line) for line in out.splitlines()] for out, _ in outputs]
+    for rank, (said, (_, errors)) in enumerate(zip(events, outputs)):
+        if not said or said[-1]["event"] != "done":
+            raise SystemExit(f"{layout}, rank {rank}: {said[-1:]} {errors[-1000:]}")
+    timed = [e for e in events[0] if e["event"] == "step"][WARM:]
+    peak = max(e["peak_memory_bytes"] for said in events for e in said if e["event"] == "step")
+    return sum(e["tokens"] for e in timed) / sum(e["seconds"] for e in timed), peak
+
+
+def layouts(trainer, folder, gpus):
+    sequence = 4096
+    make_rows(os.path.join(folder, "rows.jsonl"), sequence, 8 * gpus)
+    figures = []
+    # What an axis can give at the most: all GPUs, and of a pipeline of 4 N micro-batches 4/5 of it.
+    for axis, rows, micro, bar in (("dp", 2 * gpus, 2, 0.9), ("tp", 2, 2, 0.6),
+                                   ("pp", 4 * gpus, 1, 0.7)):
+        one, one_peak = together(trainer, folder, sequence, rows if axis == "pp" else 2, micro)
+        rate, peak = together(trainer, folder, sequence, rows, micro, **{axis: gpus})
+        line = figure(f"llama_3_1_8b {axis}={gpus}", "tokens_per_second", rate, "1/s", one,
+                      rate / one, bar * gpus, rate >= bar * gpus * one, "one GPU")
+        figures.append(line)
+        figures.append(figure(f"llama_3_1_8b {axis}={gpus}", "peak_memory", peak / 2**30, "GiB",
+                              one_peak / 2**30, peak / one_peak, 1.05, peak <= 1.05 * one_peak,
+                              "one GPU"))
     return figures
 
 
@@ -140,6 +194,7 @@ def main(build, results):
     if why:
         print(json.dumps({"bench": "trainer.gpu", "skipped": why}))
         return 77
+    trainer = os.path.join(build, "bin", "graft-trainer")
     figures = []
     for shape in SHAPES:
         with tempfile.TemporaryDirectory() as folder:
@@ -147,11 +202,13 @@ def main(build, results):
             torch.cuda.empty_cache()
             for case in CASES:
                 if case[1] == shape:
-                    figures += compare(os.path.join(build, "bin", "graft-trainer"), case, folder)
+                    figures += compare(trainer, case, folder)
+            if shape == "llama_3_1_8b" and torch.cuda.device_count() > 1:
+                figures += layouts(trainer, folder, torch.cuda.device_count())
     lines = [f"{torch.cuda.get_device_name()}, torch {torch.__version__}", "",
-             "| bench | figure | ours | transformers + peft | ratio | bar | |",
-             "|---|---|---|---|---|---|---|"]
-    lines += [f"| {f['bench']} | {f['metric']}, {f['unit']} | {f['value']} | {f['peer_value']} | "
+             "| bench | figure | ours | peer | peer's | ratio | bar | |",
+             "|---|---|---|---|---|---|---|---|"]
+    lines += [f"| {f['bench']} | {f['metric']}, {f['unit']} | {f['value']} | {f['peer']} | {f['peer_value']} | "
               f"{f['ratio']} | {f['bar']} | {'met' if f['ok'] else 'missed'} |" for f in figures]
     text = "\n".join(lines) + "\n"
     print(text)

@@ -1,0 +1,77 @@
+#include "worker/parallel/activity.h"
+
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Exception.h>
+
+#include <thread>
+
+namespace graft::parallel {
+namespace {
+
+constexpr std::chrono::microseconds kSettleInterval(50);
+constexpr double kSecondsOfMillisecond = 1e-3;
+
+c10::Stream StreamOf(at::Device device) {
+  return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
+}
+
+}  // namespace
+
+Activity::Queued::Queued(at::Device device, const char* what, const std::string& with,
+                         WaitKind kind)
+    : device(device),
+      what(what),
+      with(with),
+      kind(kind),
+      begin(device.type(), c10::EventFlag::BACKEND_DEFAULT),
+      end(device.type(), c10::EventFlag::BACKEND_DEFAULT) {
+  begin.record(StreamOf(device));
+}
+
+void Activity::Queue(Queued queued) {
+  queued.end.record(StreamOf(queued.device));
+  MutexLock lock(mu_);
+  queued_.push_back(std::move(queued));
+}
+
+void Activity::Poll() const {
+  try {
+    while (!queued_.empty() && queued_.front().end.query()) {
+      const Queued& over = queued_.front();
+      Count(over.kind, over.begin.elapsedTime(over.end) * kSecondsOfMillisecond);
+      queued_.pop_front();
+    }
+  } catch (const c10::Error&) {
+    // The device is lost; the rank's own thread hears of it too and says why.
+    now_.broken = true;
+    queued_.clear();
+  }
+}
+
+Activity::Snapshot Activity::Now() const {
+  MutexLock lock(mu_);
+  Poll();
+  Snapshot now = now_;
+  if (now.waiting || queued_.empty()) return now;
+  const Queued& next = queued_.front();
+  now.waiting = next.begin.query();
+  if (now.waiting) {
+    now.what = next.what;
+    now.with = next.with;
+  }
+  return now;
+}
+
+void Activity::Settle() const {
+  for (;;) {
+    {
+      MutexLock lock(mu_);
+      Poll();
+      if (queued_.empty()) return;
+    }
+    std::this_thread::sleep_for(kSettleInterval);
+  }
+}
+
+}  // namespace graft::parallel
