@@ -103,7 +103,7 @@ void SegmentsForward(const Attention& a, const std::vector<AttentionSegment>& se
     const at::Tensor sums = at::logsumexp(scores, 2);
     const at::Tensor p = Shares(scores, sums).to(rows.v.scalar_type());
     const at::Tensor out = ByRow(a, at::bmm(p.view({a.kv_heads, -1, b.keys}), rows.v), b.queries);
-    o.narrow(0, b.query, b.queries).copy_(out.view({b.queries, a.out_width()}));
+    o.narrow(0, b.query, b.queries).copy_(out.reshape({b.queries, a.out_width()}));
     lse.narrow(1, b.query, b.queries).copy_(sums);
   });
 }

@@ -425,10 +425,7 @@ std::vector<Case> Cases() {
        .zero = 1,
        .device = true},
       {.family = "llama", .layout = {.tp = 2, .pp = 2}, .device = true, .bf16 = true},
-      {.family = "gemma3_text",
-       .layout = {.tp = 2, .cp = 2},
-       .tuning = TK::kAllWeights,
-       .bf16 = true},
+      {.family = "qwen3", .layout = {.tp = 2, .cp = 2}, .tuning = TK::kAllWeights, .bf16 = true},
       {"qwen3_moe", {.cp = 2, .dp = 2, .ep = 2}, TK::kAllWeights, 3}};
   if (testing::CurrentTier() == testing::Tier::kDefault) {
     const std::vector<Case> few = {
