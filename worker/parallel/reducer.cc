@@ -42,6 +42,7 @@ void GivePagesBack(float* begin, float* end) {
 
 Reducer::Reducer(World& world, model::ParameterStore& store, const Options& options)
     : world_(world), store_(store), options_(options) {
+  own_sum_ = at::zeros({}, store.grads().options());
   MakeBuckets();
   if (!shares()) return;
   for (Bucket& bucket : buckets_) MakeShares(bucket);
@@ -158,7 +159,7 @@ void Reducer::Unpack(const Bucket& bucket, const at::Tensor& packed, at::Tensor&
 }
 
 void Reducer::Begin() {
-  own_finite_ = true;
+  own_sum_.zero_();
   armed_ = false;
   if (!weights_come_and_go()) {
     store_.ZeroGradients();
@@ -173,7 +174,7 @@ void Reducer::Begin() {
 
 void Reducer::Start(Bucket& bucket) {
   for (const Range& range : bucket.ranges) {
-    own_sums_.push_back(store_.grads().narrow(0, range.begin, range.count).sum());
+    own_sum_.add_(store_.grads().narrow(0, range.begin, range.count).sum());
   }
   if (shares()) {
     bucket.buffer = Pack(bucket, store_.grads(), bucket.share * bucket.group->size());
@@ -292,8 +293,7 @@ void Reducer::Finish() {
   while (ended_ < buckets_.size()) EndNext();
   armed_ = false;
   started_ = ended_ = 0;
-  for (const double sum : Numbers(own_sums_)) own_finite_ = own_finite_ && std::isfinite(sum);
-  own_sums_.clear();
+  own_finite_ = std::isfinite(own_sum_.item<float>());
 }
 
 double Reducer::OwnSquares() {

@@ -134,7 +134,7 @@ class Reducer final : public model::LayerObserver {
   model::ParameterStore owned_;
   bool armed_ = false;
   bool own_finite_ = true;
-  std::vector<at::Tensor> own_sums_;  // of this rank's gradients, which show what is not finite
+  at::Tensor own_sum_;  // of this rank's gradients, which shows what is not finite
   size_t started_ = 0;
   size_t ended_ = 0;
   int64_t under_way_ = 0;  // bytes

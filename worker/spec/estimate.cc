@@ -19,6 +19,8 @@ namespace {
 constexpr int64_t kRuntimeBytes = int64_t{900} << 20;
 constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
 constexpr int64_t kCommunicatorBytes = int64_t{256} << 20;
+// Of gradients that are packed for their sums at a time (worker/parallel/reducer.h).
+constexpr int64_t kSumsUnderWayBytes = int64_t{64} << 20;
 // Of what is allocated and freed within a step.
 constexpr double kFragmentation = 0.05;
 // As worker/model/cross_entropy.cc chunks the head.
@@ -225,6 +227,11 @@ class CostModel::StageMemory {
     const double trained = all ? matrices_ + vectors_ : adapters_;
     if (!all) Add("adapters", trained * kFp32);
     Add("gradients", trained * kFp32 / ZeroShare(3));
+    if (layout_.dp * layout_.cp > 1) {
+      // On CPUs once more in the memory that the ranks share.
+      Add("sums under way",
+          std::min<double>(trained * kFp32, kSumsUnderWayBytes) * (plan_.gpu ? 1 : 2));
+    }
     // The optimizer works on copies of a rank's share.
     const bool copies = plan_.zero > 0 && plan_.zero < 3 && ZeroShare(1) > 1;
     if (copies) Add("shares of trained numbers", 2 * trained * kFp32 / ZeroShare(1));
