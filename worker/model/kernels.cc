@@ -13,6 +13,7 @@ namespace graft::model::kernels {
 namespace {
 
 constexpr int kLanes = 32;
+constexpr int64_t kSumBlock = 1024;
 constexpr float kGeluRoot = 0.7978845608028654f;  // sqrt(2 / pi)
 constexpr float kGeluCube = 0.044715f;
 
@@ -42,17 +43,29 @@ GRAFT_INLINE float Sigmoid(float x) { return 1.0f / (1.0f + Exp(-x)); }
 GRAFT_INLINE float Tanh(float x) { return 1.0f - 2.0f / (Exp(2.0f * x) + 1.0f); }
 
 template <typename F>
-GRAFT_INLINE float SumOver(int64_t count, const F& term) {
+GRAFT_INLINE float BlockSum(int64_t begin, int64_t end, const F& term) {
   float lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
+  int64_t i = begin;
+  for (; i + kLanes <= end; i += kLanes) {
     for (int j = 0; j < kLanes; ++j) lanes[j] += term(i + j);
   }
-  for (int j = 0; i < count; ++i, ++j) lanes[j] += term(i);
+  for (int j = 0; i < end; ++i, ++j) lanes[j] += term(i);
   for (int width = kLanes / 2; width > 0; width /= 2) {
     for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
   }
   return lanes[0];
+}
+
+// In blocks: beside one large number a lane would round away what many small ones add up to, as
+// those of a vocabulary do.
+template <typename F>
+GRAFT_INLINE float SumOver(int64_t count, const F& term) {
+  if (count <= kSumBlock) return BlockSum(0, count, term);
+  double sum = 0;
+  for (int64_t i = 0; i < count; i += kSumBlock) {
+    sum += static_cast<double>(BlockSum(i, std::min(i + kSumBlock, count), term));
+  }
+  return static_cast<float>(sum);
 }
 
 GRAFT_INLINE float MaxOf(const float* x, int64_t count) {

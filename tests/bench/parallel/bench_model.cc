@@ -117,7 +117,7 @@ int main(int argc, char** argv) {
     std::printf("%lld\n", static_cast<long long>(graft::Estimate(argv + 2)));
     return 0;
   }
-  if (argc != 2) {
+  if (argc != 2 || argv[1][0] == '-') {
     std::fprintf(stderr, "usage: parallel_bench_model FOLDER\n");
     return 2;
   }
