@@ -37,9 +37,9 @@ class RealPathTest : public ServiceTest {
   // Synchronises until the desired state is as wanted.
   agent::SynchronizeResponse SyncUntil(
       const std::function<bool(const agent::SynchronizeResponse&)>& wanted) {
-    for (int i = 0; i < 50; ++i) {
+    agent::SynchronizeResponse response;
+    for (int i = 0; i < 12; ++i) {  // a call without news is held for seconds
       agent::SynchronizeRequest& report = worker_->report();
-      agent::SynchronizeResponse response;
       const absl::Status status = worker_->TrySync(response);
       EXPECT_THAT(status, IsOk());
       if (!status.ok()) break;
@@ -63,7 +63,9 @@ class RealPathTest : public ServiceTest {
       }
       if (wanted(response)) return response;
     }
-    ADD_FAILURE() << "the desired state never became what was waited for";
+    ADD_FAILURE() << "the desired state never became what was waited for: "
+                  << response.ShortDebugString() << "; reported "
+                  << worker_->report().ShortDebugString();
     return {};
   }
 
