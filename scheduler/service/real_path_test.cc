@@ -114,6 +114,7 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   auto& actual = *worker_->report().mutable_attempts(0);
   actual.set_state(agent::ActualAttempt::STATE_RUNNING);
   actual.mutable_progress()->set_steps_done(3);
+  worker_->report().clear_revision();  // nothing becomes new by it: the call would be held
   worker_->Sync();
   v1::GetJobRequest get;
   get.set_name(job.name());
