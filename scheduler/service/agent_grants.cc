@@ -31,6 +31,11 @@ std::vector<AgentService::Grant> AgentService::ForgetSuperseded(std::vector<Gran
   return grants;
 }
 
+size_t AgentService::CountOf(const std::vector<Grant>& grants, agent::Upload::Kind kind) {
+  return static_cast<size_t>(std::count_if(
+      grants.begin(), grants.end(), [kind](const Grant& grant) { return grant.kind == kind; }));
+}
+
 std::vector<AttemptTouched> AgentService::MarkUsed(const agent::SynchronizeRequest& request) {
   std::vector<AttemptTouched> touched;
   MutexLock lock(mu_);
@@ -85,57 +90,55 @@ void AgentService::FillGrants(const DesiredPart& part, const Job& job, const v1:
     result |= grant.kind == output;
     report |= grant.kind == agent::Upload::KIND_REPORT;
   }
+  const auto open = [&](agent::Upload::Kind kind, const std::string& fileset) {
+    OpenGrant(part.job, part.attempt, kind, fileset, CountOf(grants, kind));
+  };
   const std::string prefix = absl::StrCat("workspaces/", job.request.workspace, "/filesets/");
   const std::string id = part.job.substr(part.job.find('/') + 1).substr(0, 51);
-  if (!checkpoint) {
-    OpenGrant(part.job, part.attempt, agent::Upload::KIND_CHECKPOINT,
-              absl::StrCat(prefix, id, "-checkpoints"));
-  }
-  if (!report) {
-    OpenGrant(part.job, part.attempt, agent::Upload::KIND_REPORT,
-              absl::StrCat(prefix, id, "-report"));
-  }
-  if (!result) {
-    OpenGrant(part.job, part.attempt, output, absl::StrCat(prefix, spec.output().name()));
-  }
+  if (!checkpoint) open(agent::Upload::KIND_CHECKPOINT, absl::StrCat(prefix, id, "-checkpoints"));
+  if (!report) open(agent::Upload::KIND_REPORT, absl::StrCat(prefix, id, "-report"));
+  if (!result) open(output, absl::StrCat(prefix, spec.output().name()));
 }
 
 void AgentService::OpenGrant(const JobKey& job, int attempt, agent::Upload::Kind kind,
-                             const std::string& fileset) {
+                             const std::string& fileset, size_t seen) {
   {
     MutexLock lock(mu_);
-    if (!grants_[{job, attempt}].opening.insert(kind).second) return;
+    AttemptGrants& grants = grants_[{job, attempt}];
+    // One that has opened since the caller looked touches the attempt: it is looked at again.
+    if (CountOf(grants.grants, kind) != seen || !grants.opening.insert(kind).second) return;
   }
   constexpr int kPurposes[] = {1, 5, 4, 2, 6};  // graft.v1.FileSetPurpose by Upload.Kind
-  (void)context_.background.Post([this, job, attempt, kind, fileset, purpose = kPurposes[kind]] {
-    absl::StatusOr<std::string> session = std::string();
-    if (absl::Status made = context_.files.EnsureFileset(fileset, purpose); !made.ok()) {
-      session = made;
-    } else {
-      session = context_.files.OpenSession(fileset);
-    }
-    if (!session.ok()) {
-      LOG_WARNING("no upload session; trying again",
-                  {{"fileset", fileset}, {"why", session.status().message()}});
-      context_.background.PostAt(context_.clock.Now() + absl::Seconds(2), [=, this] {
+  (void)context_.background.Post(
+      [this, job, attempt, kind, fileset, seen, purpose = kPurposes[kind]] {
+        absl::StatusOr<std::string> session = std::string();
+        if (absl::Status made = context_.files.EnsureFileset(fileset, purpose); !made.ok()) {
+          session = made;
+        } else {
+          session = context_.files.OpenSession(fileset);
+        }
+        if (!session.ok()) {
+          LOG_WARNING("no upload session; trying again",
+                      {{"fileset", fileset}, {"why", session.status().message()}});
+          context_.background.PostAt(context_.clock.Now() + absl::Seconds(2), [=, this] {
+            {
+              MutexLock lock(mu_);
+              grants_[{job, attempt}].opening.erase(kind);
+            }
+            OpenGrant(job, attempt, kind, fileset, seen);
+          });
+          return;
+        }
         {
           MutexLock lock(mu_);
-          grants_[{job, attempt}].opening.erase(kind);
+          AttemptGrants& grants = grants_[{job, attempt}];
+          grants.grants.push_back({.session = *session, .kind = kind});
+          grants.opening.erase(kind);
         }
-        OpenGrant(job, attempt, kind, fileset);
+        context_.control.Submit({.work = [job, attempt](Turn& turn) {
+          return turn.Step(AttemptTouched{job, attempt});
+        }});
       });
-      return;
-    }
-    {
-      MutexLock lock(mu_);
-      AttemptGrants& grants = grants_[{job, attempt}];
-      grants.grants.push_back({.session = *session, .kind = kind});
-      grants.opening.erase(kind);
-    }
-    context_.control.Submit({.work = [job, attempt](Turn& turn) {
-      return turn.Step(AttemptTouched{job, attempt});
-    }});
-  });
 }
 
 }  // namespace graft::scheduler

@@ -98,8 +98,10 @@ class AgentService {
   std::vector<AttemptTouched> MarkUsed(const graft::agent::v1::SynchronizeRequest& request);
   void FillGrants(const DesiredPart& part, const Job& job, const graft::v1::Job& body,
                   graft::agent::v1::DesiredAttempt& out);
+  // Unless there are more or fewer of that kind than the `seen` that the caller looked at.
   void OpenGrant(const JobKey& job, int attempt, graft::agent::v1::Upload::Kind kind,
-                 const std::string& fileset);
+                 const std::string& fileset, size_t seen);
+  static size_t CountOf(const std::vector<Grant>& grants, graft::agent::v1::Upload::Kind kind);
   std::string WorkerToken(const std::string& node) const;
   // A token to send along, when the last one is some hours old or was not made by this process.
   std::string RenewedToken(const std::string& node);
