@@ -88,11 +88,18 @@ struct BlockRows {
 
 }  // namespace
 
-SegmentRows SegmentRowsOf(const Attention& a, const at::Tensor& qkv) {
-  const auto rows = [&](Part part) {
-    return Slice(a, qkv, part).view({qkv.size(0), PartHeads(a, part), PartDim(a, part)});
+SegmentRows SegmentRowsOf(const Attention& a, const at::Tensor& q, const at::Tensor& kv) {
+  const auto heads = [&](const at::Tensor& rows, Part part, int64_t begin) {
+    const int64_t count = PartHeads(a, part), dim = PartDim(a, part);
+    return rows.narrow(1, begin, count * dim).view({rows.size(0), count, dim});
   };
-  return {rows(Part::kQ), rows(Part::kK), rows(Part::kV)};
+  return {heads(q, Part::kQ, 0), heads(kv, Part::kK, 0),
+          heads(kv, Part::kV, PartBegin(a, Part::kV) - PartBegin(a, Part::kK))};
+}
+
+SegmentRows SegmentRowsOf(const Attention& a, const at::Tensor& qkv) {
+  const int64_t begin = PartBegin(a, Part::kK);
+  return SegmentRowsOf(a, qkv, qkv.narrow(1, begin, qkv.size(1) - begin));
 }
 
 void SegmentsForward(const Attention& a, const std::vector<AttentionSegment>& segments,

@@ -27,7 +27,9 @@ struct SegmentRows {
   at::Tensor v;  // [T, K, E]
 };
 
-// Of the fused projection, or of its gradient.
+// Of rows that begin with q, and of rows of k and v alone; or of gradients of such.
+SegmentRows SegmentRowsOf(const Attention& attention, const at::Tensor& q, const at::Tensor& kv);
+// Of the fused projection.
 SegmentRows SegmentRowsOf(const Attention& attention, const at::Tensor& qkv_TW);
 
 // Writes the rows of the queries that see a key: o [T, H E], of any type, and lse [H, T] of

@@ -55,16 +55,6 @@ AttentionInputs Inputs(const Attention& a, const at::Tensor& prepared, const at:
           {rows + PartBegin(a, Part::kV) - KvBegin(a), kv.size(1)}};
 }
 
-// The heads of q in `prepared` and those of k and v in `kv`, or of their gradients.
-SegmentRows RowsOf(const Attention& a, const at::Tensor& prepared, const at::Tensor& kv) {
-  const auto heads = [&](Part part) {
-    return kv.narrow(1, PartBegin(a, part) - KvBegin(a), PartHeads(a, part) * PartDim(a, part))
-        .view({kv.size(0), PartHeads(a, part), PartDim(a, part)});
-  };
-  const at::Tensor q = Slice(a, prepared, Part::kQ).view({prepared.size(0), a.heads, a.head_dim});
-  return {q, heads(Part::kK), heads(Part::kV)};
-}
-
 // The kernel for CPUs computes in fp32, whatever the activations are.
 at::Tensor ForMaths(const at::Tensor& prepared) {
   return prepared.is_cpu() ? prepared.to(at::kFloat).contiguous() : prepared;
@@ -118,7 +108,7 @@ void SeeSegments(const Attention& a, const Segments& segments, const at::Tensor&
                      seen.lse.mutable_data_ptr<float>(), seen.lse.size(1));
     return;
   }
-  SegmentsForward(a, segments, RowsOf(a, prepared, kv), seen.o, seen.lse);
+  SegmentsForward(a, segments, SegmentRowsOf(a, prepared, kv), seen.o, seen.lse);
   if (first && a.sinks.defined()) AddSinks(a.sinks, seen.o, seen.lse);
 }
 
@@ -152,8 +142,8 @@ struct RoundBackward {
 
   void Run(const Segments& round, const at::Tensor& kv, at::Tensor& d_kv, double* d_sinks) const {
     if (!prepared.is_cpu()) {
-      SegmentsBackward(a, round, RowsOf(a, prepared, kv), seen.o, seen.lse, d_o,
-                       RowsOf(a, d, d_kv));
+      SegmentsBackward(a, round, SegmentRowsOf(a, prepared, kv), seen.o, seen.lse, d_o,
+                       SegmentRowsOf(a, d, d_kv));
       return;
     }
     at::Tensor dq = at::zeros({prepared.size(0), KvBegin(a)});

@@ -1,15 +1,11 @@
 #include "worker/parallel/activity.h"
 
-#include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
-
-#include <thread>
 
 namespace graft::parallel {
 namespace {
 
-constexpr std::chrono::microseconds kSettleInterval(50);
 constexpr double kSecondsOfMillisecond = 1e-3;
 
 c10::Stream StreamOf(at::Device device) {
@@ -29,16 +25,24 @@ Activity::Queued::Queued(at::Device device, const char* what, const std::string&
   begin.record(StreamOf(device));
 }
 
-void Activity::Queue(Queued queued) {
-  queued.end.record(StreamOf(queued.device));
+bool Activity::Queued::reached() const {
+  try {
+    return begin.query();
+  } catch (const c10::Error&) {
+    return false;  // the device is lost, which the next Poll sees
+  }
+}
+
+void Activity::Queue(std::shared_ptr<Queued> queued) {
+  queued->end.record(StreamOf(queued->device));
   MutexLock lock(mu_);
   queued_.push_back(std::move(queued));
 }
 
 void Activity::Poll() const {
   try {
-    while (!queued_.empty() && queued_.front().end.query()) {
-      const Queued& over = queued_.front();
+    while (!queued_.empty() && queued_.front()->end.query()) {
+      const Queued& over = *queued_.front();
       Count(over.kind, over.begin.elapsedTime(over.end) * kSecondsOfMillisecond);
       queued_.pop_front();
     }
@@ -54,24 +58,24 @@ Activity::Snapshot Activity::Now() const {
   Poll();
   Snapshot now = now_;
   if (now.waiting || queued_.empty()) return now;
-  const Queued& next = queued_.front();
-  now.waiting = next.begin.query();
-  if (now.waiting) {
-    now.what = next.what;
-    now.with = next.with;
-  }
+  const Queued& next = *queued_.front();
+  if (!next.reached()) return now;  // it computes
+  now.waiting = true;
+  now.what = next.what;
+  now.with = next.with;
   return now;
 }
 
 void Activity::Settle() const {
-  for (;;) {
-    {
-      MutexLock lock(mu_);
-      Poll();
-      if (queued_.empty()) return;
-    }
-    std::this_thread::sleep_for(kSettleInterval);
+  std::shared_ptr<Queued> last;
+  {
+    MutexLock lock(mu_);
+    if (queued_.empty()) return;
+    last = queued_.back();
   }
+  last->end.synchronize();
+  MutexLock lock(mu_);
+  Poll();
 }
 
 }  // namespace graft::parallel

@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -67,7 +68,7 @@ class Activity {
     seconds_ = {};
     return taken;
   }
-  // Returns when the device has left every wait that was queued.
+  // Returns when the device has left every wait that was queued. Throws what the device has met.
   void Settle() const;
 
   // Runs `body` as a wait in the collective `what` over `with`.
@@ -88,7 +89,7 @@ class Activity {
   void WaitOn(at::Device device, const char* what, const std::string& with, WaitKind kind,
               const F& body) {
     if (device.is_cpu()) return Wait(what, with, kind, body);
-    Queued queued(device, what, with, kind);
+    auto queued = std::make_shared<Queued>(device, what, with, kind);
     try {
       body();
     } catch (...) {
@@ -101,6 +102,7 @@ class Activity {
  private:
   struct Queued {
     Queued(at::Device device, const char* what, const std::string& with, WaitKind kind);
+    bool reached() const;
     at::Device device;
     std::string what, with;
     WaitKind kind;
@@ -126,14 +128,15 @@ class Activity {
     (kind == WaitKind::kPipeline ? seconds_.pipeline : seconds_.communication) += seconds;
     if (kind == WaitKind::kTensor) seconds_.tensor += seconds;
   }
-  void Queue(Queued queued);
+  void Queue(std::shared_ptr<Queued> queued);
   // Counts the queued waits that are over.
   void Poll() const GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   mutable Mutex mu_;
   mutable Snapshot now_ GRAFT_GUARDED_BY(mu_);
   mutable Seconds seconds_ GRAFT_GUARDED_BY(mu_);
-  mutable std::deque<Queued> queued_ GRAFT_GUARDED_BY(mu_);
+  // shared: with whoever waits for one of them to be over.
+  mutable std::deque<std::shared_ptr<Queued>> queued_ GRAFT_GUARDED_BY(mu_);
 };
 
 }  // namespace graft::parallel

@@ -33,7 +33,6 @@ class DeviceCollectives {
   DeviceCollectives(const DeviceCollectives&) = delete;
   DeviceCollectives& operator=(const DeviceCollectives&) = delete;
 
-  const at::Device& device() const { return device_; }
   bool Takes(const at::Tensor& x) const { return x.device().type() == device_.type(); }
 
   // Connects the lanes between neighbours in a ring, in one order on all members: a lane's first

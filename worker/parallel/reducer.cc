@@ -21,8 +21,6 @@ std::vector<double> Numbers(const std::vector<at::Tensor>& scalars) {
   return {all.const_data_ptr<double>(), all.const_data_ptr<double>() + all.numel()};
 }
 
-at::Tensor Norm(const at::Tensor& x) { return x.norm(2, at::kDouble); }
-
 // Only whole pages can be given back; what stands on others becomes zero.
 void GivePagesBack(float* begin, float* end) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
@@ -293,14 +291,15 @@ void Reducer::Finish() {
   while (ended_ < buckets_.size()) EndNext();
   armed_ = false;
   started_ = ended_ = 0;
-  own_finite_ = std::isfinite(own_sum_.item<float>());
 }
+
+bool Reducer::own_finite() const { return std::isfinite(own_sum_.item<float>()); }
 
 double Reducer::OwnSquares() {
   std::vector<at::Tensor> norms;
   std::vector<double> holders;
   const auto add = [&](const at::Tensor& numbers, int64_t held_by) {
-    norms.push_back(Norm(numbers));
+    norms.push_back(numbers.norm(2, at::kDouble));
     holders.push_back(static_cast<double>(held_by));
   };
   if (shares()) {

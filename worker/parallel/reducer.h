@@ -73,7 +73,7 @@ class Reducer final : public model::LayerObserver {
   // After the update: every holder's values.
   void Publish();
   // Whether this rank's own gradients of the last step were finite before they were summed.
-  bool own_finite() const { return own_finite_; }
+  bool own_finite() const;
   // A digest of the values that the ranks of a group hold alike, in the places of
   // World::HolderKinds: it differs where one of them has gone astray.
   struct Digest {
@@ -133,8 +133,9 @@ class Reducer final : public model::LayerObserver {
   std::vector<OwnedPart> parts_;
   model::ParameterStore owned_;
   bool armed_ = false;
-  bool own_finite_ = true;
-  at::Tensor own_sum_;  // of this rank's gradients, which shows what is not finite
+  // Of this rank's gradients. One number: small blocks kept between large ones keep the heap from
+  // giving those back.
+  at::Tensor own_sum_;
   size_t started_ = 0;
   size_t ended_ = 0;
   int64_t under_way_ = 0;  // bytes
