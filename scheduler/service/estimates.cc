@@ -18,8 +18,9 @@ constexpr int64_t kWhereMemoryIsUnknown = int64_t{80} << 30;
 spec::Optimizer OptimizerOf(const v1::OptimizerSection& section) {
   switch (section.kind()) {
     case v1::OptimizerSection::KIND_ADAMW_8BIT:
-    case v1::OptimizerSection::KIND_PAGED_ADAMW_8BIT:
       return spec::Optimizer::kAdamW8bit;
+    case v1::OptimizerSection::KIND_PAGED_ADAMW_8BIT:
+      return spec::Optimizer::kPagedAdamW8bit;
     case v1::OptimizerSection::KIND_ADAFACTOR:
       return spec::Optimizer::kAdafactor;
     case v1::OptimizerSection::KIND_LION:

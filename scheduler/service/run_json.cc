@@ -101,9 +101,8 @@ Json ScheduleJson(const v1::JobSpec& spec) {
 }
 
 Json OptimizerJson(const v1::OptimizerSection& optimizer) {
-  const bool paged = optimizer.kind() == v1::OptimizerSection::KIND_PAGED_ADAMW_8BIT;
   Json json = Json::MakeObject();
-  json.Set("kind", paged ? std::string("adamw_8bit") : Short(optimizer.kind()));
+  json.Set("kind", Short(optimizer.kind()));
   json.Set("beta1", optimizer.beta1()).Set("beta2", optimizer.beta2());
   json.Set("epsilon", optimizer.epsilon()).Set("weight_decay", optimizer.weight_decay());
   json.Set("clip_norm", optimizer.max_grad_norm());

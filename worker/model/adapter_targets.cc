@@ -149,8 +149,9 @@ absl::Status AdapterTargets::CheckSpecialTargets() const {
   if (!HasSpecialTargets() && lora.modules_to_save.empty()) return absl::OkStatus();
   if (!division.whole() || division.experts != nullptr) {
     return absl::UnimplementedError(
-        "adapters of the embedding, the head or experts, and tuning.modules_to_save, are for one "
-        "rank");
+        "adapters of the embedding, the head or experts, and tuning.modules_to_save, do not go "
+        "with "
+        "parallelism.tp, pp or ep; use dp or cp");
   }
   if ((AdaptsHead() || AdaptsSomeExperts()) && (lora.dora || lora.dropout > 0)) {
     return absl::UnimplementedError(

@@ -4,10 +4,12 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "worker/model/division.h"
+#include "worker/model/parameter_store.h"
 
 namespace graft::model {
 
@@ -50,6 +52,11 @@ struct BuildOptions {
   // Frozen tensors get their shapes alone, and no memory until they are written to: for a decoder
   // that another source fills, or of which only the trained tensors are wanted.
   bool without_frozen = false;
+  // Where the layers' trained numbers stand apart (parameter_store.h): told that the store has its
+  // memory, then of each layer whose values came and were filled.
+  bool layers_apart = false;
+  std::function<void(ParameterStore&)> allocated;
+  std::function<void(int64_t layer)> filled;
 };
 
 }  // namespace graft::model

@@ -21,12 +21,16 @@ struct BalanceFunction : torch::autograd::Function<BalanceFunction> {
     ctx->saved_data["balance"] = reinterpret_cast<int64_t>(balance);
     if (count) {
       const int64_t experts = probabilities_TE.size(1);
-      const at::Tensor choices = at::bincount(chosen_Tk.flatten(), {}, experts).to(at::kFloat);
-      const at::Tensor sums = probabilities_TE.to(at::kFloat).sum(0);
+      const at::Tensor& real = balance->real;
+      const at::Tensor weights =
+          real.defined() ? real.expand(chosen_Tk.sizes()).flatten() : at::Tensor();
+      const at::Tensor choices = at::bincount(chosen_Tk.flatten(), weights, experts).to(at::kFloat);
+      const at::Tensor p = probabilities_TE.to(at::kFloat);
+      const at::Tensor sums = (real.defined() ? p * real : p).sum(0);
       balance->choices = balance->choices.defined() ? balance->choices + choices : choices;
       balance->probabilities =
           balance->probabilities.defined() ? balance->probabilities + sums : sums;
-      balance->rows += probabilities_TE.size(0);
+      balance->rows += real.defined() ? real.sum().item<int64_t>() : p.size(0);
     }
     return probabilities_TE.view_as(probabilities_TE);
   }
@@ -35,8 +39,9 @@ struct BalanceFunction : torch::autograd::Function<BalanceFunction> {
     const double rows = static_cast<double>(b.rows);
     const double scale =
         b.gradient_scale * b.coefficient * static_cast<double>(b.choices.size(0)) / (rows * rows);
-    return {grads[0] + (b.choices * scale).to(grads[0].scalar_type()), at::Tensor(), at::Tensor(),
-            at::Tensor()};
+    at::Tensor own = b.choices * scale;
+    if (b.real.defined()) own = own * b.real;
+    return {grads[0] + own.to(grads[0].scalar_type()), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -298,6 +303,22 @@ double RouterBalance::Loss() const {
   const double n = static_cast<double>(rows);
   return coefficient * static_cast<double>(choices.size(0)) / (n * n) *
          (choices.to(at::kDouble) * probabilities.to(at::kDouble)).sum().item<double>();
+}
+
+at::Tensor RouterBalance::Sums(int64_t experts, at::Device device) const {
+  at::Tensor sums = at::zeros({2 * experts + 1}, at::dtype(at::kDouble).device(device));
+  if (rows == 0) return sums;
+  sums.narrow(0, 0, experts).copy_(choices);
+  sums.narrow(0, experts, experts).copy_(probabilities);
+  sums[-1] = static_cast<double>(rows);
+  return sums;
+}
+
+void RouterBalance::Take(const at::Tensor& sums) {
+  const int64_t experts = sums.size(0) / 2;
+  choices = sums.narrow(0, 0, experts).to(at::kFloat);
+  probabilities = sums.narrow(0, experts, experts).to(at::kFloat);
+  rows = static_cast<int64_t>(sums[-1].item<double>());
 }
 
 at::Tensor ApplyMoe(const MoeBlock& block, const at::Tensor& x, const PassState& pass) {

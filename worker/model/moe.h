@@ -46,15 +46,19 @@ struct MoeBlock {
 // What the load-balancing loss of the routers needs over all layers of one pass:
 //   coefficient * E * sum_e (share of choices)_e * (mean probability)_e
 // as transformers has it. Filled by the forward; the backward of each layer reads it, when all
-// layers have run.
+// layers have run. Where ranks have layers or tokens of their own, their sums are added in between.
 struct RouterBalance {
   double coefficient = 0;
   double gradient_scale = 1;  // as LossTargets has it
+  at::Tensor real;            // fp32 [T, 1], 0 for tokens that are filler; undefined: none is
   at::Tensor choices;         // fp32 [E], how often each expert was chosen
   at::Tensor probabilities;   // fp32 [E], summed over tokens and layers
   int64_t rows = 0;           // tokens x layers
 
   double Loss() const;
+  // Choices, probabilities and rows as fp64 [2 E + 1], of no layer as well; and back.
+  at::Tensor Sums(int64_t experts, at::Device device) const;
+  void Take(const at::Tensor& sums);
 };
 
 // y_TH from x_TH, without the residual.

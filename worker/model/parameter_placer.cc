@@ -132,8 +132,17 @@ void ParameterPlacer::PlaceNorm(const std::string& name, const spec::NormSpec& s
 }
 
 absl::Status ParameterPlacer::Fill() {
-  store().Allocate(options_.device);
-  for (const auto& fill : fills_) GRAFT_RETURN_IF_ERROR(fill());
+  const int64_t apart = options_.layers_apart ? spec().num_layers() : 0;
+  store().Allocate(options_.device, apart);
+  if (options_.allocated) options_.allocated(store());
+  for (size_t i = 0; i < fills_.size(); ++i) {
+    const int64_t layer = fills_[i].layer;
+    const bool stands_apart = layer >= 0 && layer < apart;
+    if (stands_apart && (i == 0 || fills_[i - 1].layer != layer)) store().BringValues(layer);
+    GRAFT_RETURN_IF_ERROR(fills_[i].fill());
+    const bool last = i + 1 == fills_.size() || fills_[i + 1].layer != layer;
+    if (stands_apart && last) options_.filled(layer);
+  }
   return absl::OkStatus();
 }
 

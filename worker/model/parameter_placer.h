@@ -82,7 +82,7 @@ class ParameterPlacer {
   void PlaceNorm(const std::string& name, const spec::NormSpec& spec, Norm& norm);
 
   // Run by Fill, in the order of the calls.
-  void Later(std::function<absl::Status()> fill) { fills_.push_back(std::move(fill)); }
+  void Later(std::function<absl::Status()> fill) { fills_.push_back({layer_, std::move(fill)}); }
   // Gives the store its memory, then fills everything.
   absl::Status Fill();
 
@@ -94,7 +94,11 @@ class ParameterPlacer {
   Decoder& decoder_;
   int64_t layer_ = 0;
   uint64_t next_group_ = 0;  // of this layer
-  std::vector<std::function<absl::Status()>> fills_;
+  struct Fills {
+    int64_t layer;
+    std::function<absl::Status()> fill;
+  };
+  std::vector<Fills> fills_;
 };
 
 }  // namespace graft::model

@@ -1,11 +1,7 @@
 #include "worker/parallel/reducer.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <map>
 #include <utility>
 
@@ -21,21 +17,6 @@ std::vector<double> Numbers(const std::vector<at::Tensor>& scalars) {
   return {all.const_data_ptr<double>(), all.const_data_ptr<double>() + all.numel()};
 }
 
-// Only whole pages can be given back; what stands on others becomes zero.
-void GivePagesBack(float* begin, float* end) {
-  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto first = (reinterpret_cast<uintptr_t>(begin) + page - 1) / page * page;
-  const auto last = reinterpret_cast<uintptr_t>(end) / page * page;
-  if (first >= last) {
-    std::fill(begin, end, 0.0f);
-    return;
-  }
-  std::fill(begin, reinterpret_cast<float*>(first), 0.0f);
-  std::fill(reinterpret_cast<float*>(last), end, 0.0f);
-  void* pages = reinterpret_cast<void*>(first);
-  if (madvise(pages, last - first, MADV_DONTNEED) != 0) std::memset(pages, 0, last - first);
-}
-
 }  // namespace
 
 Reducer::Reducer(World& world, model::ParameterStore& store, const Options& options)
@@ -47,11 +28,6 @@ Reducer::Reducer(World& world, model::ParameterStore& store, const Options& opti
   owned_.Allocate(store.values().device());
   for (const Bucket& bucket : buckets_) {
     parts_.insert(parts_.end(), bucket.parts.begin(), bucket.parts.end());
-  }
-  TakeValues();
-  for (int64_t layer = 0; ComesAndGoes(layer); ++layer) {
-    GiveBack(layer, store_.values());
-    GiveBack(layer, store_.grads());
   }
 }
 
@@ -80,9 +56,8 @@ void Reducer::MakeBuckets() {
       Group* group = &world_.HoldersOf(*t, piece, options_.tied);
       if (std::find(groups.begin(), groups.end(), group) == groups.end()) groups.push_back(group);
       Bucket& bucket = open[group];
-      Range range = t->axis == 0 ? Range{t, t->offset + piece.begin * t->columns(),
-                                         piece.count * t->columns()}
-                                 : Range{t, t->offset, t->elements()};
+      Range range = t->axis == 0 ? Range{t, piece.begin * t->columns(), piece.count * t->columns()}
+                                 : Range{t, 0, t->elements()};
       // A table of many buckets' size goes in parts.
       for (const int64_t end = range.begin + range.count; range.begin < end;
            range.begin += range.count) {
@@ -114,7 +89,7 @@ void Reducer::MakeShares(Bucket& bucket) {
     if (begin < end) {
       OwnedPart part;
       part.of = range.of;
-      part.begin = range.begin - range.of->offset + begin - at;
+      part.begin = range.begin + begin - at;
       part.count = end - begin;
       part.own = owned_.Declare(range.of->name, {part.count}, range.of->decay, range.of->layer);
       bucket.parts.push_back(part);
@@ -133,55 +108,47 @@ void Reducer::Restored() {
 
 void Reducer::TakeValues() {
   for (const OwnedPart& part : parts_) {
-    part.own->value.copy_(store_.values().narrow(0, part.of->offset + part.begin, part.count));
+    if (!ComesAndGoes(part.of->layer)) part.own->value.copy_(part.Values());
   }
 }
 
-at::Tensor Reducer::Pack(const Bucket& bucket, const at::Tensor& flat, int64_t padded) const {
-  at::Tensor packed = at::empty({padded}, flat.options());
+void Reducer::Keep(int64_t layer) {
+  GRAFT_CHECK(ComesAndGoes(layer)) << layer;
+  for (const OwnedPart& part : parts_) {
+    if (part.of->layer == layer) part.own->value.copy_(part.Values());
+  }
+  store_.GiveBackValues(layer);
+}
+
+at::Tensor Reducer::GradientsOf(const Bucket& bucket, int64_t padded) {
+  at::Tensor packed = at::empty({padded}, bucket.ranges.front().of->grad.options());
   int64_t at = 0;
   for (const Range& range : bucket.ranges) {
-    packed.narrow(0, at, range.count).copy_(flat.narrow(0, range.begin, range.count));
+    packed.narrow(0, at, range.count).copy_(range.Gradients());
     at += range.count;
   }
   if (at < padded) packed.narrow(0, at, padded - at).zero_();
   return packed;
 }
 
-void Reducer::Unpack(const Bucket& bucket, const at::Tensor& packed, at::Tensor& flat) const {
-  int64_t at = 0;
-  for (const Range& range : bucket.ranges) {
-    flat.narrow(0, range.begin, range.count).copy_(packed.narrow(0, at, range.count));
-    at += range.count;
-  }
-}
-
 void Reducer::Begin() {
   own_sum_.zero_();
   armed_ = false;
-  if (!weights_come_and_go()) {
-    store_.ZeroGradients();
-    return;
-  }
-  owned_.ZeroGradients();
-  // Those of the layers are zero since they were given back.
-  for (const model::Trained& t : store_.trained()) {
-    if (!ComesAndGoes(t.layer)) store_.grads().narrow(0, t.offset, t.elements()).zero_();
-  }
+  store_.ZeroGradients();
+  if (weights_come_and_go()) owned_.ZeroGradients();
 }
 
 void Reducer::Start(Bucket& bucket) {
   for (const Range& range : bucket.ranges) {
-    own_sum_.add_(store_.grads().narrow(0, range.begin, range.count).sum());
+    own_sum_.add_(range.Gradients().sum());
   }
   if (shares()) {
-    bucket.buffer = Pack(bucket, store_.grads(), bucket.share * bucket.group->size());
+    bucket.buffer = GradientsOf(bucket, bucket.share * bucket.group->size());
     bucket.share_sums = at::empty({bucket.share}, bucket.buffer.options());
     bucket.pending = bucket.group->StartScatter(bucket.buffer, bucket.share_sums, "gradient sums");
   } else if (bucket.group->size() > 1) {
     const bool alone = bucket.ranges.size() == 1;
-    bucket.buffer = alone ? store_.grads().narrow(0, bucket.ranges[0].begin, bucket.elements)
-                          : Pack(bucket, store_.grads(), bucket.elements);
+    bucket.buffer = alone ? bucket.ranges[0].Gradients() : GradientsOf(bucket, bucket.elements);
     bucket.pending = bucket.group->StartSum(bucket.buffer, "gradient sums");
   }
 }
@@ -200,30 +167,14 @@ void Reducer::End(Bucket& bucket) {
       at += part.count;
     }
   } else if (bucket.buffer.defined() && bucket.ranges.size() > 1) {
-    Unpack(bucket, bucket.buffer, store_.grads());
+    int64_t at = 0;
+    for (const Range& range : bucket.ranges) {
+      range.Gradients().copy_(bucket.buffer.narrow(0, at, range.count));
+      at += range.count;
+    }
   }
   bucket.buffer.reset();
   bucket.share_sums.reset();
-}
-
-// A layer's tensors mostly stand one behind the other: as few pieces as they make.
-void Reducer::GiveBack(int64_t layer, at::Tensor& flat) {
-  auto* numbers = flat.mutable_data_ptr<float>();
-  float* begin = nullptr;
-  float* end = nullptr;
-  const auto give = [&] {
-    if (begin != nullptr) GivePagesBack(begin, end);
-    begin = nullptr;
-  };
-  for (const model::Trained& t : store_.trained()) {
-    if (t.layer != layer) {
-      give();
-      continue;
-    }
-    if (begin == nullptr) begin = numbers + t.offset;
-    end = numbers + t.offset + t.elements();
-  }
-  give();
 }
 
 void Reducer::Gather(Bucket& bucket) {
@@ -234,13 +185,20 @@ void Reducer::Gather(Bucket& bucket) {
     at += part.count;
   }
   const char* what = bucket.comes_and_goes ? "weights of a layer" : "updated numbers";
-  Unpack(bucket, bucket.group->Gather(own, what), store_.values());
+  const at::Tensor all = bucket.group->Gather(own, what);
+  at = 0;
+  for (const Range& range : bucket.ranges) {
+    range.Values().copy_(all.narrow(0, at, range.count));
+    at += range.count;
+  }
 }
 
 void Reducer::Hold(int64_t layer) {
   if (held_ == layer) return;
-  if (held_ >= 0) GiveBack(held_, store_.values());
+  if (held_ >= 0) store_.GiveBackValues(held_);
   held_ = layer;
+  if (layer < 0) return;
+  store_.BringValues(layer);
   for (Bucket& bucket : buckets_) {
     if (bucket.comes_and_goes && bucket.layer == layer) Gather(bucket);
   }
@@ -252,12 +210,14 @@ void Reducer::SumLayer(int64_t layer) {
     Start(bucket);
     End(bucket);
   }
-  GiveBack(layer, store_.grads());
+  store_.GiveBackGradients(layer);
 }
 
 void Reducer::Entered(int64_t layer) {
   world_.activity().Tick();
-  if (ComesAndGoes(layer)) Hold(layer);
+  if (!ComesAndGoes(layer)) return;
+  Hold(layer);
+  if (layer + 1 == options_.layers && at::GradMode::is_enabled()) store_.BringGradients(layer);
 }
 
 void Reducer::BackwardPassed(int64_t layer) {
@@ -265,6 +225,7 @@ void Reducer::BackwardPassed(int64_t layer) {
   if (ComesAndGoes(layer)) {
     SumLayer(layer);
     Hold(layer - 1);
+    if (layer > 0) store_.BringGradients(layer - 1);
   }
   if (!armed_) return;
   while (started_ < buckets_.size() && buckets_[started_].layer >= layer) StartNext();
@@ -307,7 +268,7 @@ double Reducer::OwnSquares() {
   } else {
     for (const Bucket& bucket : buckets_) {
       for (const Range& range : bucket.ranges) {
-        add(store_.grads().narrow(0, range.begin, range.count), bucket.group->size());
+        add(range.Gradients(), bucket.group->size());
       }
     }
   }
@@ -321,7 +282,6 @@ Reducer::HolderDigests Reducer::Digests() const {
   const std::array<Group*, World::kHolderKinds> kinds = world_.HolderKinds();
   HolderDigests digests;
   std::array<at::Tensor, World::kHolderKinds> sums;
-  const at::Tensor bits = store_.values().view(at::kInt);
   for (const Bucket& bucket : buckets_) {
     if (bucket.group->size() == 1 || bucket.comes_and_goes) continue;
     const auto kind =
@@ -329,7 +289,7 @@ Reducer::HolderDigests Reducer::Digests() const {
     GRAFT_CHECK(kind < kinds.size()) << RanksText(bucket.group->ranks());
     digests[kind].group = bucket.group;
     for (const Range& range : bucket.ranges) {
-      const at::Tensor sum = bits.narrow(0, range.begin, range.count).sum(at::kLong);
+      const at::Tensor sum = range.Values().view(at::kInt).sum(at::kLong);
       sums[kind] = sums[kind].defined() ? sums[kind] + sum : sum;
     }
   }

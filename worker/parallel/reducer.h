@@ -13,11 +13,12 @@
 //
 // With ZeRO-3 the layers' weights come and go besides: they are gathered when a pass enters a layer
 // and given back when it leaves, and a layer's gradients are summed and given back behind every
-// pass. What is given back reads as zero and takes no memory. The shares are the numbers; the
-// embedding and the head stay, as with ZeRO-1. All holders make the same passes.
+// pass. These layers stand apart in the store, and what is given back has no memory. The shares are
+// the numbers; the embedding and the head stay, as with ZeRO-1. All holders make the same passes.
 //
-// Life cycle: made after the store is allocated and filled; must outlive the passes it observes.
-// One thread.
+// Life cycle: made when the store has its memory; Keep() for each layer apart as soon as it is
+// filled, so that a model never has to be here as a whole, and TakeValues() when all is filled;
+// must outlive the passes it observes. One thread.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -50,15 +51,24 @@ class Reducer final : public model::LayerObserver {
   model::ParameterStore& owned() { return shares() ? owned_ : store_; }
   // Whether the layers' weights are here for their passes alone: `owned()` has what is true.
   bool weights_come_and_go() const { return options_.zero >= 3; }
-  // A share's numbers: [begin, begin + count) of the numbers of `of` as they lie here.
-  struct OwnedPart {
+  // Numbers [begin, begin + count) of a tensor as they lie here.
+  struct Range {
     const model::Trained* of = nullptr;
     int64_t begin = 0;
     int64_t count = 0;
+    at::Tensor Values() const { return of->value.view({-1}).narrow(0, begin, count); }
+    at::Tensor Gradients() const { return of->grad.view({-1}).narrow(0, begin, count); }
+  };
+  // A share's numbers.
+  struct OwnedPart : Range {
     model::Trained* own = nullptr;
   };
   // Empty with ZeRO-0.
   const std::vector<OwnedPart>& parts() const { return parts_; }
+  // That layer, which stands apart, is filled: takes this rank's share and gives the rest back.
+  void Keep(int64_t layer);
+  // All others are filled.
+  void TakeValues();
   // A checkpoint was read, into `owned()` where weights come and go, else into the store.
   void Restored();
 
@@ -87,11 +97,6 @@ class Reducer final : public model::LayerObserver {
   void BackwardPassed(int64_t layer) override;
 
  private:
-  struct Range {
-    const model::Trained* of;
-    int64_t begin;  // in the flat buffers
-    int64_t count;
-  };
   struct Bucket {
     Group* group = nullptr;
     std::vector<Range> ranges;
@@ -111,11 +116,9 @@ class Reducer final : public model::LayerObserver {
     return weights_come_and_go() && layer >= 0 && layer < options_.layers;
   }
   void MakeBuckets();
-  void TakeValues();
   // Gathers that layer's weights and gives back those of another; -1: of any.
   void Hold(int64_t layer);
   void SumLayer(int64_t layer);
-  void GiveBack(int64_t layer, at::Tensor& flat);
   void Gather(Bucket& bucket);
   void MakeShares(Bucket& bucket);
   void Start(Bucket& bucket);
@@ -123,8 +126,8 @@ class Reducer final : public model::LayerObserver {
   // Of the buckets that do not come and go, in their order.
   void StartNext();
   void EndNext();
-  at::Tensor Pack(const Bucket& bucket, const at::Tensor& flat, int64_t padded) const;
-  void Unpack(const Bucket& bucket, const at::Tensor& packed, at::Tensor& flat) const;
+  // Copies, one range behind the other.
+  static at::Tensor GradientsOf(const Bucket& bucket, int64_t padded);
 
   World& world_;
   model::ParameterStore& store_;

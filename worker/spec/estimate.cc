@@ -33,10 +33,13 @@ double BytesPerNumber(DType type) {
 }
 
 // Bytes an optimizer keeps of each trained number, masters apart.
-double StateBytes(Optimizer optimizer) {
-  switch (optimizer) {
+double StateBytes(const TrainingPlan& plan) {
+  switch (plan.optimizer) {
     case Optimizer::kAdamW:
       return 8;
+    case Optimizer::kPagedAdamW8bit:
+      if (plan.gpu) return 0;  // they are in the host's memory
+      [[fallthrough]];
     case Optimizer::kAdamW8bit:
       return 2 + 2 * kFp32 / 256;  // a scale for each block of 256
     case Optimizer::kAdafactor:
@@ -236,7 +239,7 @@ class CostModel::StageMemory {
     const bool copies = plan_.zero > 0 && plan_.zero < 3 && ZeroShare(1) > 1;
     if (copies) Add("shares of trained numbers", 2 * trained * kFp32 / ZeroShare(1));
     const double masters = all && bytes_ < kFp32 ? kFp32 : 0;
-    Add("optimizer states", trained * (StateBytes(plan_.optimizer) + masters) / ZeroShare(1));
+    Add("optimizer states", trained * (StateBytes(plan_) + masters) / ZeroShare(1));
   }
 
   // --- What the forward keeps, in numbers of each token; log-sums are fp32 ---

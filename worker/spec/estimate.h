@@ -22,7 +22,15 @@
 namespace graft::spec {
 
 enum class Tuning : uint8_t { kLora, kAllWeights };
-enum class Optimizer : uint8_t { kAdamW, kAdamW8bit, kAdafactor, kLion, kSgd, kSgdMomentum };
+enum class Optimizer : uint8_t {
+  kAdamW,
+  kAdamW8bit,
+  kPagedAdamW8bit,
+  kAdafactor,
+  kLion,
+  kSgd,
+  kSgdMomentum
+};
 // What the backward makes again: norms and products alone, or whole layers from their input.
 enum class Recompute : uint8_t { kNone, kLayers };
 

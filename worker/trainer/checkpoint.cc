@@ -133,7 +133,7 @@ TensorParts Copies(const TensorParts& parts) {
   TensorParts out;
   for (const TensorPart& part : parts) {
     out.push_back(part);
-    if (part.writes) out.back().value = part.value.to(at::device(at::kCPU), false, /*copy=*/true);
+    if (part.writes()) out.back().numbers = part.numbers.Copy();
   }
   return out;
 }
@@ -233,26 +233,20 @@ absl::StatusOr<std::string> FindCheckpoint(const std::string& path, bool deep) {
 absl::StatusOr<CheckpointState> ReadCheckpointState(const std::string& folder) {
   GRAFT_ASSIGN_OR_RETURN(const Json json, ReadJsonFile(JoinPath(folder, kState)));
   const int64_t version = json.GetInt("version");
-  if (version != kCheckpointVersion && version != kCheckpointVersion - 1) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(folder, " has version ", version, ", this trainer reads ",
-                     kCheckpointVersion - 1, " and ", kCheckpointVersion));
+  if (version != kCheckpointVersion) {
+    return absl::FailedPreconditionError(absl::StrCat(folder, " has version ", version,
+                                                      ", this trainer reads ", kCheckpointVersion));
   }
   CheckpointState state;
   GRAFT_RETURN_IF_ERROR(ReadFields(json, kState, state, UnknownKeys::kIgnored));
   return state;
 }
 
-absl::Status ReadCheckpointTensors(const std::string& folder, int64_t version,
-                                   const TensorParts& trained, const TensorParts& optimizer) {
+absl::Status ReadCheckpointTensors(const std::string& folder, const TensorParts& trained,
+                                   const TensorParts& optimizer) {
   GRAFT_RETURN_IF_ERROR(ReadParts(TensorFile(folder, kTrained), trained));
-  if (optimizer.empty() || version < kCheckpointVersion) return absl::OkStatus();
+  if (optimizer.empty()) return absl::OkStatus();
   return ReadParts(TensorFile(folder, kOptimizer), optimizer);
-}
-
-absl::Status ReadFlatStates(const std::string& folder, const NamedTensors& states) {
-  if (states.empty()) return absl::OkStatus();
-  return ReadTensors(TensorFile(folder, kOptimizer), states);
 }
 
 }  // namespace graft::trainer

@@ -3,7 +3,7 @@
 //
 //   step-000120/trained.safetensors    the trained tensors, whole
 //               optimizer.safetensors  the optimizer's states: "exp_avg.<tensor>", of that tensor's
-//                                      shape
+//                                      shape, in fp32 also where they are kept in 8 bits
 //               state.json             step, schedule, losses, the run's identity
 //               manifest.json          sizes and SHA-256 of the others, written last
 //
@@ -33,8 +33,7 @@
 
 namespace graft::trainer {
 
-// 1 had the optimizer's states as flat buffers in the order of one rank.
-inline constexpr int64_t kCheckpointVersion = 2;
+inline constexpr int64_t kCheckpointVersion = 3;
 
 // What stands in state.json.
 struct CheckpointState {
@@ -106,11 +105,9 @@ class Checkpoints {
 // none. Verifies sizes, and hashes as well with `deep`.
 absl::StatusOr<std::string> FindCheckpoint(const std::string& path, bool deep = true);
 absl::StatusOr<CheckpointState> ReadCheckpointState(const std::string& folder);
-// Fills the parts. Version 1 is read by a single rank.
-absl::Status ReadCheckpointTensors(const std::string& folder, int64_t version,
-                                   const TensorParts& trained, const TensorParts& optimizer);
-// The flat states of version 1, by their names, in the order of the store.
-absl::Status ReadFlatStates(const std::string& folder, const NamedTensors& states);
+// Fills the parts.
+absl::Status ReadCheckpointTensors(const std::string& folder, const TensorParts& trained,
+                                   const TensorParts& optimizer);
 std::string CheckpointName(int64_t step);
 
 }  // namespace graft::trainer

@@ -86,6 +86,12 @@ absl::StatusOr<StepResult> LocalEngine::Passes(const data::StepBatch& batch) {
 }
 
 void StepGuard::Check(StepResult& result) {
+  const double scale = scaler_.scale();
+  if (!scaler_.Accept(std::isfinite(result.grad_norm))) {
+    result.overflowed = result.skipped = true;
+    result.skip_reason = absl::StrCat("gradients overflow fp16 at a loss scale of ", scale);
+    return;
+  }
   if (config_.skip_nonfinite && !(std::isfinite(result.loss) && std::isfinite(result.grad_norm))) {
     result.skipped = true;
     absl::StrAppend(&result.skip_reason, result.skip_reason.empty() ? "" : "; ", "loss ",
@@ -120,13 +126,7 @@ absl::StatusOr<StepResult> LocalEngine::Step(const data::StepBatch& batch, doubl
   const auto start = SteadyClock::now();
   const double scale = scaler_.scale();
   result->grad_norm = GradientNorm(decoder_.store()) / scale;
-  const bool finite = std::isfinite(result->grad_norm);
-  if (!scaler_.Accept(finite)) {
-    result->overflowed = result->skipped = true;
-    result->skip_reason = absl::StrCat("gradients overflow fp16 at a loss scale of ", scale);
-  } else {
-    guard_.Check(*result);
-  }
+  guard_.Check(*result);
   if (!result->skipped) {
     optimizer_.Step(learning_rate,
                     ClipScale(result->grad_norm, config_.optimizer.clip_norm) / scale);

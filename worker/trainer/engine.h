@@ -40,15 +40,18 @@ struct EvalResult {
   double seconds = 0;
 };
 
-// Holds back updates that would do harm: of a step that is not finite, or whose loss spikes.
+// Holds back updates that would do harm: of a step whose gradients overflow what they were computed
+// in, that is not finite, or whose loss spikes.
 class StepGuard {
  public:
-  explicit StepGuard(const GuardConfig& config) : config_(config) {}
+  // Both must outlive it; the scaler is told of every step.
+  StepGuard(const GuardConfig& config, LossScaler& scaler) : config_(config), scaler_(scaler) {}
   // Sets `skipped` and the reason where the update is to be held back.
   void Check(StepResult& result);
 
  private:
   const GuardConfig& config_;
+  LossScaler& scaler_;
   double usual_loss_ = 0;  // an exponential mean
   int64_t losses_seen_ = 0;
 };
@@ -74,7 +77,7 @@ class LocalEngine final : public Engine {
         decoder_(decoder),
         optimizer_(optimizer),
         scaler_(scaler),
-        guard_(config.guards) {}
+        guard_(config.guards, scaler) {}
 
   absl::StatusOr<StepResult> Step(const data::StepBatch& batch, double learning_rate) override;
   absl::StatusOr<EvalResult> Evaluate(const data::BatchPlan& plan) override;

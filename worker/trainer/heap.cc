@@ -16,8 +16,8 @@ constexpr int64_t kPage = 4096;
 
 }  // namespace
 
-void PlanHeap(model::Recompute recompute) {
-  if (recompute != model::Recompute::kNone) {
+void PlanHeap(Freed freed) {
+  if (freed == Freed::kGoesBack) {
     mallopt(M_MMAP_THRESHOLD, kReturnedBytes);
     return;
   }

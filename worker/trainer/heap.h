@@ -7,15 +7,15 @@
 #include <thread>
 #include <vector>
 
-#include "worker/model/decoder.h"
-
 namespace graft::trainer {
 
 // For the whole process, before the model. By default freed blocks stay in the heap (measured: the
-// system cleared 2.1 GB of pages for a first step whose peak is 1.3 GB). Where layers are made
-// again, memory was asked for above time: freed blocks of megabytes go back at once, because the
-// heap keeps holes between such layers (measured: 0.6 GiB at 2,048 tokens).
-void PlanHeap(model::Recompute recompute);
+// system cleared 2.1 GB of pages for a first step whose peak is 1.3 GB). Where memory was asked for
+// above time, because layers are made again or their weights come and go, freed blocks of megabytes
+// go back at once: the heap keeps holes between such layers (measured: 0.6 GiB at 2,048 tokens, and
+// as much of weights of 135 million parameters).
+enum class Freed { kStays, kGoesBack };
+void PlanHeap(Freed freed);
 
 // While it lives, a thread of its own touches `bytes` of the heap, which are given back to the heap
 // at the end for what comes then: a core that has nothing to do while the model loads clears the

@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "worker/model/kernels.h"
 #include "worker/model/rows.h"
-#include "worker/trainer/blockwise.h"
+#include "worker/trainer/adamw_8bit.h"
 
 namespace graft::trainer {
 namespace {
@@ -54,8 +54,8 @@ class AdamW final : public Optimizer {
     }
   }
 
-  std::vector<std::pair<std::string, at::Tensor>> states() override {
-    return {{"exp_avg", m_}, {"exp_avg_sq", v_}};
+  std::vector<OptimizerState> states() override {
+    return {{"exp_avg", {m_}}, {"exp_avg_sq", {v_}}};
   }
 
  private:
@@ -85,117 +85,6 @@ class AdamW final : public Optimizer {
   at::Tensor v_;
 };
 
-// bitsandbytes' AdamW8bit: the rule of AdamW over states of 8 bits in blocks. A tensor of fewer
-// than kLeast8bit numbers keeps states of 32 bits, as there.
-class AdamW8bit final : public Optimizer {
- public:
-  AdamW8bit(const OptimizerConfig& config, ParameterStore& store) : config_(config), store_(store) {
-    for (const Trained& t : store.trained()) {
-      const int64_t count = t.elements();
-      State state;
-      if (count < kLeast8bit) {
-        state.wide_m = at::zeros({count});
-        state.wide_v = at::zeros({count});
-      } else {
-        const int64_t blocks = (count + kBlockwiseBlock - 1) / kBlockwiseBlock;
-        state.m = at::zeros({count}, at::kByte);
-        state.v = at::zeros({count}, at::kByte);
-        state.m_largest = at::zeros({blocks});
-        state.v_largest = at::zeros({blocks});
-      }
-      states_.push_back(std::move(state));
-    }
-  }
-
-  void Step(double learning_rate, double grad_scale) override {
-    ++steps_;
-    const double bias1 = 1 - std::pow(config_.beta1, static_cast<double>(steps_));
-    const double root_bias2 = std::sqrt(1 - std::pow(config_.beta2, static_cast<double>(steps_)));
-    Rule rule;
-    rule.beta1 = static_cast<float>(config_.beta1);
-    rule.beta2 = static_cast<float>(config_.beta2);
-    rule.step = static_cast<float>(-learning_rate * root_bias2 / bias1);
-    rule.epsilon = static_cast<float>(config_.epsilon * root_bias2);
-    rule.grad_scale = static_cast<float>(grad_scale);
-    size_t i = 0;
-    for (Trained& t : store_.trained()) {
-      rule.keep = static_cast<float>(1 - (t.decay ? learning_rate * config_.weight_decay : 0.0));
-      StepTensor(rule, t, states_[i++]);
-    }
-  }
-
-  std::vector<std::pair<std::string, at::Tensor>> states() override {
-    std::vector<std::pair<std::string, at::Tensor>> all;
-    for (size_t i = 0; i < states_.size(); ++i) {
-      const std::string& name = store_.trained()[i].name;
-      const State& s = states_[i];
-      if (s.wide_m.defined()) {
-        all.emplace_back(absl::StrCat("exp_avg.", name), s.wide_m);
-        all.emplace_back(absl::StrCat("exp_avg_sq.", name), s.wide_v);
-        continue;
-      }
-      all.emplace_back(absl::StrCat("state1.", name), s.m);
-      all.emplace_back(absl::StrCat("state2.", name), s.v);
-      all.emplace_back(absl::StrCat("absmax1.", name), s.m_largest);
-      all.emplace_back(absl::StrCat("absmax2.", name), s.v_largest);
-    }
-    return all;
-  }
-
- private:
-  static constexpr int64_t kLeast8bit = 4096;
-
-  struct State {
-    at::Tensor m, v, m_largest, v_largest;
-    at::Tensor wide_m, wide_v;
-  };
-  struct Rule {
-    float beta1, beta2, step, epsilon, keep, grad_scale;
-
-    void Apply(const float* grad, int64_t count, float* value, float* m, float* v) const {
-      for (int64_t i = 0; i < count; ++i) {
-        const float g = grad[i] * grad_scale;
-        m[i] = m[i] * beta1 + (1 - beta1) * g;
-        v[i] = v[i] * beta2 + (1 - beta2) * g * g;
-        value[i] = (value[i] + step * (m[i] / (std::sqrt(v[i]) + epsilon))) * keep;
-      }
-    }
-  };
-
-  void StepTensor(const Rule& rule, Trained& t, State& state) const {
-    float* value = t.value.mutable_data_ptr<float>();
-    const float* grad = t.grad.const_data_ptr<float>();
-    const int64_t count = t.elements();
-    if (state.wide_m.defined()) {
-      rule.Apply(grad, count, value, state.wide_m.mutable_data_ptr<float>(),
-                 state.wide_v.mutable_data_ptr<float>());
-      return;
-    }
-    auto* m = state.m.mutable_data_ptr<uint8_t>();
-    auto* v = state.v.mutable_data_ptr<uint8_t>();
-    auto* m_largest = state.m_largest.mutable_data_ptr<float>();
-    auto* v_largest = state.v_largest.mutable_data_ptr<float>();
-    at::parallel_for(0, state.m_largest.numel(), 64, [&](int64_t first, int64_t last) {
-      float wide_m[kBlockwiseBlock], wide_v[kBlockwiseBlock];
-      for (int64_t b = first; b < last; ++b) {
-        const int64_t begin = b * kBlockwiseBlock;
-        const int64_t size = std::min(kBlockwiseBlock, count - begin);
-        mean_.Widen(m + begin, m_largest[b], size, wide_m);
-        square_.Widen(v + begin, v_largest[b], size, wide_v);
-        rule.Apply(grad + begin, size, value + begin, wide_m, wide_v);
-        m_largest[b] = mean_.Narrow(wide_m, size, /*keep_sign=*/true, m + begin);
-        v_largest[b] = square_.Narrow(wide_v, size, /*keep_sign=*/false, v + begin);
-      }
-    });
-  }
-
-  const OptimizerConfig config_;
-  ParameterStore& store_;
-  const BlockwiseCode mean_{true};
-  const BlockwiseCode square_{false};
-  std::vector<State> states_;  // in the store's order
-};
-
 class Sgd final : public Optimizer {
  public:
   Sgd(const OptimizerConfig& config, ParameterStore& store) : config_(config), store_(store) {
@@ -220,9 +109,9 @@ class Sgd final : public Optimizer {
     }
   }
 
-  std::vector<std::pair<std::string, at::Tensor>> states() override {
+  std::vector<OptimizerState> states() override {
     if (!momentum_.defined()) return {};
-    return {{"momentum", momentum_}};
+    return {{"momentum", {momentum_}}};
   }
 
  private:
@@ -248,7 +137,7 @@ class Lion final : public Optimizer {
     }
   }
 
-  std::vector<std::pair<std::string, at::Tensor>> states() override { return {{"exp_avg", m_}}; }
+  std::vector<OptimizerState> states() override { return {{"exp_avg", {m_}}}; }
 
  private:
   const OptimizerConfig config_;
@@ -302,12 +191,15 @@ class Adafactor final : public Optimizer {
     }
   }
 
-  std::vector<std::pair<std::string, at::Tensor>> states() override {
-    std::vector<std::pair<std::string, at::Tensor>> all;
+  std::vector<OptimizerState> states() override {
+    std::vector<OptimizerState> all;
     for (size_t i = 0; i < rows_.size(); ++i) {
       const std::string& name = store_.trained()[i].name;
-      all.emplace_back(absl::StrCat("rows.", name), rows_[i]);
-      if (columns_[i].defined()) all.emplace_back(absl::StrCat("columns.", name), columns_[i]);
+      const auto add = [&](const char* what, const at::Tensor& state) {
+        all.push_back({absl::StrCat(what, name), {state}, nullptr, /*own_shape=*/true});
+      };
+      add("rows.", rows_[i]);
+      if (columns_[i].defined()) add("columns.", columns_[i]);
     }
     return all;
   }
@@ -337,6 +229,7 @@ absl::StatusOr<std::unique_ptr<Optimizer>> MakeOptimizer(const OptimizerConfig& 
     case OptimizerKind::kAdafactor:
       return std::make_unique<Adafactor>(config, store);
     case OptimizerKind::kAdamW8bit:
+    case OptimizerKind::kPagedAdamW8bit:
       return std::make_unique<AdamW8bit>(config, store);
   }
   return absl::InvalidArgumentError("optimizer.kind is none of the known ones");

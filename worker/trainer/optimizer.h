@@ -4,29 +4,39 @@
 // Numerics are those of torch.optim and transformers: AdamW decouples its decay and puts epsilon
 // behind the root; Lion and SGD likewise decouple or couple as theirs do.
 //
-// Life cycle: made after ParameterStore::Allocate; `states` are what a checkpoint keeps.
+// Life cycle: made after ParameterStore::Allocate.
 #pragma once
 
 #include <ATen/ATen.h>
 
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "worker/model/parameter_store.h"
+#include "worker/trainer/blockwise.h"
 #include "worker/trainer/run_config.h"
 
 namespace graft::trainer {
+
+// What a checkpoint keeps of an optimizer; the tensors are the live ones, so reading fills them.
+struct OptimizerState {
+  std::string name;
+  CodedNumbers numbers;
+  // One for each number of that tensor, or of all of the store where there is none; else they have
+  // a shape of their own.
+  const model::Trained* of = nullptr;
+  bool own_shape = false;
+};
 
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
   // Applies the gradients times `grad_scale`. Steps are counted from 1.
   virtual void Step(double learning_rate, double grad_scale) = 0;
-  // By name, in a fixed order; tensors are the live ones, so reading a checkpoint copies into them.
-  virtual std::vector<std::pair<std::string, at::Tensor>> states() = 0;
+  // In a fixed order.
+  virtual std::vector<OptimizerState> states() = 0;
   int64_t steps() const { return steps_; }
   void set_steps(int64_t steps) { steps_ = steps; }
 

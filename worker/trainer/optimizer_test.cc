@@ -7,7 +7,7 @@
 #include "base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "worker/trainer/blockwise.h"
+#include "worker/trainer/adamw_8bit.h"
 
 namespace graft::trainer {
 namespace {
@@ -100,7 +100,7 @@ TEST(OptimizerTest, EightBitAdamWStaysNearAdamW) {
   const double moved = (wide.matrix->value - start).norm().item<double>();
   EXPECT_LE((f.matrix->value - wide.matrix->value).norm().item<double>(), 0.1 * moved);
   int64_t bytes = 0;
-  for (const auto& [name, state] : f.optimizer->states()) bytes += state.nbytes();
+  for (const OptimizerState& state : f.optimizer->states()) bytes += state.numbers.codes.nbytes();
   EXPECT_LE(bytes, f.matrix->elements() * 2.1) << "two bytes for a number";
 }
 
@@ -191,7 +191,10 @@ TEST(OptimizerTest, StatesCarryEverythingThatAStepNeeds) {
     resumed.store.values().copy_(whole.store.values());
     const auto from = whole.optimizer->states();
     const auto to = resumed.optimizer->states();
-    for (size_t i = 0; i < from.size(); ++i) at::Tensor(to[i].second).copy_(from[i].second);
+    for (size_t i = 0; i < from.size(); ++i) {
+      OptimizerState into = to[i];
+      into.numbers.Narrow(from[i].numbers.Copy().Wide());
+    }
     resumed.optimizer->set_steps(whole.optimizer->steps());
     whole.Step(4);
     resumed.Step(4);
@@ -199,8 +202,62 @@ TEST(OptimizerTest, StatesCarryEverythingThatAStepNeeds) {
   }
 }
 
+// States of numbers of many magnitudes, zeros among them.
+CodedNumbers Coded(const at::Tensor& numbers, bool is_signed) {
+  const int64_t blocks = (numbers.numel() + kBlockwiseBlock - 1) / kBlockwiseBlock;
+  CodedNumbers coded = {at::zeros({numbers.numel()}, at::kByte), at::zeros({blocks}),
+                        is_signed ? &BlockwiseCode::Signed() : &BlockwiseCode::Unsigned(),
+                        is_signed};
+  coded.Narrow(numbers);
+  return coded;
+}
+
+at::Tensor Magnitudes(int64_t count) {
+  const at::Tensor x = at::randn({count}) * at::pow(10.0, at::randn({count}) * 3);
+  return x.masked_fill(at::rand({count}) < 0.1, 0).to(at::kFloat);
+}
+
+TEST(CodedNumbersTest, WhatIsWrittenWideIsReadAsTheSameCodes) {
+  at::manual_seed(5);
+  const at::Tensor numbers = Magnitudes(40 * kBlockwiseBlock + 100);
+  for (const bool is_signed : {true, false}) {
+    // In half of the blocks the largest is negative, where there is a sign.
+    const CodedNumbers coded = Coded(is_signed ? numbers : numbers.abs(), is_signed);
+    CodedNumbers again = coded.Copy();
+    again.codes.zero_();
+    again.Narrow(coded.Wide());
+    EXPECT_TRUE(again.largest.equal(coded.largest));
+    EXPECT_TRUE(again.codes.equal(coded.codes));
+  }
+}
+
+TEST(AdamW8bitTest, LookupsStepAsBlocksDo) {
+  at::manual_seed(6);
+  // More than a chunk of blocks, and a part of one.
+  const int64_t count = (1 << 14) * kBlockwiseBlock + 3 * kBlockwiseBlock + 17;
+  AdamW8bitRule rule = {0.9f, 0.999f, -1e-3f, 1e-8f, 0.99f, 0.5f};
+  const at::Tensor grad = Magnitudes(count);
+  at::Tensor value = at::randn({count}), other = value.clone();
+  CodedNumbers m = Coded(Magnitudes(count), true), m2 = m.Copy();
+  CodedNumbers v = Coded(Magnitudes(count).square(), false), v2 = v.Copy();
+  StepByBlock(rule, value, grad, m, v);
+  const AdamW8bitTables tables = {BlockwiseCode::Signed().TablesOn(at::kCPU),
+                                  BlockwiseCode::Unsigned().TablesOn(at::kCPU)};
+  StepByLookup(rule, tables, other, grad, m2, v2);
+  EXPECT_TRUE(at::allclose(value, other, 1e-5, 1e-6));
+  // A number on the border of two codes may fall to either.
+  const auto differ = [](const CodedNumbers& a, const CodedNumbers& b) {
+    EXPECT_TRUE(at::allclose(a.largest, b.largest, 1e-5, 0));
+    const at::Tensor steps = (a.codes.to(at::kInt) - b.codes.to(at::kInt)).abs();
+    EXPECT_LE(steps.max().item<int>(), 1);
+    return steps.to(at::kFloat).mean().item<double>();
+  };
+  EXPECT_LE(differ(m, m2), 1e-4);
+  EXPECT_LE(differ(v, v2), 1e-4);
+}
+
 TEST(BlockwiseCodeTest, HasTheValuesOfTheDynamicMap) {
-  const BlockwiseCode mean(true), square(false);
+  const BlockwiseCode &mean = BlockwiseCode::Signed(), &square = BlockwiseCode::Unsigned();
   EXPECT_FLOAT_EQ(mean.Value(255), 1.0f);
   EXPECT_FLOAT_EQ(mean.Value(127), 0.0f);
   EXPECT_NEAR(mean.Value(0), -0.9929687f, 1e-6f);  // the mean of the last of 64 parts
@@ -209,7 +266,7 @@ TEST(BlockwiseCodeTest, HasTheValuesOfTheDynamicMap) {
 }
 
 TEST(BlockwiseCodeTest, RoundsToTheNearestAndKeepsTheSign) {
-  const BlockwiseCode code(true);
+  const BlockwiseCode& code = BlockwiseCode::Signed();
   for (float x = -1; x <= 1; x += 0.0007f) {
     const float near = code.Value(code.Nearest(x, false));
     for (int c = 0; c < 256; ++c) {
@@ -221,7 +278,7 @@ TEST(BlockwiseCodeTest, RoundsToTheNearestAndKeepsTheSign) {
 }
 
 TEST(BlockwiseCodeTest, ABlockOfZerosStaysZero) {
-  const BlockwiseCode code(true);
+  const BlockwiseCode& code = BlockwiseCode::Signed();
   const float zeros[4] = {};
   uint8_t codes[4];
   const float largest = code.Narrow(zeros, 4, true, codes);

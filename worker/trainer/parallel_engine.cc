@@ -55,6 +55,17 @@ Ranks Odd(const Ranks& ranks, const std::vector<uint64_t>& digests) {
   return odd;
 }
 
+// Of this rank's rows, in their order; -1: filler.
+std::vector<int64_t> TokensOfRows(const model::ContextCut& cut) {
+  std::vector<int64_t> token_of(static_cast<size_t>(cut.rows), -1);
+  for (const auto* pieces : {&cut.own().early, &cut.own().late}) {
+    for (const model::ContextCut::Piece& piece : *pieces) {
+      for (int64_t i = 0; i < piece.count; ++i) token_of[piece.row + i] = piece.token + i;
+    }
+  }
+  return token_of;
+}
+
 }  // namespace
 
 struct ParallelEngine::Summary {
@@ -95,16 +106,32 @@ absl::StatusOr<ModelPart> PartOf(parallel::World& world, const RunConfig& config
   return part;
 }
 
+absl::StatusOr<RankModel> BuildRank(const spec::ModelDescription& description,
+                                    const spec::ParameterReader& reader,
+                                    model::BuildOptions options, parallel::World& world,
+                                    const parallel::Reducer::Options& reducer_options) {
+  RankModel built;
+  options.layers_apart = reducer_options.zero >= 3;
+  options.allocated = [&](model::ParameterStore& store) {
+    built.reducer = std::make_unique<parallel::Reducer>(world, store, reducer_options);
+  };
+  options.filled = [&](int64_t layer) { built.reducer->Keep(layer); };
+  GRAFT_ASSIGN_OR_RETURN(built.decoder, model::BuildDecoder(description, reader, options));
+  built.reducer->TakeValues();
+  return built;
+}
+
 ParallelEngine::ParallelEngine(const RunConfig& config, const ModelPart& part,
                                parallel::World& world, model::Decoder& decoder,
-                               parallel::Reducer& reducer, Optimizer& optimizer)
+                               parallel::Reducer& reducer, Optimizer& optimizer, LossScaler& scaler)
     : config_(config),
       part_(part),
       world_(world),
       decoder_(decoder),
       reducer_(reducer),
       optimizer_(optimizer),
-      guard_(config.guards) {
+      scaler_(scaler),
+      guard_(config.guards, scaler) {
   decoder_.set_observer(&reducer_);
 }
 
@@ -157,16 +184,11 @@ model::Batch ParallelEngine::BatchOf(const Passes& passes, int64_t index) const 
 
 model::LossTargets ParallelEngine::TargetsOf(const Passes& passes, int64_t index) const {
   const data::MicroBatch& micro = *(*passes.micros)[index];
-  if (passes.cuts.empty()) return method::TargetsOf(micro, passes.denominator);
-  // Of this rank's rows, in their order.
-  const model::ContextCut& cut = *passes.cuts[index];
-  std::vector<int64_t> token_of(static_cast<size_t>(cut.rows), -1);
-  for (const auto* pieces : {&cut.own().early, &cut.own().late}) {
-    for (const model::ContextCut::Piece& piece : *pieces) {
-      for (int64_t i = 0; i < piece.count; ++i) token_of[piece.row + i] = piece.token + i;
-    }
-  }
   model::LossTargets targets;
+  if (passes.cuts.empty()) targets = method::TargetsOf(micro, passes.denominator);
+  targets.gradient_scale = scaler_.scale();
+  if (passes.cuts.empty()) return targets;
+  const std::vector<int64_t> token_of = TokensOfRows(*passes.cuts[index]);
   targets.denominator = passes.denominator;
   for (size_t row = 0; row < token_of.size(); ++row) {
     if (token_of[row] < 0 || micro.targets[token_of[row]] == data::kIgnoreTarget) continue;
@@ -174,6 +196,42 @@ model::LossTargets ParallelEngine::TargetsOf(const Passes& passes, int64_t index
     targets.targets.push_back(micro.targets[token_of[row]]);
   }
   return targets;
+}
+
+bool ParallelEngine::Balances(const Passes& passes, int64_t index) const {
+  return passes.training && decoder_.router_loss_coefficient > 0 &&
+         (*passes.micros)[index]->supervised_tokens > 0;
+}
+
+std::unique_ptr<model::RouterBalance> ParallelEngine::BalanceOf(const Passes& passes,
+                                                                int64_t index) const {
+  const data::MicroBatch& micro = *(*passes.micros)[index];
+  auto balance = std::make_unique<model::RouterBalance>();
+  balance->coefficient = decoder_.router_loss_coefficient;
+  // Tensor-parallel ranks route the same tokens, and gradients are summed over them.
+  balance->gradient_scale = world_.place().tp == 0 ? scaler_.scale() : 0;
+  std::vector<int64_t> token_of(micro.tokens.size());
+  if (passes.cuts.empty()) {
+    const int64_t tp = world_.layout().tp;
+    token_of.resize((token_of.size() + tp - 1) / tp * tp, -1);
+  } else {
+    token_of = TokensOfRows(*passes.cuts[index]);
+  }
+  const std::vector<float> real = [&] {
+    std::vector<float> rows;
+    for (const int64_t token : token_of) rows.push_back(token < 0 ? 0.0f : 1.0f);
+    return rows;
+  }();
+  balance->real = at::tensor(at::ArrayRef<float>(real)).unsqueeze(1).to(decoder_.device());
+  return balance;
+}
+
+void ParallelEngine::AddRouted(const model::RouterBalance& own, const PipelineOp& op,
+                               Passes& passes) {
+  at::Tensor sums = own.Sums(decoder_.spec().moe.experts, decoder_.device());
+  if (part_.division.context != nullptr) part_.division.context->Sum(sums, "cp routed tokens");
+  at::Tensor& all = passes.routed[{op.micro, op.chunk}];
+  all = all.defined() ? all + sums : sums;
 }
 
 // Without a target a pass changes nothing, and the ranks that share its tokens all leave it out;
@@ -191,9 +249,19 @@ void ParallelEngine::Forward(const PipelineOp& op, Passes& passes) {
   const auto [begin, end] = part_.chunks[op.chunk];
   Flight& flight = passes.flights[{op.micro, op.chunk}];
   if (flight.in.defined() && passes.training) flight.in.requires_grad_(true);
-  const model::Batch batch = BatchOf(passes, op.micro);
+  model::Batch batch = BatchOf(passes, op.micro);
+  if (Balances(passes, op.micro)) {
+    flight.balance = BalanceOf(passes, op.micro);
+    batch.pass.balance = flight.balance.get();
+  }
   flight.out = decoder_.Through(batch, begin, end, flight.in);
-  if (PartIndex(op.chunk) == world_.layout().pp * Shape(1).chunks - 1) {
+  const bool last = PartIndex(op.chunk) == world_.layout().pp * Shape(1).chunks - 1;
+  if (flight.balance != nullptr) AddRouted(*flight.balance, op, passes);
+  if (last) {
+    if (flight.balance != nullptr && world_.place().cp == 0) {  // context ranks all know it
+      flight.balance->Take(passes.routed[{op.micro, op.chunk}]);
+      passes.result->loss += flight.balance->Loss();
+    }
     const model::LossTargets targets = TargetsOf(passes, op.micro);
     double loss = 0;
     flight.out = model::HeadLoss(decoder_.head(), flight.out, targets, &loss);
@@ -209,6 +277,7 @@ void ParallelEngine::Backward(const PipelineOp& op, Passes& passes) {
   reducer_.Arm(op.micro == static_cast<int64_t>(passes.micros->size()) - 1);
   Flight flight = std::move(passes.flights[{op.micro, op.chunk}]);
   passes.flights.erase({op.micro, op.chunk});
+  if (flight.balance != nullptr) flight.balance->Take(passes.routed[{op.micro, op.chunk}]);
   const auto came = passes.gradients.find({op.micro, op.chunk});
   at::Tensor out = std::move(flight.out);
   flight.out = at::Tensor();
@@ -232,39 +301,44 @@ void ParallelEngine::Run(const PipelineOp& op, const PipelineShape& shape, Passe
   parallel::Group& pipeline = world_.pipeline();
   const std::pair<int64_t, int64_t> key = {op.micro, op.chunk};
   const int64_t part = PartIndex(op.chunk);
-  switch (op.kind) {
-    case OpKind::kReceiveForward: {
-      at::Tensor x = Activations(passes, op.micro);
-      pipeline.Receive(x, op.peer, MessageTag(shape, op.micro, part, false),
-                       "pipeline activations");
-      passes.flights[key].in = x;
-      break;
+  const bool routes = Balances(passes, op.micro);
+  const auto send = [&](const at::Tensor& x, int64_t to_part, bool back, const char* what) {
+    const int64_t tag = MessageTag(shape, op.micro, to_part, back);
+    passes.sends.push_back(pipeline.Send(x, op.peer, tag, what));
+    if (routes) passes.sends.push_back(pipeline.Send(passes.routed[key], op.peer, tag, what));
+  };
+  const auto receive = [&](bool back, const char* what) {
+    const int64_t tag = MessageTag(shape, op.micro, part, back);
+    at::Tensor x = Activations(passes, op.micro);
+    pipeline.Receive(x, op.peer, tag, what);
+    if (routes) {
+      at::Tensor sums = model::RouterBalance().Sums(decoder_.spec().moe.experts, x.device());
+      pipeline.Receive(sums, op.peer, tag, what);
+      passes.routed[key] = sums;
     }
+    return x;
+  };
+  switch (op.kind) {
+    case OpKind::kReceiveForward:
+      passes.flights[key].in = receive(false, "pipeline activations");
+      break;
     case OpKind::kForward:
       Forward(op, passes);
       break;
-    case OpKind::kSendForward: {
-      Flight& flight = passes.flights[key];
-      passes.sends.push_back(pipeline.Send(flight.out.detach(), op.peer,
-                                           MessageTag(shape, op.micro, part + 1, false),
-                                           "pipeline activations"));
+    case OpKind::kSendForward:
+      send(passes.flights[key].out.detach(), part + 1, false, "pipeline activations");
       if (!passes.training) passes.flights.erase(key);
       break;
-    }
-    case OpKind::kReceiveBackward: {
-      at::Tensor d = Activations(passes, op.micro);
-      pipeline.Receive(d, op.peer, MessageTag(shape, op.micro, part, true), "pipeline gradients");
-      passes.gradients[key] = d;
+    case OpKind::kReceiveBackward:
+      passes.gradients[key] = receive(true, "pipeline gradients");
       break;
-    }
     case OpKind::kBackward:
       Backward(op, passes);
       break;
     case OpKind::kSendBackward:
-      passes.sends.push_back(pipeline.Send(std::move(passes.gradients[key]), op.peer,
-                                           MessageTag(shape, op.micro, part - 1, true),
-                                           "pipeline gradients"));
+      send(passes.gradients[key], part - 1, true, "pipeline gradients");
       passes.gradients.erase(key);
+      passes.routed.erase(key);
       break;
   }
 }
@@ -361,7 +435,8 @@ absl::StatusOr<StepResult> ParallelEngine::Step(const data::StepBatch& batch,
   GRAFT_RETURN_IF_ERROR(model::TorchCall("a step's summary", [&] { summary = Exchange(result); }));
   if (!summary.ok()) return summary.status();
   result.loss = summary->loss;
-  result.grad_norm = std::sqrt(summary->squares);
+  const double scale = scaler_.scale();
+  result.grad_norm = std::sqrt(summary->squares) / scale;
   result.slowest_rank = summary->slowest;
   result.slowest_busy_seconds = summary->slowest_seconds;
   if (!summary->not_finite.empty()) {
@@ -373,7 +448,8 @@ absl::StatusOr<StepResult> ParallelEngine::Step(const data::StepBatch& batch,
   if (!result.skipped) {
     result.skip_reason.clear();
     GRAFT_RETURN_IF_ERROR(model::TorchCall("an update", [&] {
-      optimizer_.Step(learning_rate, ClipScale(result.grad_norm, config_.optimizer.clip_norm));
+      optimizer_.Step(learning_rate,
+                      ClipScale(result.grad_norm, config_.optimizer.clip_norm) / scale);
       reducer_.Publish();
     }));
   }

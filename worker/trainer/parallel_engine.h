@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "worker/model/decoder_build.h"
 #include "worker/parallel/pipeline_schedule.h"
 #include "worker/parallel/reducer.h"
 #include "worker/parallel/world.h"
@@ -31,11 +32,24 @@ struct ModelPart {
 absl::StatusOr<ModelPart> PartOf(parallel::World& world, const RunConfig& config,
                                  const spec::DecoderSpec& spec);
 
+// A rank's model, and the reducer of its gradients.
+struct RankModel {
+  std::unique_ptr<model::Decoder> decoder;
+  std::unique_ptr<parallel::Reducer> reducer;
+};
+
+// With ZeRO-3 no more than a layer and this rank's shares are here at a time.
+absl::StatusOr<RankModel> BuildRank(const spec::ModelDescription& description,
+                                    const spec::ParameterReader& reader,
+                                    model::BuildOptions options, parallel::World& world,
+                                    const parallel::Reducer::Options& reducer_options);
+
 class ParallelEngine final : public Engine {
  public:
   // All must outlive it. The optimizer works on `reducer.owned()`.
   ParallelEngine(const RunConfig& config, const ModelPart& part, parallel::World& world,
-                 model::Decoder& decoder, parallel::Reducer& reducer, Optimizer& optimizer);
+                 model::Decoder& decoder, parallel::Reducer& reducer, Optimizer& optimizer,
+                 LossScaler& scaler);
 
   // DATA_LOSS when the ranks' copies of the numbers have come apart, naming those that differ.
   absl::StatusOr<StepResult> Step(const data::StepBatch& batch, double learning_rate) override;
@@ -46,6 +60,7 @@ class ParallelEngine final : public Engine {
   struct Flight {
     at::Tensor in;   // from the stage before; undefined at the embedding
     at::Tensor out;  // or the loss
+    std::unique_ptr<model::RouterBalance> balance;  // of the routers; read by the backward
   };
   struct Passes {
     const std::vector<const data::MicroBatch*>* micros = nullptr;
@@ -58,6 +73,8 @@ class ParallelEngine final : public Engine {
     StepResult* result = nullptr;
     std::map<std::pair<int64_t, int64_t>, Flight> flights;  // by micro-batch and chunk
     std::map<std::pair<int64_t, int64_t>, at::Tensor> gradients;
+    // RouterBalance::Sums: of the parts so far on the way forth, of all on the way back.
+    std::map<std::pair<int64_t, int64_t>, at::Tensor> routed;
     std::vector<parallel::Pending> sends;
   };
   struct Summary;
@@ -70,6 +87,11 @@ class ParallelEngine final : public Engine {
   at::Tensor Activations(const Passes& passes, int64_t micro) const;
   model::Batch BatchOf(const Passes& passes, int64_t micro) const;
   model::LossTargets TargetsOf(const Passes& passes, int64_t micro) const;
+  // Whether the routers' balance is part of the loss of that micro-batch.
+  bool Balances(const Passes& passes, int64_t micro) const;
+  std::unique_ptr<model::RouterBalance> BalanceOf(const Passes& passes, int64_t micro) const;
+  // Behind a forward, which `own` has counted.
+  void AddRouted(const model::RouterBalance& own, const parallel::PipelineOp& op, Passes& passes);
   // The micro-batches that take a pass.
   std::vector<const data::MicroBatch*> Active(const data::StepBatch& batch) const;
   void Cut(Passes& passes) const;
@@ -89,6 +111,7 @@ class ParallelEngine final : public Engine {
   model::Decoder& decoder_;
   parallel::Reducer& reducer_;
   Optimizer& optimizer_;
+  LossScaler& scaler_;  // alike on all ranks: what it is told is
   StepGuard guard_;
   std::map<int64_t, std::vector<std::vector<parallel::PipelineOp>>> schedules_;  // by micro-batches
 };

@@ -100,7 +100,7 @@ void SendPiece(parallel::Group& group, const TensorPart& piece) {
   const auto runs = static_cast<int64_t>(piece.runs.size());
   const auto bytes = static_cast<int64_t>(shape.size());
   std::vector<at::Tensor> messages = {
-      at::tensor({bytes, runs, runs > 0 ? piece.value.numel() : 0}, at::kLong)};
+      at::tensor({bytes, runs, runs > 0 ? piece.numbers.count() : 0}, at::kLong)};
   if (bytes > 0) {
     at::Tensor text = at::empty({bytes}, at::kByte);
     std::memcpy(text.mutable_data_ptr(), shape.data(), shape.size());
@@ -111,7 +111,7 @@ void SendPiece(parallel::Group& group, const TensorPart& piece) {
       *place++ = run.whole_begin;
       *place++ = run.count;
     }
-    messages.insert(messages.end(), {text, places, piece.value});
+    messages.insert(messages.end(), {text, places, piece.numbers.codes});
   }
   std::vector<parallel::Pending> sends;
   for (at::Tensor& message : messages) sends.push_back(group.Send(message, 0, kPieceTag, kParts));
@@ -139,13 +139,13 @@ TensorPart ReceivePiece(parallel::Group& group, int64_t from) {
   for (int64_t i = 0; i < sizes[1]; ++i, place += 3) {
     piece.runs.push_back({place[0], place[1], place[2]});
   }
-  piece.value = receive(at::empty({sizes[2]}, at::kFloat));
+  piece.numbers = {receive(at::empty({sizes[2]}, at::kFloat))};
   return piece;
 }
 
-// The part's runs one behind the other, cut where a piece is full.
+// The runs that it writes one behind the other, cut where a piece is full.
 void SendPart(parallel::Group& group, const TensorPart& part) {
-  const at::Tensor flat = part.value.cpu().contiguous().view({-1});
+  const at::Tensor flat = part.numbers.Wide().view({-1});
   TensorPart piece;
   piece.name = part.name;
   piece.whole = part.whole;
@@ -153,13 +153,14 @@ void SendPart(parallel::Group& group, const TensorPart& part) {
   int64_t filled = 0;
   const auto flush = [&] {
     if (filled == 0) return;
-    piece.value = at::cat(numbers);
+    piece.numbers = {at::cat(numbers)};
     SendPiece(group, piece);
     numbers.clear();
     piece.runs.clear();
     filled = 0;
   };
   for (const TensorPart::Run& run : part.runs) {
+    if (!run.writes) continue;
     for (int64_t done = 0; done < run.count;) {
       const int64_t count = std::min(run.count - done, kPieceNumbers - filled);
       numbers.push_back(flat.narrow(0, run.begin + done, count));
@@ -178,7 +179,7 @@ absl::Status SendParts(const FileGang& gang, const parallel::Ranks& ranks,
   return model::TorchCall("sending parts to the first rank", [&] {
     parallel::Group& group = gang.connect(ranks);
     for (const TensorPart& part : parts) {
-      if (part.writes) SendPart(group, part);
+      if (part.writes()) SendPart(group, part);
     }
     SendPiece(group, {});
   });
@@ -204,7 +205,7 @@ absl::Status WriteHere(const FileGang& gang, const std::string& path, const Tens
   const auto file = PartsFile::Open(path);
   absl::Status status = file.status();
   const auto write = [&](const TensorPart& part) {
-    if (status.ok() && part.writes) status = (*file)->Write(part);
+    if (status.ok() && part.writes()) status = (*file)->Write(part);
   };
   for (const TensorPart& part : parts) write(part);
   // Also where nothing can be written any more: the others wait until all is taken.

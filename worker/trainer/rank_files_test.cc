@@ -53,12 +53,13 @@ class RankFilesTest : public ::testing::Test {
     TensorPart columns;
     columns.name = "columns";
     columns.whole = {kRows, kWorld * kColumns};
-    columns.value = Whole().narrow(1, rank * kColumns, kColumns).contiguous();
+    columns.numbers = {Whole().narrow(1, rank * kColumns, kColumns).contiguous()};
     for (int64_t row = 0; row < kRows; ++row) {
       columns.runs.push_back({row * kColumns, (row * kWorld + rank) * kColumns, kColumns});
     }
     TensorParts parts = {columns};
-    if (rank == kWorld - 1) parts.push_back(WholePart("last", at::full({3}, 7.0f)));
+    if (rank == kWorld - 1)
+      parts.push_back(WholePart("last", at::full({3}, 7.0f), /*writes=*/true));
     return parts;
   }
 

@@ -24,7 +24,7 @@ inline constexpr int64_t kRunConfigVersion = 1;
 
 enum class Method { kSft };
 enum class TuningKind { kLora, kLoraMerged, kAllWeights };
-enum class OptimizerKind { kAdamW, kAdamW8bit, kAdafactor, kLion, kSgd };
+enum class OptimizerKind { kAdamW, kAdamW8bit, kPagedAdamW8bit, kAdafactor, kLion, kSgd };
 enum class LoraBias { kNone, kAll, kLoraOnly };
 // What backward finds again instead of keeping. The fused modules always make norms and products
 // anew, so `none` and `selective` are the same here; `full` keeps the input of each layer alone,
@@ -226,6 +226,7 @@ struct EnumNames<OptimizerKind> {
   static std::vector<std::pair<OptimizerKind, const char*>> Names() {
     return {{OptimizerKind::kAdamW, "adamw"},
             {OptimizerKind::kAdamW8bit, "adamw_8bit"},
+            {OptimizerKind::kPagedAdamW8bit, "paged_adamw_8bit"},
             {OptimizerKind::kAdafactor, "adafactor"},
             {OptimizerKind::kLion, "lion"},
             {OptimizerKind::kSgd, "sgd"}};

@@ -19,6 +19,8 @@ spec::Optimizer OptimizerOf(const OptimizerConfig& config) {
       break;
     case OptimizerKind::kAdamW8bit:
       return spec::Optimizer::kAdamW8bit;
+    case OptimizerKind::kPagedAdamW8bit:
+      return spec::Optimizer::kPagedAdamW8bit;
     case OptimizerKind::kAdafactor:
       return spec::Optimizer::kAdafactor;
     case OptimizerKind::kLion:
@@ -56,29 +58,13 @@ Precision WantedPrecision(const RunConfig& config, const DeviceTypes& types) {
   return settled || !divided_on_cpus ? config.precision : Precision::kFp32;
 }
 
-absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& compute,
-                            const DeviceTypes& types) {
+absl::Status CheckSupported(const RunConfig& config) {
   const ParallelismConfig& p = config.parallelism;
   if (p.world > 1 && config.optimizer.kind == OptimizerKind::kAdafactor &&
       (p.tp > 1 || p.zero > 0)) {
     return absl::UnimplementedError(
         "optimizer.kind adafactor together with parallelism.tp or parallelism.zero is not there: "
         "its rows and columns are of whole tensors; use adamw, lion or sgd");
-  }
-  if (p.world > 1 && config.optimizer.kind == OptimizerKind::kAdamW8bit) {
-    return absl::UnimplementedError(
-        "optimizer.kind adamw_8bit on more than one rank is not there: its blocks are of whole "
-        "tensors; use adamw, lion or sgd");
-  }
-  if (p.world > 1 && compute.precision == Precision::kFp16) {
-    return absl::UnimplementedError(
-        "precision fp16 on more than one rank is not there: its loss scale is one rank's; use bf16 "
-        "or fp32");
-  }
-  if (p.world > 1 && p.zero >= 3 && types.gpu) {
-    return absl::UnimplementedError(
-        "parallelism.zero 3 on GPUs is not there: weights that come and go need memory that can be "
-        "given back in parts; use 1");
   }
   return absl::OkStatus();
 }

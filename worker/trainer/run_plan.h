@@ -22,8 +22,7 @@ namespace graft::trainer {
 Precision WantedPrecision(const RunConfig& config, const DeviceTypes& types);
 
 // UNIMPLEMENTED, by name, for what does not go together.
-absl::Status CheckSupported(const RunConfig& config, const ComputeChoice& compute,
-                            const DeviceTypes& types);
+absl::Status CheckSupported(const RunConfig& config);
 
 // But for the division over ranks.
 model::BuildOptions BuildOptionsOf(const RunConfig& config, const ComputeChoice& compute,

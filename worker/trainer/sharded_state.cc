@@ -1,6 +1,7 @@
 #include "worker/trainer/sharded_state.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -18,55 +19,59 @@ using model::Trained;
 
 constexpr char kGathered[] = ".gathered";
 
-// The numbers [begin, begin + count) of the tensor as it lies here, which stand at `at` of a value.
-std::vector<TensorPart::Run> RunsOf(const Trained& t, int64_t begin, int64_t count, int64_t at) {
+// The numbers [begin, begin + count) of the tensor as it lies here; `writes` is of each piece.
+std::vector<TensorPart::Run> RunsOf(const Trained& t, int64_t begin, int64_t count,
+                                    const std::vector<bool>& writes) {
   std::vector<TensorPart::Run> runs;
-  const auto add = [&](int64_t first, int64_t last, int64_t whole) {
+  const auto add = [&](int64_t first, int64_t last, int64_t whole, size_t piece) {
     const int64_t from = std::max(first, begin);
     const int64_t to = std::min(last, begin + count);
-    if (from < to) runs.push_back({at + from - begin, whole + from - first, to - from});
+    if (from < to) {
+      runs.push_back({from - begin, whole + from - first, to - from, writes[piece]});
+    }
   };
   const int64_t columns = t.columns();
   if (t.axis == 0) {
-    for (const Trained::Piece& p : t.pieces) {
-      add(p.begin * columns, (p.begin + p.count) * columns, p.whole_begin * columns);
+    for (size_t i = 0; i < t.pieces.size(); ++i) {
+      const Trained::Piece& p = t.pieces[i];
+      add(p.begin * columns, (p.begin + p.count) * columns, p.whole_begin * columns, i);
     }
     return runs;
   }
   const int64_t whole_columns = t.whole.back();
   for (int64_t row = begin / columns; row <= (begin + count - 1) / columns; ++row) {
-    for (const Trained::Piece& p : t.pieces) {
+    for (size_t i = 0; i < t.pieces.size(); ++i) {
+      const Trained::Piece& p = t.pieces[i];
       const int64_t first = row * columns + p.begin;
-      add(first, first + p.count, row * whole_columns + p.whole_begin);
+      add(first, first + p.count, row * whole_columns + p.whole_begin, i);
     }
   }
   return runs;
 }
 
-bool Writes(const Trained& t, const Trained::Piece& piece, const model::Decoder& decoder,
-            const RankRefs& ranks) {
-  if (ranks.world == nullptr) return true;
-  return ranks.world->HoldersOf(t, piece, decoder.spec().tied_embeddings).index() == 0;
+// Of a piece that several ranks hold, the first of them.
+std::vector<bool> Writes(const Trained& t, const model::Decoder& decoder, const RankRefs& ranks) {
+  std::vector<bool> writes;
+  for (const Trained::Piece& piece : t.pieces) {
+    writes.push_back(ranks.world == nullptr ||
+                     ranks.world->HoldersOf(t, piece, decoder.spec().tied_embeddings).index() == 0);
+  }
+  return writes;
 }
 
-// Parts of `flat`, which lies like the store's values: a part a piece, since pieces may have
-// different holders.
-void AddParts(const std::string& prefix, const at::Tensor& flat, model::Decoder& decoder,
-              const RankRefs& ranks, TensorParts& parts) {
-  for (const Trained& t : decoder.store().trained()) {
-    for (size_t p = 0; p < (t.axis == 0 ? t.pieces.size() : 1); ++p) {
-      const Trained::Piece& piece = t.pieces[p];
-      const int64_t begin = t.axis == 0 ? piece.begin * t.columns() : 0;
-      const int64_t count = t.axis == 0 ? piece.count * t.columns() : t.elements();
-      TensorPart part;
-      part.name = prefix + t.name;
-      part.whole = t.whole;
-      part.value = flat.narrow(0, t.offset + begin, count);
-      part.runs = RunsOf(t, begin, count, 0);
-      part.writes = Writes(t, piece, decoder, ranks);
-      parts.push_back(std::move(part));
-    }
-  }
+// The numbers of a trained tensor, or what an optimizer keeps of each of them.
+TensorPart PartOf(const std::string& prefix, const Trained& t, CodedNumbers numbers,
+                  const model::Decoder& decoder, const RankRefs& ranks) {
+  return {prefix + t.name, t.whole, std::move(numbers),
+          RunsOf(t, 0, t.elements(), Writes(t, decoder, ranks))};
+}
+
+// The same of a rank's share.
+TensorPart PartOf(const std::string& prefix, const parallel::Reducer::OwnedPart& share,
+                  CodedNumbers numbers) {
+  const Trained& t = *share.of;
+  return {prefix + t.name, t.whole, std::move(numbers),
+          RunsOf(t, share.begin, share.count, std::vector<bool>(t.pieces.size(), true))};
 }
 
 // Fills the tensors of a decoder without anything trained from those that were: a name may stand
@@ -89,44 +94,46 @@ absl::Status FillWhole(const std::string& path, model::Decoder& whole) {
   return absl::OkStatus();
 }
 
-// The same of `flat`, which lies like the values of this rank's shares.
-void AddShares(const std::string& prefix, const at::Tensor& flat, const RankRefs& ranks,
-               TensorParts& parts) {
-  for (const parallel::Reducer::OwnedPart& owned : ranks.reducer->parts()) {
-    TensorPart part;
-    part.name = prefix + owned.of->name;
-    part.whole = owned.of->whole;
-    part.value = flat.narrow(0, owned.own->offset, owned.count);
-    part.runs = RunsOf(*owned.of, owned.begin, owned.count, 0);
-    parts.push_back(std::move(part));
-  }
-}
-
 }  // namespace
 
 TensorParts TrainedParts(model::Decoder& decoder, const RankRefs& ranks) {
   TensorParts parts;
   if (ranks.reducer != nullptr && ranks.reducer->weights_come_and_go()) {
-    AddShares("", ranks.reducer->owned().values(), ranks, parts);
+    for (const parallel::Reducer::OwnedPart& share : ranks.reducer->parts()) {
+      parts.push_back(PartOf("", share, {share.own->value}));
+    }
     return parts;
   }
-  AddParts("", decoder.store().values(), decoder, ranks, parts);
+  for (const Trained& t : decoder.store().trained()) {
+    parts.push_back(PartOf("", t, {t.value.view({-1})}, decoder, ranks));
+  }
   return parts;
 }
 
 TensorParts OptimizerParts(Optimizer& optimizer, model::Decoder& decoder, const RankRefs& ranks) {
   TensorParts parts;
   const bool sharded = ranks.reducer != nullptr && !ranks.reducer->parts().empty();
-  const at::Tensor& values = sharded ? ranks.reducer->owned().values() : decoder.store().values();
-  for (const auto& [name, state] : optimizer.states()) {
+  model::ParameterStore& store = sharded ? ranks.reducer->owned() : decoder.store();
+  std::map<const Trained*, const parallel::Reducer::OwnedPart*> shares;
+  if (sharded) {
+    for (const auto& share : ranks.reducer->parts()) shares[share.own] = &share;
+  }
+  const auto add = [&](const std::string& name, const Trained& t, CodedNumbers numbers) {
     const std::string prefix = name + ".";
-    if (state.sizes() != values.sizes()) {
-      parts.push_back(WholePart(name, state));
-      parts.back().writes = ranks.world == nullptr || ranks.world->rank() == 0;
-    } else if (!sharded) {
-      AddParts(prefix, state, decoder, ranks, parts);
+    parts.push_back(sharded ? PartOf(prefix, *shares.at(&t), std::move(numbers))
+                            : PartOf(prefix, t, std::move(numbers), decoder, ranks));
+  };
+  for (const OptimizerState& state : optimizer.states()) {
+    const at::Tensor& numbers = state.numbers.codes;
+    if (state.own_shape) {
+      const bool first = ranks.world == nullptr || ranks.world->rank() == 0;
+      parts.push_back(WholePart(state.name, numbers, first));
+    } else if (state.of != nullptr) {
+      add(state.name, *state.of, state.numbers);
     } else {
-      AddShares(prefix, state, ranks, parts);
+      for (const Trained& t : store.trained()) {
+        add(state.name, t, {numbers.narrow(0, t.offset, t.elements())});
+      }
     }
   }
   return parts;

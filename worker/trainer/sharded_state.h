@@ -24,7 +24,7 @@ struct RankRefs {
 };
 
 TensorParts TrainedParts(model::Decoder& decoder, const RankRefs& ranks);
-// Flat states become one part for each tensor ("exp_avg.<tensor>"); others stay as they are.
+// A part for each tensor ("exp_avg.<tensor>"); what has a shape of its own stays as it is.
 TensorParts OptimizerParts(Optimizer& optimizer, model::Decoder& decoder, const RankRefs& ranks);
 
 // The whole decoder on rank 0 with the trained numbers of all ranks, null on the others; brought

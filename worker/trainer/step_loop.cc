@@ -85,7 +85,7 @@ class RunLoop {
     }
     compute_ = ChooseCompute(WantedPrecision(config_, device_.types), device_.types);
     scaler_ = LossScaler(compute_.precision == Precision::kFp16);
-    GRAFT_RETURN_IF_ERROR(CheckSupported(config_, compute_, device_.types));
+    GRAFT_RETURN_IF_ERROR(CheckSupported(config_));
     phase_ = Phase::kModel;
     GRAFT_ASSIGN_OR_RETURN(model_, OpenModel(config_.model.path, config_.dataset.chat_template));
     phase_ = Phase::kGather;
@@ -121,8 +121,8 @@ class RunLoop {
   }
 
   // Of the heap before the first step: what a forward keeps, where another core has the time.
-  int64_t WarmBytes(model::Recompute recompute) const {
-    if (device_.types.gpu || recompute != model::Recompute::kNone || at::get_num_threads() < 2) {
+  int64_t WarmBytes(Freed freed) const {
+    if (device_.types.gpu || freed == Freed::kGoesBack || at::get_num_threads() < 2) {
       return 0;
     }
     return estimate_.Of("activations");
@@ -132,36 +132,41 @@ class RunLoop {
 
   RankRefs Refs() { return {world(), reducer_.get()}; }
 
+  absl::Status BuildModel() {
+    const spec::ModelDescription& description = model_->description;
+    if (world() == nullptr) {
+      GRAFT_ASSIGN_OR_RETURN(decoder_,
+                             model::BuildDecoder(description, *model_->reader, build_options_));
+      return absl::OkStatus();
+    }
+    GRAFT_ASSIGN_OR_RETURN(RankModel built,
+                           BuildRank(description, *model_->reader, build_options_, *world(),
+                                     {.zero = config_.parallelism.zero,
+                                      .tied = description.spec.tied_embeddings,
+                                      .layers = description.spec.num_layers()}));
+    decoder_ = std::move(built.decoder);
+    reducer_ = std::move(built.reducer);
+    return absl::OkStatus();
+  }
+
   absl::Status Build() {
     build_options_ = BuildOptionsOf(config_, compute_, model_->description.facts);
     build_options_.device = device_.device;
     if (world() != nullptr) build_options_.division = gang_.part().division;
     TakeDevice();
     const model::Recompute recompute = RecomputeOf(config_.activation_checkpointing);
-    PlanHeap(recompute);
+    const bool spares = recompute != model::Recompute::kNone || config_.parallelism.zero >= 3;
+    const Freed freed = spares ? Freed::kGoesBack : Freed::kStays;
+    PlanHeap(freed);
     estimate_ = EstimateMemory(config_, compute_, *model_, *data_->plan);
     absl::Status built;
     GRAFT_RETURN_IF_ERROR(model::TorchCall("loading the model", [&] {
-      const HeapWarmer warmer(WarmBytes(recompute));
-      auto decoder = model::BuildDecoder(model_->description, *model_->reader, build_options_);
-      built = decoder.status();
-      if (decoder.ok()) decoder_ = *std::move(decoder);
+      const HeapWarmer warmer(WarmBytes(freed));
+      built = BuildModel();
     }));
     GRAFT_RETURN_IF_ERROR(built);
     GRAFT_RETURN_IF_ERROR(CheckOutput(config_, *decoder_));
-    if (world() != nullptr && decoder_->router_loss_coefficient > 0) {
-      return absl::UnimplementedError(
-          "the routers' load-balancing loss on more than one rank is not there; set "
-          "output_router_logits to false in the model's config.json");
-    }
     decoder_->set_recompute(recompute);
-    if (world() != nullptr) {
-      reducer_ = std::make_unique<parallel::Reducer>(
-          *world(), decoder_->store(),
-          parallel::Reducer::Options{.zero = config_.parallelism.zero,
-                                     .tied = decoder_->spec().tied_embeddings,
-                                     .layers = decoder_->spec().num_layers()});
-    }
     GRAFT_ASSIGN_OR_RETURN(
         optimizer_, MakeOptimizer(config_.optimizer,
                                   reducer_ != nullptr ? reducer_->owned() : decoder_->store()));
@@ -170,7 +175,7 @@ class RunLoop {
     schedule_.emplace(std::move(schedule));
     if (world() != nullptr) {
       engine_ = std::make_unique<ParallelEngine>(config_, gang_.part(), *world(), *decoder_,
-                                                 *reducer_, *optimizer_);
+                                                 *reducer_, *optimizer_, scaler_);
     } else {
       engine_ = std::make_unique<LocalEngine>(config_, *decoder_, *optimizer_, scaler_);
     }
@@ -217,18 +222,9 @@ class RunLoop {
     // Each rank may have read a folder of its own.
     GRAFT_RETURN_IF_ERROR(SameOnAll(gang_.ForFiles(), "the checkpoint's step", state.step));
     const CheckpointContents contents = Contents();
-    GRAFT_RETURN_IF_ERROR(
-        ReadCheckpointTensors(folder, state.version, contents.trained, contents.optimizer));
-    if (state.version < kCheckpointVersion) {
-      if (world() != nullptr) {
-        return absl::FailedPreconditionError(absl::StrCat(folder, " has version ", state.version,
-                                                          ", which one rank alone goes on from"));
-      }
-      GRAFT_RETURN_IF_ERROR(ReadFlatStates(folder, optimizer_->states()));
-    }
+    GRAFT_RETURN_IF_ERROR(ReadCheckpointTensors(folder, contents.trained, contents.optimizer));
     if (reducer_ != nullptr) reducer_->Restored();
     state_ = state;
-    state_.version = kCheckpointVersion;
     optimizer_->set_steps(state.optimizer_steps);
     schedule_->set_plateau(
         {state.plateau_factor, state.plateau_best, state.plateau_bad, state.plateau_seen});

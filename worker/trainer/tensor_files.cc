@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -75,13 +76,12 @@ absl::StatusOr<std::vector<std::string>> WriteTensors(const std::string& folder,
   return writer->Finish();
 }
 
-TensorPart WholePart(std::string name, at::Tensor value) {
-  TensorPart part;
-  part.name = std::move(name);
-  part.whole = value.sizes().vec();
-  part.runs = {{0, 0, value.numel()}};
-  part.value = std::move(value);
-  return part;
+bool TensorPart::writes() const {
+  return std::any_of(runs.begin(), runs.end(), [](const Run& run) { return run.writes; });
+}
+
+TensorPart WholePart(std::string name, const at::Tensor& value, bool writes) {
+  return {std::move(name), value.sizes().vec(), {value}, {{0, 0, value.numel(), writes}}};
 }
 
 absl::StatusOr<std::unique_ptr<PartsFile>> PartsFile::Open(const std::string& path) {
@@ -93,9 +93,10 @@ absl::StatusOr<std::unique_ptr<PartsFile>> PartsFile::Open(const std::string& pa
 
 absl::Status PartsFile::Write(const TensorPart& part) {
   GRAFT_ASSIGN_OR_RETURN(const spec::TensorInfo info, Expect(index_, path_, part));
-  const at::Tensor value = part.value.cpu().contiguous();
+  const at::Tensor value = part.numbers.Wide();
   const char* bytes = static_cast<const char*>(value.const_data_ptr());
   for (const TensorPart::Run& run : part.runs) {
+    if (!run.writes) continue;
     if (run.begin < 0 || run.whole_begin < 0 || run.count < 0 ||
         run.begin + run.count > value.numel() ||
         (run.whole_begin + run.count) * kFloatBytes > info.bytes) {
@@ -125,14 +126,15 @@ absl::Status ReadParts(const std::string& path, const TensorParts& parts) {
   GRAFT_ASSIGN_OR_RETURN(const spec::TensorIndex index, spec::ReadSafetensorsHeader(*source, path));
   for (const TensorPart& part : parts) {
     GRAFT_ASSIGN_OR_RETURN(const spec::TensorInfo info, Expect(index, path, part));
-    at::Tensor value = part.value.cpu().contiguous();
+    TensorPart into = part;
+    at::Tensor value = into.numbers.Wide();
     char* bytes = static_cast<char*>(value.mutable_data_ptr());
     for (const TensorPart::Run& run : part.runs) {
       GRAFT_RETURN_IF_ERROR(source->ReadAt(info.offset + run.whole_begin * kFloatBytes,
                                            run.count * kFloatBytes,
                                            bytes + run.begin * kFloatBytes));
     }
-    if (!value.is_alias_of(part.value)) at::Tensor(part.value).copy_(value);
+    into.numbers.Narrow(value);
   }
   return absl::OkStatus();
 }
@@ -151,25 +153,17 @@ absl::Status ReadTensors(const std::string& path, const NamedTensors& tensors) {
       return absl::InvalidArgumentError(absl::StrCat(path, " lacks tensor ", name));
     }
     const spec::TensorInfo& info = found->second;
-    const bool codes = tensor.scalar_type() == at::kByte && info.dtype == spec::DType::kU8;
-    if (at::IntArrayRef(info.shape) != tensor.sizes() ||
-        (!codes && !spec::IsFloating(info.dtype))) {
+    if (at::IntArrayRef(info.shape) != tensor.sizes() || !spec::IsFloating(info.dtype)) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": tensor ", name, " is ",
                                                      spec::DTypeName(info.dtype), " [",
                                                      absl::StrJoin(info.shape, ", "), "], wanted [",
                                                      absl::StrJoin(tensor.sizes(), ", "), "]"));
     }
-    at::Tensor into = tensor;
-    if (codes && into.is_contiguous() && into.device().is_cpu()) {
-      GRAFT_RETURN_IF_ERROR(
-          source->ReadAt(info.offset, info.bytes, static_cast<char*>(into.mutable_data_ptr())));
-      continue;
-    }
     at::Tensor wide = at::empty(info.shape, at::kFloat);
     std::string bytes(static_cast<size_t>(info.bytes), '\0');
     GRAFT_RETURN_IF_ERROR(source->ReadAt(info.offset, info.bytes, bytes.data()));
     spec::ToFloat(info.dtype, bytes.data(), info.elements(), wide.mutable_data_ptr<float>());
-    into.copy_(wide);
+    at::Tensor(tensor).copy_(wide);
   }
   return absl::OkStatus();
 }

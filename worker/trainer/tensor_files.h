@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "base/file.h"
 #include "worker/spec/safetensors.h"
+#include "worker/trainer/blockwise.h"
 
 namespace graft::trainer {
 
@@ -28,24 +29,26 @@ absl::StatusOr<std::vector<std::string>> WriteTensors(const std::string& folder,
 // shape, naming it.
 absl::Status ReadTensors(const std::string& path, const NamedTensors& tensors);
 
-// A rank's numbers of a tensor, which ranks write to one file together. `value` is fp32; its
-// numbers [begin, begin + count) stand at `whole_begin` of the whole tensor, row after row.
+// A rank's numbers of a tensor, which ranks write to one file together as fp32. Those in
+// [begin, begin + count) stand at `whole_begin` of the whole tensor, row after row.
 struct TensorPart {
   struct Run {
     int64_t begin;
     int64_t whole_begin;
     int64_t count;
+    bool writes = true;  // of several ranks that hold the same, one writes
   };
   std::string name;
   std::vector<int64_t> whole;
-  at::Tensor value;
+  CodedNumbers numbers;
   std::vector<Run> runs;
-  bool writes = true;  // of several ranks that hold the same, one writes
+
+  bool writes() const;  // any of its runs
 };
 using TensorParts = std::vector<TensorPart>;
 
-// All of a tensor.
-TensorPart WholePart(std::string name, at::Tensor value);
+// All of a tensor; every rank that calls it with `writes` writes it.
+TensorPart WholePart(std::string name, const at::Tensor& value, bool writes);
 
 // A safetensors file that holds its tensors at their final size, open for their numbers.
 class PartsFile {

@@ -148,7 +148,7 @@ struct Trainer {
 std::unique_ptr<Trainer> MakeTrainer(const std::string& path, TuningKind kind,
                                      OptimizerKind optimizer_kind = OptimizerKind::kAdamW,
                                      model::Recompute recompute = model::Recompute::kNone) {
-  PlanHeap(recompute);
+  PlanHeap(recompute != model::Recompute::kNone ? Freed::kGoesBack : Freed::kStays);
   auto t = std::make_unique<Trainer>();
   t->config.optimizer.kind = optimizer_kind;
   t->config.tuning.kind = kind;
