@@ -150,8 +150,7 @@ absl::Status AdapterTargets::CheckSpecialTargets() const {
   if (!division.whole() || division.experts != nullptr) {
     return absl::UnimplementedError(
         "adapters of the embedding, the head or experts, and tuning.modules_to_save, do not go "
-        "with "
-        "parallelism.tp, pp or ep; use dp or cp");
+        "with parallelism.tp, pp or ep; use dp or cp");
   }
   if ((AdaptsHead() || AdaptsSomeExperts()) && (lora.dora || lora.dropout > 0)) {
     return absl::UnimplementedError(

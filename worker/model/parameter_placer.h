@@ -87,6 +87,11 @@ class ParameterPlacer {
   absl::Status Fill();
 
  private:
+  struct LayerFill {
+    int64_t layer;
+    std::function<absl::Status()> fill;
+  };
+
   const spec::ModelDescription& description_;
   const spec::ParameterReader& reader_;
   const BuildOptions& options_;
@@ -94,11 +99,7 @@ class ParameterPlacer {
   Decoder& decoder_;
   int64_t layer_ = 0;
   uint64_t next_group_ = 0;  // of this layer
-  struct Fills {
-    int64_t layer;
-    std::function<absl::Status()> fill;
-  };
-  std::vector<Fills> fills_;
+  std::vector<LayerFill> fills_;
 };
 
 }  // namespace graft::model

@@ -120,14 +120,20 @@ void Reducer::Keep(int64_t layer) {
   store_.GiveBackValues(layer);
 }
 
-at::Tensor Reducer::GradientsOf(const Bucket& bucket, int64_t padded) {
-  at::Tensor packed = at::empty({padded}, bucket.ranges.front().of->grad.options());
+template <typename F>
+void Reducer::EachRange(const Bucket& bucket, const at::Tensor& packed, const F& visit) {
   int64_t at = 0;
   for (const Range& range : bucket.ranges) {
-    packed.narrow(0, at, range.count).copy_(range.Gradients());
+    visit(range, packed.narrow(0, at, range.count));
     at += range.count;
   }
-  if (at < padded) packed.narrow(0, at, padded - at).zero_();
+}
+
+at::Tensor Reducer::GradientsOf(const Bucket& bucket, int64_t padded) {
+  at::Tensor packed = at::empty({padded}, bucket.ranges.front().of->grad.options());
+  EachRange(bucket, packed,
+            [](const Range& range, at::Tensor piece) { piece.copy_(range.Gradients()); });
+  packed.narrow(0, bucket.elements, padded - bucket.elements).zero_();
   return packed;
 }
 
@@ -167,11 +173,8 @@ void Reducer::End(Bucket& bucket) {
       at += part.count;
     }
   } else if (bucket.buffer.defined() && bucket.ranges.size() > 1) {
-    int64_t at = 0;
-    for (const Range& range : bucket.ranges) {
-      range.Gradients().copy_(bucket.buffer.narrow(0, at, range.count));
-      at += range.count;
-    }
+    EachRange(bucket, bucket.buffer,
+              [](const Range& range, const at::Tensor& piece) { range.Gradients().copy_(piece); });
   }
   bucket.buffer.reset();
   bucket.share_sums.reset();
@@ -185,12 +188,8 @@ void Reducer::Gather(Bucket& bucket) {
     at += part.count;
   }
   const char* what = bucket.comes_and_goes ? "weights of a layer" : "updated numbers";
-  const at::Tensor all = bucket.group->Gather(own, what);
-  at = 0;
-  for (const Range& range : bucket.ranges) {
-    range.Values().copy_(all.narrow(0, at, range.count));
-    at += range.count;
-  }
+  EachRange(bucket, bucket.group->Gather(own, what),
+            [](const Range& range, const at::Tensor& piece) { range.Values().copy_(piece); });
 }
 
 void Reducer::Hold(int64_t layer) {

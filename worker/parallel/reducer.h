@@ -126,7 +126,9 @@ class Reducer final : public model::LayerObserver {
   // Of the buckets that do not come and go, in their order.
   void StartNext();
   void EndNext();
-  // Copies, one range behind the other.
+  // `packed` has one range behind the other: visit(range, its piece of it).
+  template <typename F>
+  static void EachRange(const Bucket& bucket, const at::Tensor& packed, const F& visit);
   static at::Tensor GradientsOf(const Bucket& bucket, int64_t padded);
 
   World& world_;

@@ -217,11 +217,9 @@ std::unique_ptr<model::RouterBalance> ParallelEngine::BalanceOf(const Passes& pa
   } else {
     token_of = TokensOfRows(*passes.cuts[index]);
   }
-  const std::vector<float> real = [&] {
-    std::vector<float> rows;
-    for (const int64_t token : token_of) rows.push_back(token < 0 ? 0.0f : 1.0f);
-    return rows;
-  }();
+  if (std::count(token_of.begin(), token_of.end(), -1) == 0) return balance;
+  std::vector<float> real;
+  for (const int64_t token : token_of) real.push_back(token < 0 ? 0.0f : 1.0f);
   balance->real = at::tensor(at::ArrayRef<float>(real)).unsqueeze(1).to(decoder_.device());
   return balance;
 }
