@@ -173,6 +173,7 @@ Pending Group::StartGather(const at::Tensor& own, at::Tensor out, const char* wh
   Pending pending = Start(own, what);
   if (size() > 1 && OnDevice(own)) {
     device_->Gather(own, out, pending.transfers_);
+    pending.kept_ = {own};
     return pending;
   }
   const int64_t rows = own.size(0);

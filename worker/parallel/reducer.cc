@@ -180,7 +180,15 @@ void Reducer::End(Bucket& bucket) {
   bucket.share_sums.reset();
 }
 
-void Reducer::Gather(Bucket& bucket) {
+template <typename F>
+void Reducer::EachBucketOf(int64_t layer, const F& visit) {
+  for (Bucket& bucket : buckets_) {
+    if (bucket.comes_and_goes && bucket.layer == layer) visit(bucket);
+  }
+}
+
+void Reducer::StartGather(Bucket& bucket) {
+  if (bucket.gathered.defined()) return;
   at::Tensor own = at::zeros({bucket.share}, store_.values().options());
   int64_t at = 0;
   for (const OwnedPart& part : bucket.parts) {
@@ -188,42 +196,54 @@ void Reducer::Gather(Bucket& bucket) {
     at += part.count;
   }
   const char* what = bucket.comes_and_goes ? "weights of a layer" : "updated numbers";
-  EachRange(bucket, bucket.group->Gather(own, what),
-            [](const Range& range, const at::Tensor& piece) { range.Values().copy_(piece); });
+  bucket.gathered = at::empty({bucket.share * bucket.group->size()}, own.options());
+  bucket.coming = bucket.group->StartGather(own, bucket.gathered, what);
 }
 
-void Reducer::Hold(int64_t layer) {
-  if (held_ == layer) return;
-  if (held_ >= 0) store_.GiveBackValues(held_);
+void Reducer::EndGather(Bucket& bucket) {
+  bucket.coming.Wait();
+  EachRange(bucket, bucket.gathered,
+            [](const Range& range, const at::Tensor& piece) { range.Values().copy_(piece); });
+  bucket.gathered.reset();
+}
+
+void Reducer::Hold(int64_t layer, int64_t next) {
+  if (held_ != layer && held_ >= 0) store_.GiveBackValues(held_);
+  const bool comes = ComesAndGoes(layer) && held_ != layer;
   held_ = layer;
-  if (layer < 0) return;
-  store_.BringValues(layer);
-  for (Bucket& bucket : buckets_) {
-    if (bucket.comes_and_goes && bucket.layer == layer) Gather(bucket);
+  if (comes) {
+    store_.BringValues(layer);
+    EachBucketOf(layer, [this](Bucket& bucket) { StartGather(bucket); });
+    EachBucketOf(layer, [this](Bucket& bucket) { EndGather(bucket); });
   }
+  EachBucketOf(next, [this](Bucket& bucket) { StartGather(bucket); });
 }
 
 void Reducer::SumLayer(int64_t layer) {
-  for (Bucket& bucket : buckets_) {
-    if (!bucket.comes_and_goes || bucket.layer != layer) continue;
-    Start(bucket);
-    End(bucket);
-  }
+  EndLayerSums();
+  EachBucketOf(layer, [this](Bucket& bucket) { Start(bucket); });
+  summed_ = layer;
   store_.GiveBackGradients(layer);
+}
+
+void Reducer::EndLayerSums() {
+  EachBucketOf(summed_, [this](Bucket& bucket) { End(bucket); });
+  summed_ = -1;
 }
 
 void Reducer::Entered(int64_t layer) {
   world_.activity().Tick();
   if (!ComesAndGoes(layer)) return;
-  Hold(layer);
-  if (layer + 1 == options_.layers && at::GradMode::is_enabled()) store_.BringGradients(layer);
+  const bool turns = layer + 1 == options_.layers && at::GradMode::is_enabled();
+  Hold(layer, turns ? layer - 1 : layer + 1);
+  if (turns) store_.BringGradients(layer);
 }
 
 void Reducer::BackwardPassed(int64_t layer) {
   world_.activity().Tick();
   if (ComesAndGoes(layer)) {
     SumLayer(layer);
-    Hold(layer - 1);
+    Hold(layer - 1, layer - 2);
     if (layer > 0) store_.BringGradients(layer - 1);
   }
   if (!armed_) return;
@@ -247,6 +267,7 @@ void Reducer::EndNext() {
 }
 
 void Reducer::Finish() {
+  EndLayerSums();
   while (started_ < buckets_.size()) StartNext();
   while (ended_ < buckets_.size()) EndNext();
   armed_ = false;
@@ -303,9 +324,14 @@ Reducer::HolderDigests Reducer::Digests() const {
 void Reducer::Publish() {
   if (!shares()) return;
   for (Bucket& bucket : buckets_) {
-    if (!bucket.comes_and_goes) Gather(bucket);
+    if (bucket.comes_and_goes) {
+      GRAFT_CHECK(!bucket.gathered.defined()) << "layer " << bucket.layer << " is on its way";
+      continue;
+    }
+    StartGather(bucket);
+    EndGather(bucket);
   }
-  Hold(-1);  // what is here of a layer is old
+  Hold(-1, -1);  // what is here of a layer is old
 }
 
 }  // namespace graft::parallel

@@ -11,10 +11,11 @@
 // With ZeRO-1 each holder keeps the sums of its part of a bucket alone, and the optimizer runs over
 // `owned()`: those parts, in a store of their own. Publish() hands the results around.
 //
-// With ZeRO-3 the layers' weights come and go besides: they are gathered when a pass enters a layer
-// and given back when it leaves, and a layer's gradients are summed and given back behind every
-// pass. These layers stand apart in the store, and what is given back has no memory. The shares are
-// the numbers; the embedding and the head stay, as with ZeRO-1. All holders make the same passes.
+// With ZeRO-3 the layers' weights come and go besides: they are gathered while a pass is in the
+// layer before and given back when it leaves, and a layer's gradients are summed behind every pass,
+// while the next layer's are made. These layers stand apart in the store, and what is given back
+// has no memory. The shares are the numbers; the embedding and the head stay, as with ZeRO-1. All
+// holders make the same passes.
 //
 // Life cycle: made when the store has its memory; Keep() for each layer apart as soon as it is
 // filled, so that a model never has to be here as a whole, and TakeValues() when all is filled;
@@ -107,8 +108,11 @@ class Reducer final : public model::LayerObserver {
     bool comes_and_goes = false;
     // While its sum is under way.
     at::Tensor buffer;
-    at::Tensor share_sums;  // ZeRO-1
+    at::Tensor share_sums;  // with ZeRO
     Pending pending;
+    // While its numbers are on their way; undefined: they are not.
+    at::Tensor gathered;
+    Pending coming;
   };
 
   bool shares() const { return options_.zero > 0; }
@@ -116,10 +120,17 @@ class Reducer final : public model::LayerObserver {
     return weights_come_and_go() && layer >= 0 && layer < options_.layers;
   }
   void MakeBuckets();
-  // Gathers that layer's weights and gives back those of another; -1: of any.
-  void Hold(int64_t layer);
+  // Has that layer's weights and no other's, and those of `next` on their way. Either may be none
+  // that comes and goes.
+  void Hold(int64_t layer, int64_t next);
+  // Starts the sums of that layer's gradients, which go away, when those before are there.
   void SumLayer(int64_t layer);
-  void Gather(Bucket& bucket);
+  void EndLayerSums();
+  // Of a layer that comes and goes.
+  template <typename F>
+  void EachBucketOf(int64_t layer, const F& visit);
+  void StartGather(Bucket& bucket);
+  void EndGather(Bucket& bucket);
   void MakeShares(Bucket& bucket);
   void Start(Bucket& bucket);
   void End(Bucket& bucket);
@@ -144,7 +155,8 @@ class Reducer final : public model::LayerObserver {
   size_t started_ = 0;
   size_t ended_ = 0;
   int64_t under_way_ = 0;  // bytes
-  int64_t held_ = -1;      // the layer whose weights came last
+  int64_t held_ = -1;      // the layer whose weights are here
+  int64_t summed_ = -1;    // the layer whose sums are under way
 };
 
 }  // namespace graft::parallel

@@ -215,11 +215,11 @@ class CostModel::StageMemory {
     const double total = matrices_ * kept + vectors_ * (all ? bytes_ : kFp32);
     Add("weights", total / ZeroShare(3));
     if (ZeroShare(3) > 1) {
-      // These stay, with their gradients; of a layer there are its weights, its gradients and the
-      // copy that is sent.
+      // These stay, with their gradients; of a layer there are its weights and gradients, and its
+      // neighbours' that come and that are summed.
       Add("embedding and head", ends_ * (kept + kFp32));
       const double layers = static_cast<double>(std::max<int64_t>(1, last_ - first_));
-      Add("gathered layers", 3 * (total - ends_ * kept) / layers);
+      Add("gathered layers", 4 * (total - ends_ * kept) / layers);
     }
     if (!all && plan_.weights != plan_.compute) Add("widened weights", largest_matrix_ * bytes_);
     Add("other models", static_cast<double>(plan_.frozen_extra_bytes));
