@@ -356,12 +356,13 @@ TEST_F(ServerTest, MetricsAndHealthTellTheTruth) {
   EXPECT_THAT(HttpGet(server_->metrics_port(), "/etc/passwd"), HasSubstr("404"));
 }
 
-// The status of a raw call to a method of gRPC's own services.
-grpc::StatusCode RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& path) {
+// The status of a raw call, to a method of gRPC's own services or with what is no message.
+grpc::StatusCode RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& path,
+                         const std::string& bytes = "") {
   grpc::GenericStub stub(channel);
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
-  grpc::Slice slice("", 0);
+  grpc::Slice slice(bytes);
   grpc::ByteBuffer request(&slice, 1), response;
   Notification done;
   grpc::Status result;
@@ -372,6 +373,16 @@ grpc::StatusCode RawCall(const std::shared_ptr<grpc::Channel>& channel, const st
                  });
   done.Wait();
   return result.error_code();
+}
+
+TEST_F(ServerTest, ARequestThatCannotBeReadReachesNoHandler) {
+  StartServer();
+  Dial();
+  for (const char* method : {"Ping", "Wait"}) {
+    const std::string path = absl::StrCat("/graft.rpc.testing.EchoService/", method);
+    EXPECT_EQ(RawCall(connection_->channel(), path, "\xff"), grpc::StatusCode::UNIMPLEMENTED);
+  }
+  EXPECT_EQ(echoer_.calls_, 0);
 }
 
 TEST_F(ServerTest, HealthIsServedAndReflectionCanBeSwitchedOff) {

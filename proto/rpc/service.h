@@ -96,82 +96,33 @@ class RefusedCall final : public Reactor {
   void OnDone() override { delete this; }
 };
 
-// Shared by the reactor and the Responder of a call that is answered later.
-template <typename Response>
+// Shared by the reactor and the Responder of a call that is answered later. It knows no type of
+// message: the Responder fills the response in, between Claim and Finish.
 class AsyncCall final : public grpc::ServerUnaryReactor {
  public:
-  AsyncCall(std::shared_ptr<Call> call, const Method& method, Response* response)
+  static std::shared_ptr<AsyncCall> Start(std::shared_ptr<Call> call, const Method& method,
+                                          google::protobuf::Message* response);
+  AsyncCall(std::shared_ptr<Call> call, const Method& method, google::protobuf::Message* response)
       : call_(std::move(call)), method_(method), response_(response) {}
 
-  static std::shared_ptr<AsyncCall> Start(std::shared_ptr<Call> call, const Method& method,
-                                          Response* response) {
-    auto self = std::make_shared<AsyncCall>(std::move(call), method, response);
-    self->self_ = self;
-    return self;
-  }
-
   // The server's own deadline, for clients that gave none.
-  void ExpireAt(absl::Time when) {
-    std::weak_ptr<AsyncCall> weak = self_;
-    timer_ = method_.ScheduleDeadline(when, [weak] {
-      if (auto self = weak.lock()) self->Expire();
-    });
-  }
-
-  void Answer(absl::StatusOr<Response> result) {
-    {
-      MutexLock lock(mu_);
-      if (finished_) return;
-      finished_ = true;
-      on_cancel_ = nullptr;
-    }
-    if (result.ok()) *response_ = *std::move(result);
-    Finish(ToGrpcStatus(call_->Finish(result.ok() ? absl::OkStatus() : result.status())));
-  }
-
-  void SetOnCancel(std::function<void()> on_cancel) {
-    {
-      MutexLock lock(mu_);
-      if (finished_) return;
-      if (!cancelled_) {
-        on_cancel_ = std::move(on_cancel);
-        return;
-      }
-    }
-    on_cancel();
-  }
-
-  bool cancelled() {
-    MutexLock lock(mu_);
-    return cancelled_ || finished_;
-  }
+  void ExpireAt(absl::Time when);
+  // The response, for the first who asks: who gets it must fill it in and call Send. nullptr for
+  // all others.
+  google::protobuf::Message* Claim();
+  void Send(const absl::Status& status);
+  void SetOnCancel(std::function<void()> on_cancel);
+  bool cancelled();
 
  private:
-  void OnCancel() override {
-    Cancel();
-    Answer(absl::CancelledError("the client has gone away"));
-  }
-  void OnDone() override {
-    if (timer_ != 0) method_.CancelDeadline(timer_);
-    const std::shared_ptr<AsyncCall> self = std::move(self_);
-  }
-  void Cancel() {
-    std::function<void()> on_cancel;
-    {
-      MutexLock lock(mu_);
-      cancelled_ = true;
-      on_cancel.swap(on_cancel_);
-    }
-    if (on_cancel) on_cancel();
-  }
-  void Expire() {
-    Cancel();
-    Answer(absl::DeadlineExceededError("the server's time limit for this call has passed"));
-  }
+  void OnCancel() override;
+  void OnDone() override;
+  // Of a call that nobody waits for any more: tells the handler, and answers unless it has.
+  void End(const absl::Status& status);
 
   const std::shared_ptr<Call> call_;  // shared with the handler
   const Method& method_;
-  Response* const response_;
+  google::protobuf::Message* const response_;
   uint64_t timer_ = 0;  // set before the handler runs
   Mutex mu_;
   bool finished_ GRAFT_GUARDED_BY(mu_) = false;
@@ -180,6 +131,18 @@ class AsyncCall final : public grpc::ServerUnaryReactor {
   std::shared_ptr<AsyncCall> self_;  // gRPC's reference, until OnDone
 };
 
+// Handlers of the two kinds of unary calls. gRPC's own are templates; these are made of one
+// instance for all types of messages, because one for each method costs 0.7 s of compile time. A
+// method's own code is a cast and the call of its handler.
+using AnswerNow = std::function<absl::Status(const Call&, const google::protobuf::Message& request,
+                                             google::protobuf::Message& response)>;
+using AnswerLater = std::function<void(
+    std::shared_ptr<Call>, const google::protobuf::Message& request, std::shared_ptr<AsyncCall>)>;
+std::unique_ptr<grpc::internal::MethodHandler> MakeUnaryHandler(const Method& method,
+                                                                AnswerNow answer);
+std::unique_ptr<grpc::internal::MethodHandler> MakeAsyncHandler(const Method& method,
+                                                                AnswerLater answer);
+
 }  // namespace internal
 
 // The right and the duty to answer one call, once, from any thread. Dropped unanswered, the caller
@@ -187,16 +150,19 @@ class AsyncCall final : public grpc::ServerUnaryReactor {
 template <typename Response>
 class Responder {
  public:
-  explicit Responder(std::shared_ptr<internal::AsyncCall<Response>> call)
-      : call_(std::move(call)) {}
+  explicit Responder(std::shared_ptr<internal::AsyncCall> call) : call_(std::move(call)) {}
   Responder(Responder&&) noexcept = default;
   Responder& operator=(Responder&&) = delete;
   ~Responder() {
-    if (call_) call_->Answer(absl::InternalError("the server dropped this call"));
+    if (call_) Answer(absl::InternalError("the server dropped this call"));
   }
 
   void Answer(absl::StatusOr<Response> result) {
-    std::exchange(call_, nullptr)->Answer(std::move(result));
+    const std::shared_ptr<internal::AsyncCall> call = std::exchange(call_, nullptr);
+    google::protobuf::Message* response = call->Claim();
+    if (response == nullptr) return;
+    if (result.ok()) static_cast<Response&>(*response) = *std::move(result);
+    call->Send(result.status());
   }
   // Runs `on_cancel` on a thread of gRPC's when the client goes away or the deadline passes; at
   // once if that has happened. The call then ends by itself; a later Answer does nothing.
@@ -204,7 +170,7 @@ class Responder {
   bool cancelled() const { return call_->cancelled(); }
 
  private:
-  std::shared_ptr<internal::AsyncCall<Response>> call_;  // shared with gRPC's reactor
+  std::shared_ptr<internal::AsyncCall> call_;  // shared with gRPC
 };
 
 // A server's stream of messages. Thread-safe. Writes are queued; the queue is bounded, so that a
@@ -315,21 +281,13 @@ class Service {
   Service& Unary(absl::string_view name, T* object,
                  absl::StatusOr<Response> (T::*handle)(const Call&, const Request&)) {
     internal::Method* method = Add<Request, Response>(name, false, false);
-    method->handler = std::make_unique<grpc::internal::CallbackUnaryHandler<Request, Response>>(
-        [=](grpc::CallbackServerContext* context, const Request* request, Response* response) {
-          Call call;
-          absl::Status status = method->Begin(*context, internal::AsMessage(request), call);
-          if (status.ok()) {
-            absl::StatusOr<Response> result = (object->*handle)(call, *request);
-            if (result.ok()) {
-              *response = *std::move(result);
-            } else {
-              status = result.status();
-            }
-          }
-          grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-          reactor->Finish(ToGrpcStatus(call.Finish(status)));
-          return reactor;
+    method->handler = internal::MakeUnaryHandler(
+        *method, [=](const Call& call, const google::protobuf::Message& request,
+                     google::protobuf::Message& response) {
+          absl::StatusOr<Response> result =
+              (object->*handle)(call, static_cast<const Request&>(request));
+          if (result.ok()) static_cast<Response&>(response) = *std::move(result);
+          return result.status();
         });
     return *this;
   }
@@ -339,23 +297,11 @@ class Service {
   Service& Async(absl::string_view name, T* object,
                  void (T::*handle)(std::shared_ptr<Call>, const Request&, Responder<Response>)) {
     internal::Method* method = Add<Request, Response>(name, false, false);
-    method->handler = std::make_unique<grpc::internal::CallbackUnaryHandler<Request, Response>>(
-        [=](grpc::CallbackServerContext* context, const Request* request,
-            Response* response) -> grpc::ServerUnaryReactor* {
-          auto call = std::make_shared<Call>();
-          const absl::Status status = method->Begin(*context, internal::AsMessage(request), *call);
-          if (!status.ok()) {
-            grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-            reactor->Finish(ToGrpcStatus(call->Finish(status)));
-            return reactor;
-          }
-          auto async = internal::AsyncCall<Response>::Start(call, *method, response);
-          if (context->deadline() == std::chrono::system_clock::time_point::max()) {
-            async->ExpireAt(call->deadline);
-          }
-          grpc::ServerUnaryReactor* reactor = async.get();
-          (object->*handle)(std::move(call), *request, Responder<Response>(std::move(async)));
-          return reactor;
+    method->handler = internal::MakeAsyncHandler(
+        *method, [=](std::shared_ptr<Call> call, const google::protobuf::Message& request,
+                     std::shared_ptr<internal::AsyncCall> async) {
+          (object->*handle)(std::move(call), static_cast<const Request&>(request),
+                            Responder<Response>(std::move(async)));
         });
     return *this;
   }
