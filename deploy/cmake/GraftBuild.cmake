@@ -33,6 +33,8 @@ else()
   # GCC 12 reports these inside its own and Abseil's headers once they are inlined.
   target_compile_options(graft_options INTERFACE -Wno-maybe-uninitialized -Wno-restrict
     -Wno-stringop-overflow -Wno-array-bounds -Wno-dangling-pointer)
+  # Most files then compile without a garbage collection in the compiler: 5 % less time for up to 160 MB.
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:--param=ggc-min-heapsize=400000>)
 endif()
 if(GRAFT_SANITIZER)
   string(REPLACE ";" "," _graft_san "${GRAFT_SANITIZER}")
@@ -140,5 +142,15 @@ function(graft_proto name)
   endif()
   target_include_directories(${name} SYSTEM PUBLIC $<BUILD_INTERFACE:${GRAFT_GEN_DIR}>)
   target_compile_options(${name} PRIVATE -O1)
-  set_target_properties(${name} PROPERTIES CXX_CLANG_TIDY "")
+  # In batches, because all parse the same headers: 295 s of CPU for the 45 files became 150 s. protoc gives two
+  # static arrays the same names in every file; here each file has its own, but for the header's member `schemas`.
+  set_target_properties(${name} PROPERTIES CXX_CLANG_TIDY ""
+    UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8 UNITY_BUILD_UNIQUE_ID GRAFT_UNITY_ID
+    UNITY_BUILD_CODE_BEFORE_INCLUDE [[
+#include <google/protobuf/generated_message_reflection.h>
+#define GRAFT_PASTE(a, b) a##b
+#define GRAFT_OF_FILE(name, id) GRAFT_PASTE(name, id)
+#define schemas GRAFT_OF_FILE(schemas_, GRAFT_UNITY_ID)
+#define file_default_instances GRAFT_OF_FILE(file_default_instances_, GRAFT_UNITY_ID)]]
+    UNITY_BUILD_CODE_AFTER_INCLUDE "#undef schemas\n#undef file_default_instances")
 endfunction()
