@@ -152,8 +152,11 @@ struct Ticked {};
 // for it, so that a thousand submissions cost one pass over the queue.
 struct PassDue {};
 
-using Event = std::variant<NodeRegistered, NodeSynced, NodeCommanded, NodeRemoved, JobSubmitted,
-                           JobCommanded, JobAmended, JobErased, NodeDescribed, NodeInventoried,
-                           QueuePut, QueueRemoved, CallAnswered, AttemptTouched, Ticked, PassDue>;
+// A type of its own, so that who only passes events on can name it without what they hold.
+struct Event : std::variant<NodeRegistered, NodeSynced, NodeCommanded, NodeRemoved, JobSubmitted,
+                            JobCommanded, JobAmended, JobErased, NodeDescribed, NodeInventoried,
+                            QueuePut, QueueRemoved, CallAnswered, AttemptTouched, Ticked, PassDue> {
+  using variant::variant;
+};
 
 }  // namespace graft::scheduler

@@ -12,9 +12,6 @@
 
 namespace graft::scheduler {
 
-// "workspace/id".
-using JobKey = std::string;
-
 // What a gang is for. Stored as numbers.
 enum class GangKind {
   kTrain = 0,

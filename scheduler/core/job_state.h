@@ -10,6 +10,9 @@
 
 namespace graft::scheduler {
 
+// "workspace/id".
+using JobKey = std::string;
+
 // Stored as numbers: never renumber.
 enum class JobState {
   kUnspecified = 0,

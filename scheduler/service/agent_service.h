@@ -15,6 +15,7 @@
 #include "base/mutex.h"
 #include "graft/agent/v1/agent.pb.h"
 #include "rpc/access_token.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/mutate.h"
 #include "scheduler/service/node_use.h"
 #include "scheduler/service/progress.h"

@@ -11,7 +11,7 @@
 #include "absl/time/time.h"
 #include "graft/v1/auth.pb.h"
 #include "rpc/auth.h"
-#include "scheduler/service/engine.h"
+#include "scheduler/service/turn.h"
 
 namespace graft::scheduler {
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "scheduler/service/engine.h"
 
 namespace graft::scheduler {
 namespace {
@@ -26,7 +27,11 @@ absl::StatusOr<std::unique_ptr<Control>> Control::Start(Store& store, Clock& clo
   return control;
 }
 
-void Control::Submit(Engine::Request request) {
+Control::Control(Clock& clock) : clock_(clock), loop_(clock) {}
+
+Control::~Control() { Stop(); }
+
+void Control::Submit(TurnRequest request) {
   auto done = request.done;
   const absl::Status posted = loop_.Post(
       [this, request = std::move(request)]() mutable { waiting_.push_back(std::move(request)); });

@@ -15,20 +15,25 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "base/loop.h"
-#include "scheduler/service/engine.h"
+#include "scheduler/service/turn.h"
 
 namespace graft::scheduler {
+
+class Core;
+class Engine;
+class EngineOutput;
+struct CoreOptions;
 
 class Control {
  public:
   // Opens the engine. All must outlive it.
   static absl::StatusOr<std::unique_ptr<Control>> Start(Store& store, Clock& clock,
                                                         EngineOutput& output, CoreOptions options);
-  ~Control() { Stop(); }
+  ~Control();
 
   // `done` gets RESOURCE_EXHAUSTED or UNAVAILABLE, on the calling thread, when the loop takes no
   // more.
-  void Submit(Engine::Request request);
+  void Submit(TurnRequest request);
   // Runs `what` on the loop, between turns, with the core as it is committed.
   void Inspect(std::function<void(const Core&)> what);
   // OK while the loop comes round and the store takes writes.
@@ -36,14 +41,14 @@ class Control {
   void Stop() { loop_.Stop(); }
 
  private:
-  explicit Control(Clock& clock) : clock_(clock), loop_(clock) {}
+  explicit Control(Clock& clock);
   void RunTurn();
   void PlanWake();
 
   Clock& clock_;
-  std::unique_ptr<Engine> engine_;        // the loop's
-  std::vector<Engine::Request> waiting_;  // the loop's
-  Loop::TimerId timer_ = 0;               // the loop's
+  std::unique_ptr<Engine> engine_;    // the loop's
+  std::vector<TurnRequest> waiting_;  // the loop's
+  Loop::TimerId timer_ = 0;           // the loop's
   absl::Time timer_at_ = absl::InfiniteFuture();
   std::atomic<int64_t> last_turn_us_{0};
   std::atomic<bool> store_healthy_{true};

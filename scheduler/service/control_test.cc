@@ -2,6 +2,7 @@
 
 #include "base/status_matchers.h"
 #include "gtest/gtest.h"
+#include "scheduler/service/engine.h"
 #include "scheduler/store/mem_store.h"
 
 namespace graft::scheduler {

@@ -15,6 +15,7 @@
 #include "graft/v1/queue.pb.h"
 #include "graft/v1/workspace.pb.h"
 #include "rpc/status.h"
+#include "scheduler/service/engine.h"
 #include "scheduler/service/lists.h"
 #include "scheduler/service/names.h"
 

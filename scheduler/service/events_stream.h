@@ -14,7 +14,7 @@
 #include "graft/v1/job.pb.h"
 #include "grpcpp/support/server_callback.h"
 #include "rpc/call.h"
-#include "scheduler/core/job.h"
+#include "scheduler/core/job_state.h"
 #include "scheduler/store/store.h"
 
 namespace graft::scheduler {

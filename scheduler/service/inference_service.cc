@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "base/log.h"
 #include "rpc/status.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/inference_answer.h"
 #include "scheduler/service/lists.h"
 #include "scheduler/service/names.h"

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "rpc/status.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/session_records.h"
 
 namespace graft::scheduler {

@@ -8,6 +8,7 @@
 #include "graft/v1/model.pb.h"
 #include "graft/v1/queue.pb.h"
 #include "rpc/status.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/estimates.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/job_service.h"

@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "graft/v1/model.pb.h"
 #include "graft/v1/node.pb.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/events_stream.h"
 #include "scheduler/service/job_spec.h"
 #include "scheduler/service/resources.h"

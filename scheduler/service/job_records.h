@@ -10,9 +10,13 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "graft/v1/job.pb.h"
-#include "scheduler/service/engine.h"
+#include "scheduler/core/job_state.h"
+#include "scheduler/service/turn.h"
 
 namespace graft::scheduler {
+
+struct Attempt;
+struct Job;
 
 std::string JobRecordKey(absl::string_view workspace, absl::string_view job);
 std::string JobTimeKey(absl::string_view workspace, absl::string_view job, absl::Time created);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "graft/v1/queue.pb.h"
 #include "rpc/status.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/events_stream.h"
 #include "scheduler/service/explain_convert.h"
 #include "scheduler/service/job_records.h"

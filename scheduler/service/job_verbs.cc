@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "google/protobuf/util/field_mask_util.h"
 #include "rpc/status.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/job_service.h"
 #include "scheduler/service/names.h"

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/digest.h"
 #include "rpc/status.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/agent_convert.h"
 #include "scheduler/service/lists.h"
 #include "scheduler/service/names.h"

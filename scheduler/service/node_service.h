@@ -8,6 +8,7 @@
 
 #include "google/protobuf/empty.pb.h"
 #include "graft/v1/node.pb.h"
+#include "scheduler/core/event.h"
 #include "scheduler/service/mutate.h"
 #include "scheduler/service/node_use.h"
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "scheduler/core/core.h"
 #include "scheduler/service/resources.h"
 
 namespace graft::scheduler {

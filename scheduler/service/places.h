@@ -16,7 +16,6 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "graft/v1/job.pb.h"
-#include "scheduler/core/core.h"
 #include "scheduler/service/background.h"
 #include "scheduler/service/control.h"
 

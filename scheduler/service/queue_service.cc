@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "graft/v1/job.pb.h"
 #include "rpc/status.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/lists.h"
 #include "scheduler/service/names.h"

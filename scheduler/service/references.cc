@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "google/protobuf/descriptor.h"
 #include "rpc/status.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/resources.h"
 

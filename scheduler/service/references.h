@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "graft/v1/job.pb.h"
-#include "scheduler/service/engine.h"
+#include "scheduler/service/turn.h"
 
 namespace graft::scheduler {
 

@@ -17,7 +17,7 @@
 #include "base/status_macros.h"
 #include "google/protobuf/message.h"
 #include "google/protobuf/timestamp.pb.h"
-#include "scheduler/service/engine.h"
+#include "scheduler/service/turn.h"
 #include "scheduler/store/store.h"
 
 namespace graft::scheduler {

@@ -10,6 +10,7 @@
 #include "scheduler/service/access_service.h"
 #include "scheduler/service/agent_service.h"
 #include "scheduler/service/auth_service.h"
+#include "scheduler/service/engine.h"
 #include "scheduler/service/event_service.h"
 #include "scheduler/service/idle_watch.h"
 #include "scheduler/service/inference_service.h"

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "scheduler/core/job.h"
 #include "scheduler/service/job_records.h"
 
 namespace graft::scheduler {

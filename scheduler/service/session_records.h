@@ -12,10 +12,13 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "graft/v1/inference.pb.h"
-#include "scheduler/service/engine.h"
+#include "scheduler/core/job_state.h"
 #include "scheduler/service/resources.h"
+#include "scheduler/service/turn.h"
 
 namespace graft::scheduler {
+
+struct Job;
 
 // "w/inferenceSessions/s" of "workspaces/w/inferenceSessions/s", and back; empty when it is none.
 JobKey SessionKeyOf(absl::string_view name);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "scheduler/service/engine.h"
 #include "scheduler/service/pins.h"
 #include "scheduler/service/testing/test_server.h"
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "base/json.h"
 #include "graft/v1/node.pb.h"
+#include "scheduler/core/job.h"
 #include "scheduler/service/enum_names.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/resources.h"

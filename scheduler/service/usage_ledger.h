@@ -9,9 +9,11 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "graft/v1/job.pb.h"
-#include "scheduler/service/engine.h"
+#include "scheduler/service/turn.h"
 
 namespace graft::scheduler {
+
+struct Job;
 
 struct UsageEntry {
   std::string workspace;

@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "rpc/filter.h"
 #include "rpc/status.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/names.h"
 #include "scheduler/service/resources.h"

@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "base/digest.h"
 #include "graft/v1/model.pb.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/agent_convert.h"
 #include "scheduler/service/estimates.h"
 #include "scheduler/service/job_records.h"

@@ -10,7 +10,8 @@
 
 #include "graft/agent/v1/agent.pb.h"
 #include "graft/v1/job.pb.h"
-#include "scheduler/service/engine.h"
+#include "scheduler/core/job_state.h"
+#include "scheduler/service/turn.h"
 
 namespace graft::scheduler {
 

@@ -10,6 +10,7 @@
 #include "graft/v1/job.pb.h"
 #include "graft/v1/model.pb.h"
 #include "rpc/status.h"
+#include "scheduler/core/core.h"
 #include "scheduler/service/bindings.h"
 #include "scheduler/service/job_records.h"
 #include "scheduler/service/lists.h"
