@@ -97,7 +97,7 @@ class RefusedCall final : public Reactor {
 };
 
 // Shared by the reactor and the Responder of a call that is answered later. It knows no type of
-// message: the Responder fills the response in, between Claim and Finish.
+// message: the Responder fills the response in, between Claim and Send.
 class AsyncCall final : public grpc::ServerUnaryReactor {
  public:
   static std::shared_ptr<AsyncCall> Start(std::shared_ptr<Call> call, const Method& method,

@@ -131,11 +131,11 @@ AdamW8bit::AdamW8bit(const OptimizerConfig& config, model::ParameterStore& store
     : config_(config),
       store_(store),
       device_(store.values().device()),
+      paged_(config.kind == OptimizerKind::kPagedAdamW8bit && !device_.is_cpu()),
       tables_{BlockwiseCode::Signed().TablesOn(device_),
               BlockwiseCode::Unsigned().TablesOn(device_)} {
-  const bool paged = config.kind == OptimizerKind::kPagedAdamW8bit && !device_.is_cpu();
   const at::TensorOptions where =
-      paged ? at::TensorOptions().pinned_memory(true) : at::TensorOptions().device(device_);
+      paged_ ? at::TensorOptions().pinned_memory(true) : at::TensorOptions().device(device_);
   for (const model::Trained& t : store.trained()) {
     states_.push_back({Zeros(t.elements(), BlockwiseCode::Signed(), true, where, device_),
                        Zeros(t.elements(), BlockwiseCode::Unsigned(), false, where, device_)});
@@ -163,7 +163,7 @@ void AdamW8bit::Step(double learning_rate, double grad_scale) {
       StepByLookup(rule, tables_, value, grad, state.m, state.v);
     }
   }
-  if (device_.is_cpu() || config_.kind != OptimizerKind::kPagedAdamW8bit) return;
+  if (!paged_) return;
   // What came back to the host's memory may be read there now.
   c10::impl::VirtualGuardImpl(device_.type()).getStream(device_).synchronize();
 }

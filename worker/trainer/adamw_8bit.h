@@ -47,6 +47,7 @@ class AdamW8bit final : public Optimizer {
   const OptimizerConfig config_;
   model::ParameterStore& store_;
   const at::Device device_;
+  const bool paged_;  // on a CPU there is nothing to page
   const AdamW8bitTables tables_;
   std::vector<State> states_;  // in the store's order
 };
