@@ -34,8 +34,6 @@ export GRAFT_TIER=$tier
 [ $deps = 0 ] || deploy/deps.sh
 [ "$group" != fuzz ] || preset=fuzz
 
-# Under a sanitizer torch and what stands on it are left out: TSan does not know its OpenMP, and the
-# trainer's numerics are the release build's business.
 components="scheduler;fileservice;worker;client;tests"
 build="$root/build/$preset"
 started=$SECONDS

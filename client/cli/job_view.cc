@@ -1,8 +1,5 @@
 #include "client/cli/job_view.h"
 
-#include <signal.h>
-
-#include <atomic>
 #include <cstdio>
 #include <utility>
 
@@ -11,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "client/cli/interrupt.h"
 
 namespace graft::cli {
 namespace {
@@ -20,8 +18,6 @@ constexpr int kCurveRows = 8;
 constexpr int kCurvePoints = 400;
 // The server may restart under a live view.
 constexpr absl::Duration kOutageAllowed = absl::Minutes(2);
-
-std::atomic<bool> interrupted{false};
 
 std::string Bar(const Terminal& terminal, const v1::Job& job) {
   const v1::JobProgress& progress = job.status().progress();
@@ -71,7 +67,7 @@ class LiveView {
 
   absl::Status Run() {
     absl::Time reachable = absl::Now();
-    while (!interrupted) {
+    while (!InterruptGuard::interrupted()) {
       absl::StatusOr<v1::Job> job = FetchJob(client_, name_);
       if (job.ok()) {
         reachable = absl::Now();
@@ -257,13 +253,8 @@ std::string JobPage(const Terminal& terminal, const v1::Job& job) {
 }
 
 absl::Status FollowJob(Invocation& invocation, client::Client& client, const std::string& name) {
-  interrupted = false;
-  struct sigaction action = {}, before = {};
-  action.sa_handler = [](int) { interrupted = true; };
-  sigaction(SIGINT, &action, &before);
-  const absl::Status status = LiveView(invocation, client, name).Run();
-  sigaction(SIGINT, &before, nullptr);
-  return status;
+  const InterruptGuard guard;
+  return LiveView(invocation, client, name).Run();
 }
 
 }  // namespace graft::cli

@@ -1,9 +1,7 @@
 // graft top and graft usage: who holds the devices, who waits, and who used how much.
-#include <signal.h>
 #include <time.h>
 
 #include <algorithm>
-#include <atomic>
 #include <map>
 #include <string>
 #include <vector>
@@ -15,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "client/cli/command.h"
+#include "client/cli/interrupt.h"
 #include "client/cli/job_view.h"
 #include "client/cli/resources.h"
 #include "client/graft/job_file.h"
@@ -23,10 +22,8 @@
 namespace graft::cli {
 namespace {
 
-constexpr absl::Duration kRefresh = absl::Seconds(2);
+constexpr absl::Duration kTopRefresh = absl::Seconds(2);
 constexpr Style kJobStyles[] = {Style::kGreen, Style::kBlue, Style::kCyan, Style::kYellow};
-
-std::atomic<bool> interrupted{false};
 
 // "workspaces/w/jobs/j" of an attempt's or session's name.
 std::string HolderOf(const std::string& attempt) {
@@ -179,12 +176,9 @@ absl::Status Top(Invocation& invocation) {
     GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Node> nodes, FetchNodes(*client));
     return invocation.PrintList(Messages(nodes), [] { return std::string(); });
   }
-  interrupted = false;
-  struct sigaction action = {}, before = {};
-  action.sa_handler = [](int) { interrupted = true; };
-  sigaction(SIGINT, &action, &before);
+  const InterruptGuard guard;
   absl::Status status;
-  while (!interrupted) {
+  while (!InterruptGuard::interrupted()) {
     const absl::StatusOr<std::string> picture = Picture(invocation.out, *client);
     status = picture.status();
     if (!status.ok()) break;
@@ -192,10 +186,9 @@ absl::Status Top(Invocation& invocation) {
     invocation.Write(absl::StrCat(live ? "\x1b[H\x1b[2J" : "", *picture));
     fflush(stdout);
     if (!live) break;
-    timespec pause = absl::ToTimespec(kRefresh);
+    timespec pause = absl::ToTimespec(kTopRefresh);
     nanosleep(&pause, nullptr);  // Ctrl-C ends it early
   }
-  sigaction(SIGINT, &before, nullptr);
   return status;
 }
 

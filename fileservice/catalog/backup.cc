@@ -11,7 +11,7 @@ constexpr uint8_t kBackupVersion = 1;
 // A record is ended when it has grown to this; the largest row fits beside it.
 constexpr size_t kRecordBytes = 1 << 20;
 
-absl::Status CheckVersion(Decoder& in, absl::string_view what) {
+absl::Status CheckBackupVersion(Decoder& in, absl::string_view what) {
   const uint8_t version = in.Byte();
   if (version == kBackupVersion) return absl::OkStatus();
   return absl::UnimplementedError(
@@ -31,7 +31,7 @@ std::string FilesetState::Encode() const {
 
 absl::StatusOr<FilesetState> FilesetState::Decode(absl::string_view bytes) {
   Decoder in(bytes);
-  GRAFT_RETURN_IF_ERROR(CheckVersion(in, "a fileset's state"));
+  GRAFT_RETURN_IF_ERROR(CheckBackupVersion(in, "a fileset's state"));
   FilesetState state;
   GRAFT_ASSIGN_OR_RETURN(state.fileset, FilesetRecord::Decode(in.String()));
   state.deleted = in.Byte() != 0;
@@ -48,7 +48,7 @@ absl::StatusOr<FilesetState> FilesetState::Decode(absl::string_view bytes) {
 
 absl::StatusOr<VersionBackup> VersionBackup::Decode(absl::string_view bytes) {
   Decoder in(bytes);
-  GRAFT_RETURN_IF_ERROR(CheckVersion(in, "a version"));
+  GRAFT_RETURN_IF_ERROR(CheckBackupVersion(in, "a version"));
   VersionBackup backup;
   GRAFT_ASSIGN_OR_RETURN(backup.fileset, FilesetRecord::Decode(in.String()));
   GRAFT_ASSIGN_OR_RETURN(backup.version, VersionRecord::Decode(in.String()));
@@ -63,7 +63,7 @@ absl::StatusOr<VersionBackup> VersionBackup::Decode(absl::string_view bytes) {
 
 absl::StatusOr<std::vector<FilePageBackup>> DecodeFilePages(absl::string_view bytes) {
   Decoder in(bytes);
-  GRAFT_RETURN_IF_ERROR(CheckVersion(in, "a chunk list"));
+  GRAFT_RETURN_IF_ERROR(CheckBackupVersion(in, "a chunk list"));
   std::vector<FilePageBackup> pages;
   while (in.ok() && !in.empty()) {
     FilePageBackup backup;

@@ -16,12 +16,12 @@ namespace graft::fileservice {
 namespace {
 
 constexpr size_t kProblemsKept = 1000;
-constexpr size_t kMaxOpenPacks = 64;
+constexpr size_t kOpenPacksInCheck = 64;
 
 class Check {
  public:
   Check(const Database& db, Files& files, const std::string& directory)
-      : db_(db), at_(db.TakeSnapshot()), reader_(db, files, directory, kMaxOpenPacks) {}
+      : db_(db), at_(db.TakeSnapshot()), reader_(db, files, directory, kOpenPacksInCheck) {}
 
   absl::StatusOr<FsckReport> Run() {
     GRAFT_RETURN_IF_ERROR(CheckPacks());

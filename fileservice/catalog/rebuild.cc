@@ -17,7 +17,7 @@ namespace graft::fileservice {
 namespace {
 
 constexpr size_t kBatchBytes = 4 << 20;
-constexpr size_t kMaxOpenPacks = 16;
+constexpr size_t kOpenPacksInRebuild = 16;
 // Every row that is made carries this epoch; publishes go on behind it.
 constexpr int64_t kRebuiltEpoch = 1;
 
@@ -29,7 +29,7 @@ class Rebuilder {
         directory_(directory),
         clock_(clock),
         batch_(db),
-        reader_(db, files, directory, kMaxOpenPacks) {}
+        reader_(db, files, directory, kOpenPacksInRebuild) {}
 
   absl::StatusOr<RebuildReport> Run() {
     GRAFT_ASSIGN_OR_RETURN(const std::vector<std::string> names, files_.ListOrCreate(directory_));

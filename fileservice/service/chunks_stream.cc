@@ -18,8 +18,6 @@
 namespace graft::fileservice {
 namespace {
 
-constexpr size_t kMaxIds = 65536;
-
 struct WantedChunk {
   uint32_t index;  // in the request
   ChunkId id;

@@ -2,6 +2,7 @@
 // disk.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 
 #include "fileservice/service/data_plane.h"
@@ -10,6 +11,9 @@
 #include "rpc/call.h"
 
 namespace graft::fileservice {
+
+// Chunks that one request names.
+inline constexpr size_t kMaxIds = 65536;
 
 // A reactor that owns itself until gRPC is done with it.
 RawWriteReactor* StartDownloadChunks(DataPlane& plane, std::shared_ptr<rpc::Call> call,

@@ -1,6 +1,8 @@
 // Records of the catalog as messages of the contract, and back.
 #pragma once
 
+#include <optional>
+
 #include "absl/status/statusor.h"
 #include "fileservice/catalog/catalog.h"
 #include "graft/v1/data.pb.h"
@@ -17,6 +19,11 @@ v1::Pin ToMessage(const Pin& pin);
 v1::UploadSession ToMessage(const SessionRecord& session);
 v1::ChunkProfile ToMessage(ChunkProfile profile);
 ChunkProfile FromMessage(v1::ChunkProfile profile);
+
+// An optional field of a message.
+inline std::optional<int64_t> IfSet(bool set, int64_t value) {
+  return set ? std::optional<int64_t>(value) : std::nullopt;
+}
 
 // INVALID_ARGUMENT for labels, descriptions and retention beyond the contract's limits.
 absl::Status CheckFilesetMessage(const v1::FileSet& message);

@@ -18,12 +18,7 @@
 namespace graft::fileservice {
 namespace {
 
-constexpr size_t kMaxIds = 65536;
 constexpr int32_t kMaxManifestChunks = 65536;
-
-std::optional<int64_t> IfSet(bool set, int64_t value) {
-  return set ? std::optional<int64_t>(value) : std::nullopt;
-}
 
 }  // namespace
 

@@ -31,10 +31,6 @@ absl::StatusOr<int64_t> NumberOf(const ChildName& name) {
   return absl::InvalidArgumentError(absl::StrCat("\"", name.id, "\" is not a version's number"));
 }
 
-std::optional<int64_t> IfSet(bool set, int64_t value) {
-  return set ? std::optional<int64_t>(value) : std::nullopt;
-}
-
 // Where a fileset stands in a list of this order.
 std::string PlaceOf(const FilesetOrder& order, const FilesetRecord& record) {
   const std::string name = absl::StrCat(record.workspace, "/", record.name);

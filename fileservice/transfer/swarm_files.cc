@@ -13,7 +13,7 @@
 namespace graft::fileservice {
 namespace {
 
-constexpr size_t kReadBytes = 4 << 20;
+constexpr size_t kSwarmReadBytes = 4 << 20;
 
 absl::Status ReadAll(int fd, int64_t offset, size_t size, char* out) {
   while (size > 0) {
@@ -126,15 +126,15 @@ absl::StatusOr<std::string> SwarmFiles::Read(uint32_t piece) const {
 }
 
 absl::Status SwarmFiles::Complete() const {
-  std::string buffer(kReadBytes, '\0');
+  std::string buffer(kSwarmReadBytes, '\0');
   for (size_t i = 0; i < files_.size(); ++i) {
     const LocalFile& file = files_[i];
     const int fd = fds_[i].get();
     if (ftruncate(fd, file.size) != 0) return ErrnoStatus(errno, "cannot end a file");
     Sha256 hash;
     for (int64_t at = 0; at < file.size;) {
-      const auto size =
-          static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(kReadBytes), file.size - at));
+      const auto size = static_cast<size_t>(
+          std::min<int64_t>(static_cast<int64_t>(kSwarmReadBytes), file.size - at));
       GRAFT_RETURN_IF_ERROR(ReadAll(fd, at, size, buffer.data()));
       hash.Update(absl::string_view(buffer.data(), size));
       at += static_cast<int64_t>(size);

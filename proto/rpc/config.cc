@@ -309,7 +309,7 @@ Option SplitOption(absl::string_view argument) {
   return option;
 }
 
-std::string Shown(absl::string_view name) {
+std::string FlagName(absl::string_view name) {
   return absl::StrCat("--", absl::StrReplaceAll(name, {{"_", "-"}}));
 }
 
@@ -319,11 +319,11 @@ absl::Status UnknownOption(const std::string& name, const Descriptor& type) {
     if (IsOption(*type.field(i))) known.push_back(type.field(i)->name());
   }
   const std::string nearest = NearestName(name, known);
-  for (std::string& one : known) one = Shown(one);
+  for (std::string& one : known) one = FlagName(one);
   return absl::InvalidArgumentError(
-      absl::StrCat("there is no option ", Shown(name),
+      absl::StrCat("there is no option ", FlagName(name),
                    nearest.empty() ? absl::StrCat("; known are ", absl::StrJoin(known, ", "))
-                                   : absl::StrCat("; did you mean ", Shown(nearest), "?")));
+                                   : absl::StrCat("; did you mean ", FlagName(nearest), "?")));
 }
 
 // Reads the value as a protobuf text would give it, so that each type has one reader.
@@ -338,7 +338,7 @@ absl::Status SetOption(const FieldDescriptor& field, const std::string& value,
   parser.RecordErrorsTo(&error);
   if (parser.ParseFieldValueFromString(value, &field, &config)) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(Shown(field.name()), " cannot be '", value, "': ", error.text));
+      absl::StrCat(FlagName(field.name()), " cannot be '", value, "': ", error.text));
 }
 
 }  // namespace
@@ -363,7 +363,7 @@ absl::StatusOr<std::vector<std::string>> ReadArguments(const std::vector<std::st
     if (!option.value.has_value() && is_switch) option.value = "true";
     if (!option.value.has_value()) {
       if (i + 1 == arguments.size()) {
-        return absl::InvalidArgumentError(absl::StrCat(Shown(option.name), " wants a value"));
+        return absl::InvalidArgumentError(absl::StrCat(FlagName(option.name), " wants a value"));
       }
       option.value = arguments[++i];
     }

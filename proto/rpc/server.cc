@@ -25,6 +25,7 @@
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "prometheus/registry.h"
+#include "rpc/address.h"
 #include "rpc/auth.h"
 #include "rpc/bulk_args.h"
 #include "rpc/caller_limits.h"
@@ -324,12 +325,6 @@ class ReflectionOption final : public grpc::ServerBuilderOption {
  private:
   const bool enabled_;
 };
-
-bool IsLoopback(absl::string_view address) {
-  if (absl::StartsWith(address, "unix:")) return true;
-  const absl::string_view host = address.substr(0, address.rfind(':'));
-  return host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
-}
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
     const ServerOptions& options) {

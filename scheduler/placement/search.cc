@@ -10,7 +10,7 @@ namespace graft::scheduler {
 namespace {
 
 // How many of the tightest switches are filled on trial.
-constexpr size_t kTrials = 16;
+constexpr size_t kSwitchTrials = 16;
 
 int WidestTier(Level level) {
   switch (level) {
@@ -342,7 +342,7 @@ class Search {
       return a.units != b.units ? a.units < b.units : a.free < b.free;
     });
     std::optional<Plan> best;
-    for (size_t i = 0; i < std::min(kTrials, rooms.size()); ++i) {
+    for (size_t i = 0; i < std::min(kSwitchTrials, rooms.size()); ++i) {
       Plan plan{.block = demand_.unit, .level = LevelOf(tier)};
       Fill(rooms[i].id, demand_.units, plan);
       if (tier == kChassis && !OnOneNode(plan)) plan.level = Level::kRack;

@@ -97,7 +97,7 @@ Found FitMemory(const ModelFacts& model, const ShapeRequest& request, const Shap
   return found;
 }
 
-std::string LayoutText(const Layout& layout) {
+std::string WholeLayoutText(const Layout& layout) {
   return absl::StrCat("tp ", layout.tp, ", cp ", layout.cp, ", dp ", layout.dp, ", pp ", layout.pp,
                       ", ep ", layout.ep);
 }
@@ -119,7 +119,7 @@ std::string WhatWouldFit(const ModelFacts& model, ShapeRequest request, const Sh
                                             : a.memory_bytes < b.memory_bytes;
         });
     return absl::StrCat(text, "; the fewest that hold it are ", devices, " devices with ",
-                        LayoutText(narrowest->layout));
+                        WholeLayoutText(narrowest->layout));
   }
   return absl::StrCat(text, "; no number of these devices holds it");
 }
@@ -236,7 +236,7 @@ absl::StatusOr<ShapeChoice> ChooseShape(const ModelFacts& model, const ShapeRequ
         absl::StrFormat("needs at least %.1f GiB of each device (%s), and %.1f GiB of %.1f may be "
                         "used%s; else take "
                         "larger ones, a quantised base, or make layers again in the backward",
-                        found.least_memory / kGiB, LayoutText(found.least),
+                        found.least_memory / kGiB, WholeLayoutText(found.least),
                         static_cast<double>(rates.device_bytes) * rates.usable_share / kGiB,
                         static_cast<double>(rates.device_bytes) / kGiB,
                         WhatWouldFit(model, request, rates, found.least)));
@@ -256,8 +256,9 @@ absl::StatusOr<ShapeChoice> ChooseShape(const ModelFacts& model, const ShapeRequ
   const Shape& best = choice.shapes.front();
   choice.why = absl::StrFormat(
       "%s on %d devices: %.1f GiB of each, %.3g s a step; the best of %d layouts that fit%s",
-      LayoutText(best.layout), best.layout.world(), best.memory_bytes / kGiB, best.step_seconds,
-      static_cast<int>(layouts), best.starts_now ? "" : ", none of which can start now");
+      WholeLayoutText(best.layout), best.layout.world(), best.memory_bytes / kGiB,
+      best.step_seconds, static_cast<int>(layouts),
+      best.starts_now ? "" : ", none of which can start now");
   return choice;
 }
 

@@ -10,7 +10,7 @@ namespace graft::scheduler {
 namespace {
 
 // Of each tier, how many of the places that look cheapest are tried.
-constexpr size_t kTrials = 16;
+constexpr size_t kPlaceTrials = 16;
 
 // A switch or domain, and what each candidate holds of it.
 struct Region {
@@ -82,7 +82,7 @@ class Chooser {
     for (auto& [id, region] : regions) {
       if (Estimate(region)) enough.push_back(std::move(region));
     }
-    const size_t most = std::min(kTrials, enough.size());
+    const size_t most = std::min(kPlaceTrials, enough.size());
     std::stable_sort(enough.begin(), enough.end(),
                      [](const Region& a, const Region& b) { return a.estimate < b.estimate; });
     enough.resize(most);

@@ -17,7 +17,7 @@ namespace {
 
 constexpr char kConfig[] = "adapter_config.json";
 constexpr char kWeights[] = "adapter_model.safetensors";
-constexpr absl::string_view kPrefix = "base_model.model.";
+constexpr absl::string_view kTensorPrefix = "base_model.model.";
 constexpr int64_t kMostRank = 4096;
 
 absl::Status Mismatch(absl::string_view tensor, absl::string_view why) {
@@ -94,8 +94,8 @@ absl::StatusOr<AdapterFacts> CheckAdapter(const spec::ModelFiles& adapter,
   std::map<std::string, std::set<std::string>> found;  // parts by module
   for (const auto& [name, info] : *tensors) {
     absl::string_view rest = name;
-    if (!absl::ConsumePrefix(&rest, kPrefix)) {
-      return Mismatch(name, absl::StrCat("does not begin with ", kPrefix));
+    if (!absl::ConsumePrefix(&rest, kTensorPrefix)) {
+      return Mismatch(name, absl::StrCat("does not begin with ", kTensorPrefix));
     }
     size_t end = rest.find(".lora_");
     if (end == absl::string_view::npos) {
@@ -120,7 +120,7 @@ absl::StatusOr<AdapterFacts> CheckAdapter(const spec::ModelFiles& adapter,
   for (const auto& [module, parts] : found) {
     for (const auto& [part, shape] : PartsOf(linears.at(module), facts)) {
       if (parts.contains(part)) continue;
-      return Mismatch(absl::StrCat(kPrefix, module, part), "is missing");
+      return Mismatch(absl::StrCat(kTensorPrefix, module, part), "is missing");
     }
   }
   return facts;

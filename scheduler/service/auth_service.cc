@@ -23,7 +23,7 @@ absl::Status BadToken(absl::string_view reason, absl::string_view message) {
 }
 
 // Tokens are read as records without an etag.
-absl::StatusOr<v1::Token> ReadToken(const Store& store, const std::string& way) {
+absl::StatusOr<v1::Token> TokenOf(const Store& store, const std::string& way) {
   GRAFT_ASSIGN_OR_RETURN(const Record record,
                          store.Get(Family::kRecords, absl::StrCat("token/", way)));
   v1::Token token;
@@ -56,7 +56,7 @@ absl::StatusOr<std::map<std::string, rpc::Role>> RolesOfToken(const Store& store
                                                               const std::string& way,
                                                               absl::Time now) {
   const std::string user = way.substr(0, way.find('/'));
-  const absl::StatusOr<v1::Token> found = ReadToken(store, way);
+  const absl::StatusOr<v1::Token> found = TokenOf(store, way);
   if (!found.ok()) return BadToken("TOKEN_INVALID", "the token's user is gone");
   if (found->has_revoke_time()) return BadToken("TOKEN_INVALID", "the token was revoked");
   if (FromTimestamp(found->expire_time()) <= now) {

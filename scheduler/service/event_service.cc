@@ -18,6 +18,7 @@
 #include "scheduler/service/engine.h"
 #include "scheduler/service/lists.h"
 #include "scheduler/service/names.h"
+#include "scheduler/service/watchers.h"
 
 namespace graft::scheduler {
 namespace {
@@ -26,7 +27,6 @@ namespace v1 = graft::v1;
 
 constexpr int kEventsAtATime = 1000;
 constexpr int kAuditScan = 100'000;  // entries that one page looks through at most
-constexpr absl::Duration kBookmark = absl::Seconds(30);
 
 const ListFields& EventFields() {
   static const ListFields fields{

@@ -11,6 +11,7 @@
 #include "scheduler/service/job_service.h"
 #include "scheduler/service/lists.h"
 #include "scheduler/service/names.h"
+#include "scheduler/service/watchers.h"
 
 namespace graft::scheduler {
 namespace {
@@ -20,9 +21,7 @@ using google::protobuf::FieldMask;
 
 constexpr absl::Duration kDefaultWait = absl::Seconds(30);
 constexpr absl::Duration kLongestWait = absl::Minutes(5);
-constexpr absl::Duration kBookmark = absl::Seconds(30);
 constexpr int kMaxBatch = 1000;
-constexpr char kJobName[] = "workspaces/*/jobs/*";
 
 const ListFields& JobFields() {
   static const ListFields fields{.filter = {{"name"},

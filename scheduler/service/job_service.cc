@@ -55,7 +55,7 @@ void JobService::Command(CallPtr call, const std::string& name, const std::strin
                          JobVerb verb, const std::string& why, rpc::Responder<v1::Job> responder) {
   Mutate<v1::Job>(context_.control, std::move(responder),
                   [=](Turn& turn) -> absl::StatusOr<v1::Job> {
-                    GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(name, "workspaces/*/jobs/*"));
+                    GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(name, kJobName));
                     const std::string key = JobRecordKey(ids[0], ids[1]);
                     GRAFT_ASSIGN_OR_RETURN(v1::Job job, ReadResource<v1::Job>(turn, key, name));
                     GRAFT_RETURN_IF_ERROR(CheckEtag(name, etag, job.etag()));

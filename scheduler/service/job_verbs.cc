@@ -20,7 +20,6 @@ namespace v1 = graft::v1;
 using google::protobuf::Empty;
 using google::protobuf::util::FieldMaskUtil;
 
-constexpr char kJobName[] = "workspaces/*/jobs/*";
 constexpr int kPriorityBound = 1000;
 
 absl::Status Conflict(const absl::Status& status, const std::string& name, const v1::Job& job) {

@@ -13,6 +13,8 @@
 
 namespace graft::scheduler {
 
+inline constexpr char kJobName[] = "workspaces/*/jobs/*";
+
 // The parts that stand at the pattern's `*`, each a valid id (or `-`, where `allow_any`).
 // INVALID_ARGUMENT with the pattern otherwise.
 absl::StatusOr<std::vector<std::string>> ParseName(absl::string_view name,

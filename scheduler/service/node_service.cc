@@ -16,6 +16,7 @@
 #include "scheduler/service/names.h"
 #include "scheduler/service/records.h"
 #include "scheduler/service/standard.h"
+#include "scheduler/service/watchers.h"
 
 namespace graft::scheduler {
 namespace {
@@ -26,7 +27,6 @@ using google::protobuf::Empty;
 constexpr absl::Duration kJoinTokenTtl = absl::Minutes(10);
 constexpr absl::Duration kLongestJoinTokenTtl = absl::Hours(24);
 constexpr int kMostJoinTokenUses = 10'000;
-constexpr absl::Duration kBookmark = absl::Seconds(30);
 constexpr absl::string_view kBodyPrefix = "node/";
 
 const ListFields& NodeFields() {

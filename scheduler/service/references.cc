@@ -19,8 +19,6 @@ namespace v1 = graft::v1;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
-constexpr size_t kMaxHolders = 20;
-
 bool IsOrIsBelow(absl::string_view text, absl::string_view name) {
   return absl::StartsWith(text, name) && (text.size() == name.size() || text[name.size()] == '/');
 }

@@ -17,7 +17,10 @@ std::vector<std::string> LiveJobsThat(Turn& turn,
 // Whether any text field in `message` is `name`, or a name below it.
 bool Mentions(const google::protobuf::Message& message, absl::string_view name);
 
-// FAILED_PRECONDITION (RESOURCE_IN_USE) with the first 20 of `holders`, which is not empty.
+inline constexpr size_t kMaxHolders = 20;
+
+// FAILED_PRECONDITION (RESOURCE_IN_USE) with the first kMaxHolders of `holders`, which is not
+// empty.
 absl::Status InUse(absl::string_view name, const std::vector<std::string>& holders);
 
 }  // namespace graft::scheduler

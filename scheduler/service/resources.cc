@@ -9,7 +9,7 @@
 namespace graft::scheduler {
 namespace {
 
-constexpr char kVersion = 1;
+constexpr char kBodyVersion = 1;
 constexpr int kChangesAtATime = 1000;
 constexpr absl::Duration kRequestIdTtl = absl::Hours(24);
 
@@ -62,14 +62,14 @@ std::string DeterministicBytes(const google::protobuf::Message& message) {
 }
 
 std::string EncodeResource(const google::protobuf::Message& message) {
-  std::string bytes(1, kVersion);
+  std::string bytes(1, kBodyVersion);
   message.AppendToString(&bytes);
   return bytes;
 }
 
 absl::Status DecodeResource(absl::string_view key, absl::string_view bytes,
                             google::protobuf::Message& message) {
-  if (!bytes.empty() && bytes[0] > kVersion) {
+  if (!bytes.empty() && bytes[0] > kBodyVersion) {
     return absl::FailedPreconditionError(absl::StrCat(
         key, " was written by a newer program (version ", static_cast<int>(bytes[0]), ")"));
   }

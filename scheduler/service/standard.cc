@@ -12,6 +12,7 @@
 #include "google/protobuf/util/json_util.h"
 #include "graft/v1/workspace.pb.h"
 #include "rpc/status.h"
+#include "scheduler/service/resources.h"
 
 namespace graft::scheduler {
 namespace {
@@ -42,13 +43,6 @@ absl::Status BadPath(absl::string_view path, absl::string_view why) {
                            absl::StrCat("update_mask names '", path, "', which ", why))
       .Reason("FIELD_MASK_INVALID")
       .Metadata("path", path)
-      .Build();
-}
-
-absl::Status Invalid(absl::string_view field, absl::string_view why) {
-  return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument, absl::StrCat(field, " ", why))
-      .Reason("FIELD_INVALID")
-      .Field(field, why)
       .Build();
 }
 
@@ -105,12 +99,12 @@ absl::Status CheckCommon(const pb::Message& resource) {
   const auto& reflection = *resource.GetReflection();
   const pb::FieldDescriptor* text = FindString(resource, "description");
   if (text != nullptr && reflection.GetString(resource, text).size() > kMaxDescription) {
-    return Invalid("description", absl::StrCat("is longer than ", kMaxDescription, " bytes"));
+    return InvalidField("description", absl::StrCat("is longer than ", kMaxDescription, " bytes"));
   }
   const pb::FieldDescriptor* labels = resource.GetDescriptor()->FindFieldByName("labels");
   if (labels == nullptr || !labels->is_map()) return absl::OkStatus();
   if (reflection.FieldSize(resource, labels) > kMaxLabels) {
-    return Invalid("labels", absl::StrCat("are more than ", kMaxLabels));
+    return InvalidField("labels", absl::StrCat("are more than ", kMaxLabels));
   }
   for (int i = 0; i < reflection.FieldSize(resource, labels); ++i) {
     const pb::Message& entry = reflection.GetRepeatedMessage(resource, labels, i);
@@ -120,9 +114,9 @@ absl::Status CheckCommon(const pb::Message& resource) {
     const std::string key = part(entry.GetDescriptor()->map_key());
     if (key.empty() || key.size() > kMaxLabel ||
         part(entry.GetDescriptor()->map_value()).size() > kMaxLabel) {
-      return Invalid("labels", absl::StrCat("'", key.substr(0, kMaxLabel),
-                                            "' has a key or value of 0 or more than ", kMaxLabel,
-                                            " characters"));
+      return InvalidField("labels", absl::StrCat("'", key.substr(0, kMaxLabel),
+                                                 "' has a key or value of 0 or more than ",
+                                                 kMaxLabel, " characters"));
     }
   }
   return absl::OkStatus();

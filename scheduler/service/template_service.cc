@@ -22,7 +22,7 @@ namespace v1 = graft::v1;
 using google::protobuf::Empty;
 
 constexpr char kTemplate[] = "workspaces/*/templates/*";
-constexpr char kVersion[] = "workspaces/*/templates/*/versions/*";
+constexpr char kVersionName[] = "workspaces/*/templates/*/versions/*";
 
 std::string TemplateKey(const std::vector<std::string>& ids) {
   return absl::StrCat("template/", ids[0], "/", ids[1]);
@@ -44,7 +44,7 @@ absl::StatusOr<v1::TemplateVersion> ReadVersion(const absl::StatusOr<Record>& re
 
 absl::StatusOr<std::pair<std::vector<std::string>, std::string>> ParseVersion(
     const std::string& name) {
-  GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(name, kVersion));
+  GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(name, kVersionName));
   int64_t number = 0;
   if (!absl::SimpleAtoi(ids[2], &number) || number <= 0) return NoSuchResource(name);
   return std::make_pair(ids, VersionKey(ids, number));
@@ -317,10 +317,10 @@ std::unique_ptr<v1::TemplateVersion> ApplyTemplate(const Store& store, const std
   const std::string& name = spec.template_();
   if (name.empty()) return nullptr;
   const bool versioned = absl::StrContains(name, "/versions/");
-  const auto ids = ParseName(name, versioned ? kVersion : kTemplate);
+  const auto ids = ParseName(name, versioned ? kVersionName : kTemplate);
   if (!ids.ok()) {
     Violate(violations, "spec.template", v1::REASON_NAME_INVALID,
-            absl::StrCat("'", name, "' is no name of the form ", kVersion));
+            absl::StrCat("'", name, "' is no name of the form ", kVersionName));
     return nullptr;
   }
   const auto parent = ReadResource<v1::Template>(store, TemplateKey(*ids), name);

@@ -16,11 +16,11 @@ namespace graft::scheduler {
 namespace {
 
 namespace v1 = graft::v1;
-constexpr absl::string_view kPrefix = "usage/";
+constexpr absl::string_view kUsagePrefix = "usage/";
 constexpr int kPage = 5000;
 
 std::string EndKey(absl::Time end) {
-  return absl::StrCat(kPrefix,
+  return absl::StrCat(kUsagePrefix,
                       absl::StrFormat("%016x", static_cast<uint64_t>(absl::ToUnixMicros(end))));
 }
 
@@ -128,13 +128,13 @@ void KeepUsage(Turn& turn, const v1::Job& body, const v1::Attempt& attempt, bool
 
 absl::StatusOr<std::vector<UsageEntry>> ReadUsage(const Store& store, absl::Time since) {
   std::vector<UsageEntry> entries;
-  GRAFT_RETURN_IF_ERROR(
-      ForEachRecord(store, {.prefix = std::string(kPrefix), .after = EndKey(since), .limit = kPage},
-                    [&](const Record& record, int64_t) {
-                      GRAFT_ASSIGN_OR_RETURN(const Json json, Json::Parse(record.value));
-                      entries.push_back(FromJson(json));
-                      return absl::OkStatus();
-                    }));
+  GRAFT_RETURN_IF_ERROR(ForEachRecord(
+      store, {.prefix = std::string(kUsagePrefix), .after = EndKey(since), .limit = kPage},
+      [&](const Record& record, int64_t) {
+        GRAFT_ASSIGN_OR_RETURN(const Json json, Json::Parse(record.value));
+        entries.push_back(FromJson(json));
+        return absl::OkStatus();
+      }));
   return entries;
 }
 

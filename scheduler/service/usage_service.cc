@@ -24,13 +24,6 @@ namespace v1 = graft::v1;
 constexpr absl::Duration kDefaultPeriod = absl::Hours(24 * 30);
 constexpr int kMaxDimensions = 3;
 
-absl::Status Invalid(absl::string_view field, absl::string_view why) {
-  return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument, absl::StrCat(field, " ", why))
-      .Reason("FIELD_INVALID")
-      .Field(field, why)
-      .Build();
-}
-
 std::string KeyOf(const UsageEntry& entry, v1::UsageDimension dimension, absl::Time day) {
   switch (dimension) {
     case v1::USAGE_DIMENSION_WORKSPACE:
@@ -120,12 +113,13 @@ absl::StatusOr<v1::QueryUsageResponse> SumUsage(const std::vector<UsageEntry>& e
   std::vector<v1::UsageDimension> dimensions;
   for (int dimension : request.group_by()) {
     if (dimension <= 0 || !v1::UsageDimension_IsValid(dimension)) {
-      return Invalid("group_by", "names a dimension that is none");
+      return InvalidField("group_by", "names a dimension that is none");
     }
     dimensions.push_back(static_cast<v1::UsageDimension>(dimension));
   }
   if (dimensions.empty()) dimensions.push_back(v1::USAGE_DIMENSION_WORKSPACE);
-  if (dimensions.size() > kMaxDimensions) return Invalid("group_by", "has more than 3 dimensions");
+  if (dimensions.size() > kMaxDimensions)
+    return InvalidField("group_by", "has more than 3 dimensions");
   const bool by_day =
       std::find(dimensions.begin(), dimensions.end(), v1::USAGE_DIMENSION_DAY) != dimensions.end();
   std::map<std::vector<std::string>, Sum> sums;
@@ -182,7 +176,7 @@ void UsageService::QueryUsage(std::shared_ptr<rpc::Call> call, const v1::QueryUs
   const absl::Time end = request.has_end_time() ? FromTimestamp(request.end_time()) : now;
   const absl::Time begin =
       request.has_start_time() ? FromTimestamp(request.start_time()) : end - kDefaultPeriod;
-  if (begin >= end) return responder.Answer(Invalid("start_time", "is not before end_time"));
+  if (begin >= end) return responder.Answer(InvalidField("start_time", "is not before end_time"));
   auto entries = ReadUsage(context_.store, begin);
   if (!entries.ok()) return responder.Answer(entries.status());
   auto answer = std::make_shared<rpc::Responder<v1::QueryUsageResponse>>(std::move(responder));

@@ -13,11 +13,15 @@
 #include <memory>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "base/mutex.h"
 #include "scheduler/service/background.h"
 #include "scheduler/store/store.h"
 
 namespace graft::scheduler {
+
+// How often a watch that has no news says how far it has read.
+inline constexpr absl::Duration kBookmark = absl::Seconds(30);
 
 class Watchers {
  public:

@@ -24,8 +24,6 @@ namespace {
 namespace v1 = graft::v1;
 using google::protobuf::Empty;
 
-constexpr size_t kMaxHolders = 20;
-
 std::string WorkspaceKey(absl::string_view id) { return absl::StrCat("workspace/", id); }
 std::string ProjectKey(const std::vector<std::string>& ids) {
   return absl::StrCat("project/", ids[0], "/", ids[1]);

@@ -15,7 +15,7 @@
 namespace graft::agent {
 namespace {
 
-constexpr size_t kLastWords = 20;  // lines of the trainer's log that a failure is told with
+constexpr size_t kLinesOfLog = 20;  // lines of the trainer's log that a failure is told with
 
 }  // namespace
 
@@ -90,7 +90,7 @@ absl::Status InferenceRunner::StartTrainer(const RankCommand& command) {
                [this, post](std::string line) {
                  post([this, line = std::move(line)] {
                    last_words_.push_back(line);
-                   if (last_words_.size() > kLastWords) last_words_.erase(last_words_.begin());
+                   if (last_words_.size() > kLinesOfLog) last_words_.erase(last_words_.begin());
                  });
                },
            .on_exit = [this, post](RankExit exit) { post([this, exit] { OnExit(exit); }); }}));

@@ -20,10 +20,10 @@ struct Heads {
   }
 };
 
-struct Segments {
+struct FlashSegments {
   at::Tensor offsets;  // int32 on the device
   int64_t longest = 0;
-  Segments(const SegmentStarts& starts, at::Device device) {
+  FlashSegments(const SegmentStarts& starts, at::Device device) {
     offsets = at::tensor(at::ArrayRef<int64_t>(starts), at::kLong).to(device, at::kInt);
     for (size_t i = 0; i + 1 < starts.size(); ++i) {
       longest = std::max(longest, starts[i + 1] - starts[i]);
@@ -64,7 +64,7 @@ at::Tensor SinkGradients(const at::Tensor& sinks, const at::Tensor& o, const at:
 at::Tensor FlashForward(const Attention& a, const at::Tensor& qkv, const SegmentStarts& starts,
                         FlashState* state) {
   const Heads heads(a, qkv);
-  const Segments segments(starts, qkv.device());
+  const FlashSegments segments(starts, qkv.device());
   at::Tensor o, unused;
   std::tie(o, state->lse, state->seed, state->offset, unused) = at::_flash_attention_forward(
       heads.q, heads.k, heads.v, segments.offsets, segments.offsets, segments.longest,
@@ -79,7 +79,7 @@ at::Tensor FlashBackward(const Attention& a, const at::Tensor& qkv, const at::Te
                          const FlashState& state, const at::Tensor& d_o,
                          const SegmentStarts& starts) {
   const Heads heads(a, qkv);
-  const Segments segments(starts, qkv.device());
+  const FlashSegments segments(starts, qkv.device());
   const std::vector<int64_t> shape = {qkv.size(0), a.heads, a.value_dim};
   const auto [dq, dk, dv] = at::_flash_attention_backward(
       d_o.view(shape), heads.q, heads.k, heads.v, o.view(shape), state.lse, segments.offsets,

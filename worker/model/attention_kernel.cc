@@ -78,16 +78,16 @@ struct Block {
 };
 
 // The columns of a block that its row `row` sees: [begin, end).
-struct Seen {
+struct SeenKeys {
   int64_t begin, end;
-  Seen(const AttentionShape& shape, const Block& block, int64_t row) {
+  SeenKeys(const AttentionShape& shape, const Block& block, int64_t row) {
     const int64_t behind = block.place + row + 1;
     end = std::clamp<int64_t>(behind, 0, block.keys);
     begin = shape.window > 0 ? std::clamp<int64_t>(behind - shape.window, 0, end) : 0;
   }
 };
 
-void ClearUnseen(const Seen& seen, int64_t keys, float* row) {
+void ClearUnseen(const SeenKeys& seen, int64_t keys, float* row) {
   std::fill(row, row + seen.begin, 0.0f);
   std::fill(row + seen.end, row + keys, 0.0f);
 }
@@ -135,7 +135,7 @@ void AttentionForward(const AttentionShape& shape, const std::vector<AttentionSe
            {HeadOf(in.q, first, head, shape.head_dim), in.q.stride},
            {k + b.first_key * in.k.stride, in.k.stride, true}, 0, scores.data(), b.keys);
       for (int64_t row = 0; row < b.queries; ++row) {
-        const Seen seen(shape, b, row);
+        const SeenKeys seen(shape, b, row);
         float* p = scores.data() + row * b.keys;
         const float* sink = shape.sinks == nullptr ? nullptr : shape.sinks + head;
         lse[head * lse_stride + first + row] =
@@ -198,7 +198,7 @@ struct BackwardTask {
          b.keys);
     Gemm(b.queries, b.keys, shape.value_dim, 1, dy, {v.data, v.stride, true}, 0, d.data(), b.keys);
     for (int64_t row = 0; row < b.queries; ++row) {
-      const Seen seen(shape, b, row);
+      const SeenKeys seen(shape, b, row);
       const float sum = lse[head * lse_stride + first + row];
       const float pull =
           kernels::Dot(y + row * o.stride, dy.data + row * d_o.stride, shape.value_dim);

@@ -12,7 +12,7 @@ constexpr int64_t kScoreBytes = int64_t{64} << 20;  // of a block, for all heads
 
 // Queries [query, query + queries) of the rows and the keys that some of them see; the first query
 // stands at the place of the key `place`, counted from the first of these keys.
-struct Block {
+struct SegmentBlock {
   int64_t query = 0, queries = 0;
   int64_t key = 0, keys = 0;
   int64_t place = 0;
@@ -30,7 +30,8 @@ void ForBlocks(const Attention& a, const std::vector<AttentionSegment>& segments
       const int64_t begin = a.window > 0 ? std::max<int64_t>(0, place - a.window + 1) : 0;
       const int64_t end = std::min(s.keys, place + queries);
       if (begin >= end) continue;
-      visit(Block{s.query_begin + first, queries, s.key_begin + begin, end - begin, place - begin});
+      visit(SegmentBlock{s.query_begin + first, queries, s.key_begin + begin, end - begin,
+                         place - begin});
     }
   }
 }
@@ -54,7 +55,8 @@ struct Scores {
   at::Tensor tanh;    // of the softcap; undefined without
 };
 
-Scores ScoresOf(const Attention& a, const Block& b, const at::Tensor& q, const at::Tensor& k) {
+Scores ScoresOf(const Attention& a, const SegmentBlock& b, const at::Tensor& q,
+                const at::Tensor& k) {
   Scores scores;
   scores.values =
       at::bmm(q, k.transpose(1, 2)).to(SumType(q)).mul_(a.scale).view({a.heads, b.queries, b.keys});
@@ -80,7 +82,7 @@ at::Tensor Shares(const at::Tensor& scores, const at::Tensor& lse) {
 // Of a block, by the heads of k and v.
 struct BlockRows {
   at::Tensor q, k, v;
-  BlockRows(const Attention& a, const Block& b, const SegmentRows& in)
+  BlockRows(const Attention& a, const SegmentBlock& b, const SegmentRows& in)
       : q(ByKvHead(a, in.q.narrow(0, b.query, b.queries))),
         k(ByKvHead(a, in.k.narrow(0, b.key, b.keys))),
         v(ByKvHead(a, in.v.narrow(0, b.key, b.keys))) {}
@@ -104,7 +106,7 @@ SegmentRows SegmentRowsOf(const Attention& a, const at::Tensor& qkv) {
 
 void SegmentsForward(const Attention& a, const std::vector<AttentionSegment>& segments,
                      const SegmentRows& in, at::Tensor& o, at::Tensor& lse) {
-  ForBlocks(a, segments, [&](const Block& b) {
+  ForBlocks(a, segments, [&](const SegmentBlock& b) {
     const BlockRows rows(a, b, in);
     const at::Tensor scores = ScoresOf(a, b, rows.q, rows.k).values;
     const at::Tensor sums = at::logsumexp(scores, 2);
@@ -123,7 +125,7 @@ void SegmentsBackward(const Attention& a, const std::vector<AttentionSegment>& s
   const at::Tensor pull_HT =
       (o.to(lse.scalar_type()) * d_o.to(lse.scalar_type())).view(heads).sum(2).t();
   const at::Tensor dy_THE = d_o.to(type).view(heads);
-  ForBlocks(a, segments, [&](const Block& b) {
+  ForBlocks(a, segments, [&](const SegmentBlock& b) {
     const BlockRows rows(a, b, in);
     const Scores scores = ScoresOf(a, b, rows.q, rows.k);
     const at::Tensor p = Shares(scores.values, lse.narrow(1, b.query, b.queries));

@@ -267,7 +267,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
 };
 
 // Makes a graph where only the module's own tensors are trained (they are no leaves of autograd).
-const at::Tensor& Anchor() {
+const at::Tensor& SharedAnchor() {
   static const at::Tensor* anchor =
       new at::Tensor(at::zeros({1}, at::kFloat).set_requires_grad(true));
   return *anchor;
@@ -397,8 +397,8 @@ at::Tensor ApplyLinear(const LinearGroup& group, const at::Tensor& x, const at::
   const auto given = [](const at::Tensor& t) {
     return t.defined() ? std::optional<at::Tensor>(t) : std::nullopt;
   };
-  return LinearFunction::apply(x, given(residual), Trains(group) ? given(Anchor()) : std::nullopt,
-                               &group, pass);
+  return LinearFunction::apply(x, given(residual),
+                               Trains(group) ? given(SharedAnchor()) : std::nullopt, &group, pass);
 }
 
 }  // namespace graft::model

@@ -38,6 +38,9 @@ enum class DType : uint8_t {
 absl::string_view DTypeName(DType type);
 int64_t BlockElements(DType type);
 int64_t BlockBytes(DType type);
+inline double BytesPerNumber(DType type) {
+  return static_cast<double>(BlockBytes(type)) / static_cast<double>(BlockElements(type));
+}
 bool IsQuantized(DType type);
 // Whether ToFloat knows it: every floating and quantised type, no integer.
 bool IsFloating(DType type);

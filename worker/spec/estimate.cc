@@ -28,10 +28,6 @@ constexpr int64_t kLogitsChunkBytes = int64_t{24} << 20;
 constexpr int64_t kMinLogitsRows = 64;
 constexpr double kFp32 = 4;
 
-double BytesPerNumber(DType type) {
-  return static_cast<double>(BlockBytes(type)) / static_cast<double>(BlockElements(type));
-}
-
 // Bytes an optimizer keeps of each trained number, masters apart.
 double StateBytes(const TrainingPlan& plan) {
   switch (plan.optimizer) {

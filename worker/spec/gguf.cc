@@ -77,9 +77,9 @@ absl::StatusOr<DType> TypeOf(uint32_t id) {
 }
 
 // Reads the header in order, a window at a time.
-class Reader {
+class GgufReader {
  public:
-  explicit Reader(const ByteSource& source) : source_(source) {}
+  explicit GgufReader(const ByteSource& source) : source_(source) {}
 
   int64_t at() const { return window_begin_ + cursor_; }
 
@@ -144,7 +144,7 @@ class Reader {
 };
 
 template <typename T>
-absl::StatusOr<Json> ReadScalar(Reader& reader) {
+absl::StatusOr<Json> ReadScalar(GgufReader& reader) {
   GRAFT_ASSIGN_OR_RETURN(const T value, reader.Number<T>());
   if constexpr (std::is_floating_point_v<T>) {
     return Json(static_cast<double>(value));
@@ -163,9 +163,9 @@ double AsWritten(float value) {
   return value;
 }
 
-absl::StatusOr<Json> ReadValue(Reader& reader, uint32_t type, int depth);
+absl::StatusOr<Json> ReadValue(GgufReader& reader, uint32_t type, int depth);
 
-absl::StatusOr<Json> ReadArray(Reader& reader, int depth) {
+absl::StatusOr<Json> ReadArray(GgufReader& reader, int depth) {
   if (depth >= kMaxArrayDepth) return absl::InvalidArgumentError("arrays are nested too deeply");
   GRAFT_ASSIGN_OR_RETURN(const uint32_t type, reader.Number<uint32_t>());
   GRAFT_ASSIGN_OR_RETURN(const uint64_t count, reader.Number<uint64_t>());
@@ -182,7 +182,7 @@ absl::StatusOr<Json> ReadArray(Reader& reader, int depth) {
   return Json(std::move(elements));
 }
 
-absl::StatusOr<Json> ReadValue(Reader& reader, uint32_t type, int depth) {
+absl::StatusOr<Json> ReadValue(GgufReader& reader, uint32_t type, int depth) {
   switch (type) {
     case kUint8:
       return ReadScalar<uint8_t>(reader);
@@ -222,7 +222,7 @@ absl::StatusOr<Json> ReadValue(Reader& reader, uint32_t type, int depth) {
 }
 
 // The info with its offset relative to the data section.
-absl::StatusOr<TensorInfo> ReadTensorInfo(Reader& reader, const std::string& file) {
+absl::StatusOr<TensorInfo> ReadTensorInfo(GgufReader& reader, const std::string& file) {
   TensorInfo info;
   info.file = file;
   GRAFT_ASSIGN_OR_RETURN(const uint32_t dimensions, reader.Number<uint32_t>());
@@ -254,7 +254,7 @@ absl::StatusOr<TensorInfo> ReadTensorInfo(Reader& reader, const std::string& fil
   return info;
 }
 
-absl::Status ReadMetadata(Reader& reader, int64_t keys, GgufHeader* header) {
+absl::Status ReadMetadata(GgufReader& reader, int64_t keys, GgufHeader* header) {
   for (int64_t i = 0; i < keys; ++i) {
     GRAFT_ASSIGN_OR_RETURN(std::string key, reader.String());
     GRAFT_ASSIGN_OR_RETURN(const uint32_t type, reader.Number<uint32_t>());
@@ -268,7 +268,7 @@ absl::Status ReadMetadata(Reader& reader, int64_t keys, GgufHeader* header) {
   return absl::OkStatus();
 }
 
-absl::Status ReadTensorInfos(Reader& reader, int64_t count, const std::string& file,
+absl::Status ReadTensorInfos(GgufReader& reader, int64_t count, const std::string& file,
                              GgufHeader* header) {
   for (int64_t i = 0; i < count; ++i) {
     GRAFT_ASSIGN_OR_RETURN(std::string name, reader.String());
@@ -307,7 +307,7 @@ absl::Status PlaceTensors(int64_t header_end, int64_t file_size, GgufHeader* hea
 }
 
 absl::StatusOr<GgufHeader> ReadHeader(const ByteSource& source, const std::string& file) {
-  Reader reader(source);
+  GgufReader reader(source);
   GRAFT_ASSIGN_OR_RETURN(const uint32_t magic, reader.Number<uint32_t>());
   if (magic != kMagic) return absl::InvalidArgumentError("it does not begin with GGUF");
   GRAFT_ASSIGN_OR_RETURN(const uint32_t version, reader.Number<uint32_t>());

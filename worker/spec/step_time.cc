@@ -8,10 +8,6 @@
 namespace graft::spec {
 namespace {
 
-double BytesPerNumber(DType type) {
-  return static_cast<double>(BlockBytes(type)) / static_cast<double>(BlockElements(type));
-}
-
 // Of scores and their use: a causal token sees half of its segment, or its window.
 double AttentionFlops(const DecoderSpec& spec, const TrainingPlan& plan) {
   const AttentionSpec& a = spec.attention;

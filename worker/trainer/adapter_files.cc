@@ -16,7 +16,7 @@
 namespace graft::trainer {
 namespace {
 
-constexpr absl::string_view kPrefix = "base_model.model.";
+constexpr absl::string_view kTensorPrefix = "base_model.model.";
 constexpr char kWeights[] = "adapter_model.safetensors";
 constexpr char kConfig[] = "adapter_config.json";
 
@@ -133,7 +133,7 @@ absl::Status AddBiases(const spec::ModelDescription& description, model::Decoder
             slice.count > 0 ? read.slice(0, slice.begin, slice.begin + slice.count) : read);
       }
     };
-    tensors->push_back({absl::StrCat(kPrefix, module, suffix), std::move(stored), take});
+    tensors->push_back({absl::StrCat(kTensorPrefix, module, suffix), std::move(stored), take});
   }
   return absl::OkStatus();
 }
@@ -142,7 +142,7 @@ absl::StatusOr<std::vector<FileTensor>> FileTensors(const spec::ModelDescription
                                                     model::Decoder& decoder) {
   std::vector<FileTensor> tensors;
   for (const model::Adapter* adapter : model::Adapters(decoder)) {
-    const std::string key = absl::StrCat(kPrefix, adapter->module);
+    const std::string key = absl::StrCat(kTensorPrefix, adapter->module);
     tensors.push_back({absl::StrCat(key, ".lora_A.weight"), adapter->a->value, nullptr});
     tensors.push_back({absl::StrCat(key, ".lora_B.weight"), adapter->b->value, nullptr});
     if (adapter->magnitude != nullptr) {
@@ -151,19 +151,19 @@ absl::StatusOr<std::vector<FileTensor>> FileTensors(const spec::ModelDescription
     }
   }
   if (const model::Adapter& embed = decoder.embed_adapter; embed.rank > 0) {
-    const std::string key = absl::StrCat(kPrefix, embed.module);
+    const std::string key = absl::StrCat(kTensorPrefix, embed.module);
     tensors.push_back({absl::StrCat(key, ".lora_embedding_A"), embed.a->value, nullptr});
     tensors.push_back({absl::StrCat(key, ".lora_embedding_B"), embed.b->value, nullptr});
   }
   for (const model::ExpertsAdapter& adapter : decoder.experts_adapters) {
-    const std::string key = absl::StrCat(kPrefix, adapter.module);
+    const std::string key = absl::StrCat(kTensorPrefix, adapter.module);
     const at::Tensor& a = adapter.a->value;
     tensors.push_back({absl::StrCat(key, ".lora_A.weight"), a.flatten(0, 1), nullptr});
     tensors.push_back({absl::StrCat(key, ".lora_B.weight"), ToPeftB(adapter),
                        [&adapter](const at::Tensor& read) { FromPeftB(read, adapter); }});
   }
   for (const auto& [name, tensor] : decoder.saved_modules) {
-    tensors.push_back({absl::StrCat(kPrefix, name), tensor, nullptr});
+    tensors.push_back({absl::StrCat(kTensorPrefix, name), tensor, nullptr});
   }
   GRAFT_RETURN_IF_ERROR(AddBiases(description, decoder, &tensors));
   return tensors;
@@ -239,7 +239,7 @@ absl::StatusOr<model::LoraOptions> ReadAdapterOptions(const std::string& folder)
   GRAFT_ASSIGN_OR_RETURN(const spec::TensorIndex tensors, ListTensors(JoinPath(folder, kWeights)));
   for (const auto& [name, info] : tensors) {
     absl::string_view module = name;
-    if (!absl::ConsumePrefix(&module, kPrefix)) continue;
+    if (!absl::ConsumePrefix(&module, kTensorPrefix)) continue;
     if (absl::ConsumeSuffix(&module, ".lora_A.weight")) {
       const bool stacked =
           absl::EndsWith(module, ".experts") || absl::EndsWith(module, ".experts.base_layer");

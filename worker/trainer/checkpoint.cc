@@ -43,7 +43,7 @@ void VisitFields(V& v, CheckpointState& s) {
 
 namespace {
 
-constexpr absl::string_view kPrefix = "step-";
+constexpr absl::string_view kStepPrefix = "step-";
 constexpr absl::string_view kWriting = ".writing-";
 constexpr char kManifest[] = "manifest.json";
 constexpr char kState[] = "state.json";
@@ -120,7 +120,7 @@ std::vector<int64_t> StepsIn(const std::string& folder) {
   if (!names.ok()) return steps;
   for (absl::string_view name : *names) {
     int64_t step;
-    if (absl::ConsumePrefix(&name, kPrefix) && absl::SimpleAtoi(name, &step)) {
+    if (absl::ConsumePrefix(&name, kStepPrefix) && absl::SimpleAtoi(name, &step)) {
       steps.push_back(step);
     }
   }
@@ -143,7 +143,7 @@ constexpr char kOptimizer[] = "optimizer";
 
 }  // namespace
 
-std::string CheckpointName(int64_t step) { return absl::StrFormat("%s%06d", kPrefix, step); }
+std::string CheckpointName(int64_t step) { return absl::StrFormat("%s%06d", kStepPrefix, step); }
 
 absl::Status Checkpoints::Save(const CheckpointContents& contents) {
   GRAFT_RETURN_IF_ERROR(Wait());

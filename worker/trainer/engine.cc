@@ -8,15 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "worker/method/sft.h"
+#include "worker/trainer/elapsed.h"
 
 namespace graft::trainer {
 namespace {
-
-using SteadyClock = std::chrono::steady_clock;
-
-double SecondsSince(SteadyClock::time_point start) {
-  return std::chrono::duration<double>(SteadyClock::now() - start).count();
-}
 
 // A step's loss joins the usual one with this weight; a spike is judged after so many steps.
 constexpr double kUsualWeight = 0.05;

@@ -6,16 +6,11 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "worker/model/torch_boundary.h"
+#include "worker/trainer/elapsed.h"
 #include "worker/trainer/sampler.h"
 
 namespace graft::trainer {
 namespace {
-
-using SteadyClock = std::chrono::steady_clock;
-
-double SecondsSince(SteadyClock::time_point start) {
-  return std::chrono::duration<double>(SteadyClock::now() - start).count();
-}
 
 // Holds back text that may be the beginning of a stop string.
 class StopFinder {

@@ -29,7 +29,6 @@ constexpr char kUsage[] =
     "usage: graft-trainer --run run.json\n"
     "       graft-trainer --generate --model FOLDER|FILE.gguf [--adapter FOLDER]\n"
     "                     [--weights auto|fp32|bf16] [--threads N] [--chat-template FILE]\n";
-constexpr int64_t kMaxRunConfigBytes = 4 << 20;
 constexpr int64_t kMaxTemplateBytes = 1 << 20;
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;

@@ -12,6 +12,7 @@
 #include "worker/method/sft.h"
 #include "worker/model/torch_boundary.h"
 #include "worker/spec/stages.h"
+#include "worker/trainer/elapsed.h"
 
 namespace graft::trainer {
 namespace {
@@ -21,12 +22,6 @@ using parallel::PipelineOp;
 using parallel::PipelineShape;
 using parallel::Ranks;
 using parallel::World;
-using SteadyClock = std::chrono::steady_clock;
-
-double SecondsSince(SteadyClock::time_point start) {
-  return std::chrono::duration<double>(SteadyClock::now() - start).count();
-}
-
 // A rank's line of what all ranks learn of each other once a step. The digest of each kind of
 // holders has two columns of its own: 32 bits are exact in a double.
 enum Column : int64_t {

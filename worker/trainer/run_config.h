@@ -21,6 +21,7 @@ namespace graft::trainer {
 
 // Raised when a reader of the previous version would misread the file. Version N reads N-1.
 inline constexpr int64_t kRunConfigVersion = 1;
+inline constexpr int64_t kMaxRunConfigBytes = 4 << 20;  // of the file
 
 enum class Method { kSft };
 enum class TuningKind { kLora, kLoraMerged, kAllWeights };

@@ -22,6 +22,7 @@
 #include "worker/spec/layout.h"
 #include "worker/trainer/checkpoint.h"
 #include "worker/trainer/compute_device.h"
+#include "worker/trainer/elapsed.h"
 #include "worker/trainer/engine.h"
 #include "worker/trainer/flops.h"
 #include "worker/trainer/health.h"
@@ -41,12 +42,6 @@
 
 namespace graft::trainer {
 namespace {
-
-using SteadyClock = std::chrono::steady_clock;
-
-double SecondsSince(SteadyClock::time_point start) {
-  return std::chrono::duration<double>(SteadyClock::now() - start).count();
-}
 
 int64_t PeakResidentBytes() {
   rusage usage = {};

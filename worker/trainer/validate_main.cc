@@ -16,8 +16,6 @@
 namespace graft::trainer {
 namespace {
 
-constexpr int64_t kMaxRunConfigBytes = 4 << 20;
-
 ErrorCode CodeOf(const absl::Status& status) {
   if (absl::IsUnimplemented(status)) return ErrorCode::kUnimplemented;
   if (absl::IsInvalidArgument(status) || absl::IsNotFound(status)) {

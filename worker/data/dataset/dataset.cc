@@ -23,8 +23,6 @@ namespace {
 
 // The piece of a file that one thread reads at a time.
 constexpr size_t kChunkBytes = 8 << 20;
-// Problems shown in an error message; the report has more.
-constexpr size_t kShownProblems = 3;
 
 constexpr std::pair<RowFormat, absl::string_view> kFormatNames[] = {
     {RowFormat::kAuto, "auto"},

@@ -67,6 +67,9 @@ struct DatasetOptions {
   int threads = 1;
 };
 
+// Problems shown in an error message; the report has more.
+inline constexpr size_t kShownProblems = 3;
+
 // One thing that is wrong with one row.
 struct RowProblem {
   std::string file;

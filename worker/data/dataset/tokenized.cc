@@ -22,7 +22,6 @@
 namespace graft::data {
 namespace {
 
-constexpr size_t kShownProblems = 3;
 // Rows that one thread encodes at a time, and how many such parts may wait to be put together.
 constexpr int64_t kRowsPerPart = 64;
 constexpr int64_t kPartsPerThread = 4;

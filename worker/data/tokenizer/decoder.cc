@@ -14,8 +14,7 @@
 namespace graft::data {
 namespace {
 
-constexpr int kMaxDepth = 16;
-constexpr absl::string_view kWhere = "decoder";
+constexpr absl::string_view kDecoder = "decoder";
 
 class ByteLevelDecoder final : public Decoder {
  public:
@@ -228,54 +227,54 @@ class SequenceDecoder final : public Decoder {
   std::vector<std::unique_ptr<Decoder>> parts_;
 };
 
-absl::StatusOr<std::unique_ptr<Decoder>> Parse(const Json& json, int depth);
+absl::StatusOr<std::unique_ptr<Decoder>> ParseDecoder(const Json& json, int depth);
 
-absl::StatusOr<std::unique_ptr<Decoder>> ParseSequence(const Json& json, int depth) {
-  GRAFT_ASSIGN_OR_RETURN(auto parts, PartsField(json, kWhere, "decoders", depth, Parse));
+absl::StatusOr<std::unique_ptr<Decoder>> ParseDecoders(const Json& json, int depth) {
+  GRAFT_ASSIGN_OR_RETURN(auto parts, PartsField(json, kDecoder, "decoders", depth, ParseDecoder));
   return std::make_unique<SequenceDecoder>(std::move(parts));
 }
 
 absl::StatusOr<std::unique_ptr<Decoder>> ParseSpaced(const std::string& type, const Json& json) {
   if (type == "Metaspace") {
-    GRAFT_ASSIGN_OR_RETURN(const uint32_t replacement, CharField(json, kWhere, "replacement"));
-    GRAFT_ASSIGN_OR_RETURN(const bool prefix, BoolField(json, kWhere, "add_prefix_space", true));
+    GRAFT_ASSIGN_OR_RETURN(const uint32_t replacement, CharField(json, kDecoder, "replacement"));
+    GRAFT_ASSIGN_OR_RETURN(const bool prefix, BoolField(json, kDecoder, "add_prefix_space", true));
     const bool never = json.GetString("prepend_scheme", "always") == "never";
     return std::make_unique<MetaspaceDecoder>(replacement, prefix && !never);
   }
   if (type == "WordPiece") {
-    GRAFT_ASSIGN_OR_RETURN(std::string prefix, StringField(json, kWhere, "prefix"));
-    GRAFT_ASSIGN_OR_RETURN(const bool cleanup, BoolField(json, kWhere, "cleanup", true));
+    GRAFT_ASSIGN_OR_RETURN(std::string prefix, StringField(json, kDecoder, "prefix"));
+    GRAFT_ASSIGN_OR_RETURN(const bool cleanup, BoolField(json, kDecoder, "cleanup", true));
     return std::make_unique<WordPieceDecoder>(std::move(prefix), cleanup);
   }
-  GRAFT_ASSIGN_OR_RETURN(std::string pad, StringField(json, kWhere, "pad_token"));
-  GRAFT_ASSIGN_OR_RETURN(std::string word, StringField(json, kWhere, "word_delimiter_token"));
-  GRAFT_ASSIGN_OR_RETURN(const bool cleanup, BoolField(json, kWhere, "cleanup", true));
+  GRAFT_ASSIGN_OR_RETURN(std::string pad, StringField(json, kDecoder, "pad_token"));
+  GRAFT_ASSIGN_OR_RETURN(std::string word, StringField(json, kDecoder, "word_delimiter_token"));
+  GRAFT_ASSIGN_OR_RETURN(const bool cleanup, BoolField(json, kDecoder, "cleanup", true));
   return std::make_unique<CtcDecoder>(std::move(pad), std::move(word), cleanup);
 }
 
-absl::StatusOr<std::unique_ptr<Decoder>> Parse(const Json& json, int depth) {
-  if (depth > kMaxDepth) {
+absl::StatusOr<std::unique_ptr<Decoder>> ParseDecoder(const Json& json, int depth) {
+  if (depth > kMaxPartDepth) {
     return absl::InvalidArgumentError("tokenizer.json: decoders are nested too deeply");
   }
-  GRAFT_ASSIGN_OR_RETURN(const std::string type, TypeField(json, kWhere));
-  if (type == "Sequence") return ParseSequence(json, depth);
+  GRAFT_ASSIGN_OR_RETURN(const std::string type, TypeField(json, kDecoder));
+  if (type == "Sequence") return ParseDecoders(json, depth);
   if (type == "ByteLevel") return std::make_unique<ByteLevelDecoder>();
   if (type == "ByteFallback") return std::make_unique<ByteFallbackDecoder>();
   if (type == "Fuse") return std::make_unique<FuseDecoder>();
   if (type == "Metaspace" || type == "WordPiece" || type == "CTC") return ParseSpaced(type, json);
   if (type == "BPEDecoder") {
-    GRAFT_ASSIGN_OR_RETURN(std::string suffix, StringField(json, kWhere, "suffix"));
+    GRAFT_ASSIGN_OR_RETURN(std::string suffix, StringField(json, kDecoder, "suffix"));
     return std::make_unique<BpeDecoder>(std::move(suffix));
   }
   if (type == "Strip") {
-    GRAFT_ASSIGN_OR_RETURN(const uint32_t content, CharField(json, kWhere, "content"));
-    GRAFT_ASSIGN_OR_RETURN(const int64_t start, IntField(json, kWhere, "start", 0, 1 << 30));
-    GRAFT_ASSIGN_OR_RETURN(const int64_t stop, IntField(json, kWhere, "stop", 0, 1 << 30));
+    GRAFT_ASSIGN_OR_RETURN(const uint32_t content, CharField(json, kDecoder, "content"));
+    GRAFT_ASSIGN_OR_RETURN(const int64_t start, IntField(json, kDecoder, "start", 0, 1 << 30));
+    GRAFT_ASSIGN_OR_RETURN(const int64_t stop, IntField(json, kDecoder, "stop", 0, 1 << 30));
     return std::make_unique<StripDecoder>(content, start, stop);
   }
   if (type == "Replace") {
-    GRAFT_ASSIGN_OR_RETURN(Regex regex, PatternField(json, kWhere));
-    GRAFT_ASSIGN_OR_RETURN(std::string content, StringField(json, kWhere, "content"));
+    GRAFT_ASSIGN_OR_RETURN(Regex regex, PatternField(json, kDecoder));
+    GRAFT_ASSIGN_OR_RETURN(std::string content, StringField(json, kDecoder, "content"));
     return std::make_unique<ReplaceDecoder>(std::move(regex), std::move(content));
   }
   return absl::UnimplementedError(
@@ -286,7 +285,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Parse(const Json& json, int depth) {
 
 absl::StatusOr<std::unique_ptr<Decoder>> ParseDecoder(const Json* json) {
   if (json == nullptr || json->is_null()) return std::unique_ptr<Decoder>();
-  return Parse(*json, 0);
+  return ParseDecoder(*json, 0);
 }
 
 }  // namespace graft::data

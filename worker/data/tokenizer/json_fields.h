@@ -18,6 +18,15 @@
 
 namespace graft::data {
 
+// Parts are nested in sequences no deeper than this.
+inline constexpr int kMaxPartDepth = 16;
+
+// What other formats are read into: a part of a type, and a sequence of parts.
+inline Json TypedPart(absl::string_view type) { return Json::MakeObject().Set("type", Json(type)); }
+inline Json SequencePart(absl::string_view members, Json::Array parts) {
+  return TypedPart("Sequence").Set(members, Json(std::move(parts)));
+}
+
 inline absl::Status WrongField(absl::string_view where, absl::string_view key,
                                absl::string_view want, const Json* value) {
   return absl::InvalidArgumentError(

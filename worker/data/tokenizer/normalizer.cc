@@ -15,8 +15,6 @@
 namespace graft::data {
 namespace {
 
-constexpr int kMaxDepth = 16;
-
 // Changes every character by `map`, one for one.
 template <typename Map>
 void MapChars(EditableText& text, Map map) {
@@ -200,16 +198,16 @@ class PrecompiledNormalizer final : public Normalizer {
   Charsmap map_;
 };
 
-absl::StatusOr<std::unique_ptr<Normalizer>> Parse(const Json& json, int depth);
+absl::StatusOr<std::unique_ptr<Normalizer>> ParseNormalizer(const Json& json, int depth);
 
-absl::StatusOr<std::unique_ptr<Normalizer>> ParseSequence(const Json& json, int depth) {
+absl::StatusOr<std::unique_ptr<Normalizer>> ParseNormalizers(const Json& json, int depth) {
   const Json* parts = json.Find("normalizers");
   if (parts == nullptr || !parts->is_array()) {
     return WrongField("normalizer", "normalizers", "an array", parts);
   }
   std::vector<std::unique_ptr<Normalizer>> parsed;
   for (const Json& part : parts->as_array()) {
-    GRAFT_ASSIGN_OR_RETURN(auto normalizer, Parse(part, depth + 1));
+    GRAFT_ASSIGN_OR_RETURN(auto normalizer, ParseNormalizer(part, depth + 1));
     parsed.push_back(std::move(normalizer));
   }
   return std::make_unique<SequenceNormalizer>(std::move(parsed));
@@ -237,12 +235,12 @@ absl::StatusOr<std::unique_ptr<Normalizer>> ParsePrecompiled(const Json& json) {
   return std::make_unique<PrecompiledNormalizer>(std::move(map));
 }
 
-absl::StatusOr<std::unique_ptr<Normalizer>> Parse(const Json& json, int depth) {
-  if (depth > kMaxDepth) {
+absl::StatusOr<std::unique_ptr<Normalizer>> ParseNormalizer(const Json& json, int depth) {
+  if (depth > kMaxPartDepth) {
     return absl::InvalidArgumentError("tokenizer.json: normalizers are nested too deeply");
   }
   GRAFT_ASSIGN_OR_RETURN(const std::string type, TypeField(json, "normalizer"));
-  if (type == "Sequence") return ParseSequence(json, depth);
+  if (type == "Sequence") return ParseNormalizers(json, depth);
   if (type == "NFC") return std::make_unique<FormNormalizer>(NormalForm::kNfc);
   if (type == "NFD") return std::make_unique<FormNormalizer>(NormalForm::kNfd);
   if (type == "NFKC") return std::make_unique<FormNormalizer>(NormalForm::kNfkc);
@@ -275,7 +273,7 @@ absl::StatusOr<std::unique_ptr<Normalizer>> Parse(const Json& json, int depth) {
 
 absl::StatusOr<std::unique_ptr<Normalizer>> ParseNormalizer(const Json* json) {
   if (json == nullptr || json->is_null()) return std::unique_ptr<Normalizer>();
-  return Parse(*json, 0);
+  return ParseNormalizer(*json, 0);
 }
 
 }  // namespace graft::data

@@ -16,9 +16,8 @@
 namespace graft::data {
 namespace {
 
-constexpr int kMaxDepth = 16;
 constexpr size_t kMaxTemplate = 4096;  // pieces
-constexpr absl::string_view kWhere = "post_processor";
+constexpr absl::string_view kProcessor = "post_processor";
 
 bool IsSpaceOfToken(uint32_t c) { return c == CharOfByte(' ') || IsWhiteSpace(c); }
 
@@ -166,7 +165,7 @@ class SequenceProcessor final : public PostProcessor {
 
 absl::StatusOr<int32_t> ParseId(const Json& json, absl::string_view key) {
   if (!json.is_int() || json.as_int() < 0 || json.as_int() > TokenTable::kMaxId) {
-    return WrongField(kWhere, key, "made of token ids", &json);
+    return WrongField(kProcessor, key, "made of token ids", &json);
   }
   return static_cast<int32_t>(json.as_int());
 }
@@ -175,7 +174,7 @@ absl::StatusOr<int32_t> ParseId(const Json& json, absl::string_view key) {
 absl::StatusOr<int32_t> ParseTokenAndId(const Json& json, absl::string_view key) {
   const Json* pair = json.Find(key);
   if (pair == nullptr || !pair->is_array() || pair->as_array().size() != 2) {
-    return WrongField(kWhere, key, "[token, id]", pair);
+    return WrongField(kProcessor, key, "[token, id]", pair);
   }
   return ParseId(pair->as_array()[1], key);
 }
@@ -184,7 +183,7 @@ absl::StatusOr<TemplateProcessor::Part> ParsePart(const Json& piece, const Json&
   TemplateProcessor::Part part;
   if (const Json* sequence = piece.Find("Sequence")) {
     const std::string id = sequence->GetString("id");
-    if (id != "A" && id != "B") return WrongField(kWhere, "Sequence.id", "A or B", sequence);
+    if (id != "A" && id != "B") return WrongField(kProcessor, "Sequence.id", "A or B", sequence);
     part.sequence = id == "A" ? 0 : 1;
     return part;
   }
@@ -209,7 +208,7 @@ absl::StatusOr<std::vector<TemplateProcessor::Part>> ParseTemplate(const Json& j
                                                                    absl::string_view key) {
   const Json* pieces = json.Find(key);
   if (pieces == nullptr || !pieces->is_array() || pieces->as_array().size() > kMaxTemplate) {
-    return WrongField(kWhere, key, "an array", pieces);
+    return WrongField(kProcessor, key, "an array", pieces);
   }
   std::vector<TemplateProcessor::Part> parts;
   for (const Json& piece : pieces->as_array()) {
@@ -219,22 +218,24 @@ absl::StatusOr<std::vector<TemplateProcessor::Part>> ParseTemplate(const Json& j
   return parts;
 }
 
-absl::StatusOr<std::unique_ptr<PostProcessor>> Parse(const Json& json, int depth);
+absl::StatusOr<std::unique_ptr<PostProcessor>> ParseProcessor(const Json& json, int depth);
 
-absl::StatusOr<std::unique_ptr<PostProcessor>> ParseSequence(const Json& json, int depth) {
-  GRAFT_ASSIGN_OR_RETURN(auto parts, PartsField(json, kWhere, "processors", depth, Parse));
+absl::StatusOr<std::unique_ptr<PostProcessor>> ParseProcessors(const Json& json, int depth) {
+  GRAFT_ASSIGN_OR_RETURN(auto parts,
+                         PartsField(json, kProcessor, "processors", depth, ParseProcessor));
   return std::make_unique<SequenceProcessor>(std::move(parts));
 }
 
-absl::StatusOr<std::unique_ptr<PostProcessor>> Parse(const Json& json, int depth) {
-  if (depth > kMaxDepth) {
+absl::StatusOr<std::unique_ptr<PostProcessor>> ParseProcessor(const Json& json, int depth) {
+  if (depth > kMaxPartDepth) {
     return absl::InvalidArgumentError("tokenizer.json: post-processors are nested too deeply");
   }
-  GRAFT_ASSIGN_OR_RETURN(const std::string type, TypeField(json, kWhere));
-  if (type == "Sequence") return ParseSequence(json, depth);
+  GRAFT_ASSIGN_OR_RETURN(const std::string type, TypeField(json, kProcessor));
+  if (type == "Sequence") return ParseProcessors(json, depth);
   if (type == "ByteLevel") {
-    GRAFT_ASSIGN_OR_RETURN(const bool trim, BoolField(json, kWhere, "trim_offsets", true));
-    GRAFT_ASSIGN_OR_RETURN(const bool prefix, BoolField(json, kWhere, "add_prefix_space", true));
+    GRAFT_ASSIGN_OR_RETURN(const bool trim, BoolField(json, kProcessor, "trim_offsets", true));
+    GRAFT_ASSIGN_OR_RETURN(const bool prefix,
+                           BoolField(json, kProcessor, "add_prefix_space", true));
     return std::make_unique<ByteLevelProcessor>(trim, prefix);
   }
   if (type == "TemplateProcessing") {
@@ -247,8 +248,10 @@ absl::StatusOr<std::unique_ptr<PostProcessor>> Parse(const Json& json, int depth
     options.roberta = type == "RobertaProcessing";
     GRAFT_ASSIGN_OR_RETURN(options.cls, ParseTokenAndId(json, "cls"));
     GRAFT_ASSIGN_OR_RETURN(options.sep, ParseTokenAndId(json, "sep"));
-    GRAFT_ASSIGN_OR_RETURN(options.trim, BoolField(json, kWhere, "trim_offsets", options.roberta));
-    GRAFT_ASSIGN_OR_RETURN(options.prefix_space, BoolField(json, kWhere, "add_prefix_space", true));
+    GRAFT_ASSIGN_OR_RETURN(options.trim,
+                           BoolField(json, kProcessor, "trim_offsets", options.roberta));
+    GRAFT_ASSIGN_OR_RETURN(options.prefix_space,
+                           BoolField(json, kProcessor, "add_prefix_space", true));
     options.trim = options.trim && options.roberta;
     return std::make_unique<BertProcessor>(options);
   }
@@ -260,7 +263,7 @@ absl::StatusOr<std::unique_ptr<PostProcessor>> Parse(const Json& json, int depth
 
 absl::StatusOr<std::unique_ptr<PostProcessor>> ParsePostProcessor(const Json* json) {
   if (json == nullptr || json->is_null()) return std::unique_ptr<PostProcessor>();
-  return Parse(*json, 0);
+  return ParseProcessor(*json, 0);
 }
 
 }  // namespace graft::data

@@ -13,8 +13,7 @@
 namespace graft::data {
 namespace {
 
-constexpr int kMaxDepth = 16;
-constexpr absl::string_view kWhere = "pre_tokenizer";
+constexpr absl::string_view kPreTokenizer = "pre_tokenizer";
 
 // Rebuilds the text from its pieces, each edited by `edit`.
 template <typename Edit>
@@ -216,7 +215,7 @@ absl::StatusOr<SplitBehavior> BehaviorField(const Json& json, SplitBehavior fall
   if (name == "MergedWithPrevious") return SplitBehavior::kMergedWithPrevious;
   if (name == "MergedWithNext") return SplitBehavior::kMergedWithNext;
   if (name == "Contiguous") return SplitBehavior::kContiguous;
-  return WrongField(kWhere, "behavior",
+  return WrongField(kPreTokenizer, "behavior",
                     "Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous", value);
 }
 
@@ -225,7 +224,7 @@ using Parts = std::vector<std::unique_ptr<PreTokenizer>>;
 absl::Status ParseSplit(const Json& json, Parts& parts) {
   GRAFT_ASSIGN_OR_RETURN(const SplitBehavior behavior,
                          BehaviorField(json, SplitBehavior::kIsolated));
-  GRAFT_ASSIGN_OR_RETURN(const bool invert, BoolField(json, kWhere, "invert", false));
+  GRAFT_ASSIGN_OR_RETURN(const bool invert, BoolField(json, kPreTokenizer, "invert", false));
   const Json* pattern = json.Find("pattern");
   const Json* regex = pattern == nullptr ? nullptr : pattern->Find("Regex");
   if (regex != nullptr && regex->is_string()) {
@@ -234,15 +233,16 @@ absl::Status ParseSplit(const Json& json, Parts& parts) {
       return absl::OkStatus();
     }
   }
-  GRAFT_ASSIGN_OR_RETURN(Regex compiled, PatternField(json, kWhere));
+  GRAFT_ASSIGN_OR_RETURN(Regex compiled, PatternField(json, kPreTokenizer));
   parts.push_back(
       std::make_unique<SplitPreTokenizer>(MakeRegexFinder(std::move(compiled)), behavior, invert));
   return absl::OkStatus();
 }
 
 absl::Status ParseByteLevel(const Json& json, Parts& parts) {
-  GRAFT_ASSIGN_OR_RETURN(const bool prefix, BoolField(json, kWhere, "add_prefix_space", true));
-  GRAFT_ASSIGN_OR_RETURN(const bool use_regex, BoolField(json, kWhere, "use_regex", true));
+  GRAFT_ASSIGN_OR_RETURN(const bool prefix,
+                         BoolField(json, kPreTokenizer, "add_prefix_space", true));
+  GRAFT_ASSIGN_OR_RETURN(const bool use_regex, BoolField(json, kPreTokenizer, "use_regex", true));
   if (prefix) parts.push_back(std::make_unique<PrefixSpacePreTokenizer>());
   if (use_regex) {
     parts.push_back(std::make_unique<SplitPreTokenizer>(MakeKnownPatternFinder(kGpt2Pattern),
@@ -253,9 +253,10 @@ absl::Status ParseByteLevel(const Json& json, Parts& parts) {
 
 absl::Status ParseMetaspace(const Json& json, Parts& parts) {
   using Prepend = MetaspacePreTokenizer::Prepend;
-  GRAFT_ASSIGN_OR_RETURN(const uint32_t replacement, CharField(json, kWhere, "replacement"));
-  GRAFT_ASSIGN_OR_RETURN(const bool split, BoolField(json, kWhere, "split", true));
-  GRAFT_ASSIGN_OR_RETURN(const bool prefix, BoolField(json, kWhere, "add_prefix_space", true));
+  GRAFT_ASSIGN_OR_RETURN(const uint32_t replacement, CharField(json, kPreTokenizer, "replacement"));
+  GRAFT_ASSIGN_OR_RETURN(const bool split, BoolField(json, kPreTokenizer, "split", true));
+  GRAFT_ASSIGN_OR_RETURN(const bool prefix,
+                         BoolField(json, kPreTokenizer, "add_prefix_space", true));
   const std::string scheme = json.GetString("prepend_scheme", "always");
   Prepend prepend = Prepend::kNever;
   if (scheme == "first") {
@@ -263,7 +264,7 @@ absl::Status ParseMetaspace(const Json& json, Parts& parts) {
   } else if (scheme == "always") {
     prepend = Prepend::kAlways;
   } else if (scheme != "never") {
-    return WrongField(kWhere, "prepend_scheme", "first, always or never",
+    return WrongField(kPreTokenizer, "prepend_scheme", "first, always or never",
                       json.Find("prepend_scheme"));
   }
   if (!prefix && prepend != Prepend::kNever) {
@@ -306,18 +307,19 @@ absl::Status ParseSimple(const std::string& type, const Json& json, Parts& parts
     return add(MakeCharFinder(IsPunctuation), behavior);
   }
   if (type == "Digits") {
-    GRAFT_ASSIGN_OR_RETURN(const bool single, BoolField(json, kWhere, "individual_digits", false));
+    GRAFT_ASSIGN_OR_RETURN(const bool single,
+                           BoolField(json, kPreTokenizer, "individual_digits", false));
     return add(MakeCharFinder(IsNumeric),
                single ? SplitBehavior::kIsolated : SplitBehavior::kContiguous);
   }
   if (type == "CharDelimiterSplit") {
-    GRAFT_ASSIGN_OR_RETURN(const uint32_t delimiter, CharField(json, kWhere, "delimiter"));
+    GRAFT_ASSIGN_OR_RETURN(const uint32_t delimiter, CharField(json, kPreTokenizer, "delimiter"));
     return add(MakeCharFinder(delimiter), SplitBehavior::kRemoved);
   }
   if (type == "FixedLength") {
     int64_t length = 5;
     if (json.Find("length") != nullptr) {
-      GRAFT_ASSIGN_OR_RETURN(length, IntField(json, kWhere, "length", 1, 1 << 30));
+      GRAFT_ASSIGN_OR_RETURN(length, IntField(json, kPreTokenizer, "length", 1, 1 << 30));
     }
     parts.push_back(std::make_unique<FixedLengthPreTokenizer>(length));
     return absl::OkStatus();
@@ -331,18 +333,18 @@ absl::Status ParseSimple(const std::string& type, const Json& json, Parts& parts
 }
 
 // `byte_level`: the part before was a ByteLevel whose bytes have not been put into printable form.
-absl::Status Parse(const Json& json, int depth, Parts& parts, bool& byte_level) {
-  if (depth > kMaxDepth) {
+absl::Status ParsePreTokenizer(const Json& json, int depth, Parts& parts, bool& byte_level) {
+  if (depth > kMaxPartDepth) {
     return absl::InvalidArgumentError("tokenizer.json: pre-tokenizers are nested too deeply");
   }
-  GRAFT_ASSIGN_OR_RETURN(const std::string type, TypeField(json, kWhere));
+  GRAFT_ASSIGN_OR_RETURN(const std::string type, TypeField(json, kPreTokenizer));
   if (type == "Sequence") {
     const Json* members = json.Find("pretokenizers");
     if (members == nullptr || !members->is_array()) {
-      return WrongField(kWhere, "pretokenizers", "an array", members);
+      return WrongField(kPreTokenizer, "pretokenizers", "an array", members);
     }
     for (const Json& member : members->as_array()) {
-      GRAFT_RETURN_IF_ERROR(Parse(member, depth + 1, parts, byte_level));
+      GRAFT_RETURN_IF_ERROR(ParsePreTokenizer(member, depth + 1, parts, byte_level));
     }
     return absl::OkStatus();
   }
@@ -363,7 +365,7 @@ absl::StatusOr<PreTokenizerParts> ParsePreTokenizer(const Json* json) {
   PreTokenizerParts result;
   if (json == nullptr || json->is_null()) return result;
   Parts parts;
-  GRAFT_RETURN_IF_ERROR(Parse(*json, 0, parts, result.byte_level));
+  GRAFT_RETURN_IF_ERROR(ParsePreTokenizer(*json, 0, parts, result.byte_level));
   if (parts.size() == 1) {
     result.splitter = std::move(parts[0]);
   } else if (!parts.empty()) {

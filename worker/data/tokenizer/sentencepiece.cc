@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "worker/data/tokenizer/bpe.h"
+#include "worker/data/tokenizer/json_fields.h"
 #include "worker/data/tokenizer/unigram.h"
 #include "worker/data/unicode/utf8.h"
 
@@ -127,36 +128,30 @@ absl::Status ReadNormalizerSpec(absl::string_view data, SentencePieceModel& mode
   return absl::OkStatus();
 }
 
-Json Typed(absl::string_view type) { return Json::MakeObject().Set("type", Json(type)); }
-
 Json ReplaceOf(absl::string_view kind, absl::string_view pattern, absl::string_view content) {
-  return Typed("Replace")
+  return TypedPart("Replace")
       .Set("pattern", Json::MakeObject().Set(kind, Json(pattern)))
       .Set("content", Json(content));
-}
-
-Json Sequence(absl::string_view members, Json::Array parts) {
-  return Typed("Sequence").Set(members, Json(std::move(parts)));
 }
 
 Json UnigramParts(const SentencePieceModel& model) {
   Json::Array normalizers;
   if (!model.precompiled_charsmap.empty()) {
     normalizers.push_back(
-        Typed("Precompiled")
+        TypedPart("Precompiled")
             .Set("precompiled_charsmap", Json(absl::Base64Escape(model.precompiled_charsmap))));
   }
   if (model.remove_extra_whitespaces) {
     normalizers.push_back(
-        Typed("Strip").Set("strip_left", Json(false)).Set("strip_right", Json(true)));
+        TypedPart("Strip").Set("strip_left", Json(false)).Set("strip_right", Json(true)));
     normalizers.push_back(ReplaceOf("Regex", " {2,}", kSpaceMark));
   }
   const Json metaspace =
-      Typed("Metaspace")
+      TypedPart("Metaspace")
           .Set("replacement", Json(kSpaceMark))
           .Set("prepend_scheme", Json(model.add_dummy_prefix ? "always" : "never"));
   return Json::MakeObject()
-      .Set("normalizer", Sequence("normalizers", std::move(normalizers)))
+      .Set("normalizer", SequencePart("normalizers", std::move(normalizers)))
       .Set("pre_tokenizer", metaspace)
       .Set("decoder", metaspace);
 }
@@ -164,19 +159,19 @@ Json UnigramParts(const SentencePieceModel& model) {
 Json BpeParts(const SentencePieceModel& model) {
   Json::Array normalizers, decoders;
   if (model.add_dummy_prefix) {
-    normalizers.push_back(Typed("Prepend").Set("prepend", Json(kSpaceMark)));
+    normalizers.push_back(TypedPart("Prepend").Set("prepend", Json(kSpaceMark)));
   }
   normalizers.push_back(ReplaceOf("String", " ", kSpaceMark));
   decoders.push_back(ReplaceOf("String", kSpaceMark, " "));
-  decoders.push_back(Typed("ByteFallback"));
-  decoders.push_back(Typed("Fuse"));
+  decoders.push_back(TypedPart("ByteFallback"));
+  decoders.push_back(TypedPart("Fuse"));
   if (model.add_dummy_prefix) {
     decoders.push_back(
-        Typed("Strip").Set("content", Json(" ")).Set("start", Json(1)).Set("stop", Json(0)));
+        TypedPart("Strip").Set("content", Json(" ")).Set("start", Json(1)).Set("stop", Json(0)));
   }
   return Json::MakeObject()
-      .Set("normalizer", Sequence("normalizers", std::move(normalizers)))
-      .Set("decoder", Sequence("decoders", std::move(decoders)));
+      .Set("normalizer", SequencePart("normalizers", std::move(normalizers)))
+      .Set("decoder", SequencePart("decoders", std::move(decoders)));
 }
 
 // SentencePiece merges any two neighbours whose join is a piece, the best score first. The same as

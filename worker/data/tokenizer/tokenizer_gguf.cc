@@ -7,6 +7,7 @@
 #include "base/status_macros.h"
 #include "worker/data/tokenizer/bpe.h"
 #include "worker/data/tokenizer/gguf_patterns.h"
+#include "worker/data/tokenizer/json_fields.h"
 #include "worker/data/tokenizer/sentencepiece.h"
 #include "worker/data/tokenizer/tokenizer.h"
 #include "worker/data/tokenizer/tokenizer_impl.h"
@@ -20,32 +21,26 @@ namespace {
 constexpr int32_t kUnknownType = 2, kControlType = 3, kUserDefinedType = 4;
 constexpr absl::string_view kBertSpace = "\xe2\x96\x81";  // llama.cpp marks words that begin so
 
-Json Typed(absl::string_view type) { return Json::MakeObject().Set("type", Json(type)); }
-
-Json Sequence(absl::string_view members, Json::Array parts) {
-  return Typed("Sequence").Set(members, Json(std::move(parts)));
-}
-
 Json ByteLevel(bool use_regex) {
-  return Typed("ByteLevel")
+  return TypedPart("ByteLevel")
       .Set("add_prefix_space", Json(false))
       .Set("trim_offsets", Json(false))
       .Set("use_regex", Json(use_regex));
 }
 
 Json StepOf(absl::string_view step) {
-  if (step == kPunctuationRuns) return Typed("Punctuation").Set("behavior", Json("Contiguous"));
+  if (step == kPunctuationRuns) return TypedPart("Punctuation").Set("behavior", Json("Contiguous"));
   if (step == kByteLevel) return ByteLevel(true);
   if (step == kDigitRuns || step == kSingleDigits) {
-    return Typed("Digits").Set("individual_digits", Json(step == kSingleDigits));
+    return TypedPart("Digits").Set("individual_digits", Json(step == kSingleDigits));
   }
-  return Typed("Split")
+  return TypedPart("Split")
       .Set("pattern", Json::MakeObject().Set("Regex", Json(step)))
       .Set("behavior", Json("Isolated"))
       .Set("invert", Json(false));
 }
 
-Json BpeParts(const GgufPreTokenizer& pre) {
+Json GgufBpeParts(const GgufPreTokenizer& pre) {
   Json::Array steps;
   bool printable = false;
   for (const absl::string_view step : pre.steps) {
@@ -54,8 +49,8 @@ Json BpeParts(const GgufPreTokenizer& pre) {
   }
   if (!printable) steps.push_back(ByteLevel(false));
   Json parts = Json::MakeObject();
-  if (pre.nfc) parts.Set("normalizer", Typed("NFC"));
-  parts.Set("pre_tokenizer", Sequence("pretokenizers", std::move(steps)));
+  if (pre.nfc) parts.Set("normalizer", TypedPart("NFC"));
+  parts.Set("pre_tokenizer", SequencePart("pretokenizers", std::move(steps)));
   parts.Set("decoder", ByteLevel(false));
   return parts;
 }
@@ -63,13 +58,13 @@ Json BpeParts(const GgufPreTokenizer& pre) {
 Json BertParts() {
   // The vocabulary was turned around: words begin with U+2581 and what continues them has no mark.
   return Json::MakeObject()
-      .Set("normalizer", Typed("BertNormalizer")
+      .Set("normalizer", TypedPart("BertNormalizer")
                              .Set("clean_text", true)
                              .Set("handle_chinese_chars", true)
                              .Set("strip_accents", Json())
                              .Set("lowercase", true))
-      .Set("pre_tokenizer", Typed("BertPreTokenizer"))
-      .Set("decoder", Typed("WordPiece").Set("prefix", Json("##")).Set("cleanup", Json(true)));
+      .Set("pre_tokenizer", TypedPart("BertPreTokenizer"))
+      .Set("decoder", TypedPart("WordPiece").Set("prefix", Json("##")).Set("cleanup", Json(true)));
 }
 
 absl::Status CheckId(const GgufTokenizerFields& fields, absl::string_view name,
@@ -132,7 +127,7 @@ Json TemplateOf(const absl::optional<EndToken>& before, const absl::optional<End
   pair = single;
   pair.push_back(text("B"));
   if (after) pair.push_back(token(*after));
-  return Typed("TemplateProcessing")
+  return TypedPart("TemplateProcessing")
       .Set("single", Json(std::move(single)))
       .Set("pair", Json(std::move(pair)))
       .Set("special_tokens", std::move(special));
@@ -167,8 +162,8 @@ absl::StatusOr<TokenTable> VocabOf(const std::vector<std::string>& tokens) {
   return vocab;
 }
 
-absl::StatusOr<std::unique_ptr<Model>> MakeBpe(const GgufTokenizerFields& fields,
-                                               BpeOptions options, bool raw_bytes) {
+absl::StatusOr<std::unique_ptr<Model>> MakeGgufBpe(const GgufTokenizerFields& fields,
+                                                   BpeOptions options, bool raw_bytes) {
   GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, VocabOf(fields.tokens));
   std::vector<BpeModel::Merge> merges;
   merges.reserve(fields.merges.size());
@@ -242,13 +237,13 @@ absl::StatusOr<GgufParts> ByteLevelBpe(const GgufTokenizerFields& fields) {
   const bool bos = fields.add_bos_token.value_or(pre->adds_bos) && fields.bos_token_id;
   const bool eos = fields.add_eos_token.value_or(false) && fields.eos_token_id;
   GgufParts parts;
-  parts.json = BpeParts(*pre);
+  parts.json = GgufBpeParts(*pre);
   parts.json.Set("post_processor",
                  TemplateOf(EndOf(fields, bos ? fields.bos_token_id : absl::nullopt),
                             EndOf(fields, eos ? fields.eos_token_id : absl::nullopt)));
   BpeOptions options;
   options.ignore_merges = pre->ignore_merges;
-  GRAFT_ASSIGN_OR_RETURN(parts.model, MakeBpe(fields, std::move(options), true));
+  GRAFT_ASSIGN_OR_RETURN(parts.model, MakeGgufBpe(fields, std::move(options), true));
   return parts;
 }
 
@@ -266,7 +261,7 @@ absl::StatusOr<GgufParts> MarkedSpaceBpe(const GgufTokenizerFields& fields) {
   options.fuse_unk = true;
   options.byte_fallback = true;
   if (fields.unknown_token_id) options.unk_token = fields.tokens[*fields.unknown_token_id];
-  GRAFT_ASSIGN_OR_RETURN(parts.model, MakeBpe(fields, std::move(options), false));
+  GRAFT_ASSIGN_OR_RETURN(parts.model, MakeGgufBpe(fields, std::move(options), false));
   return parts;
 }
 

@@ -15,7 +15,7 @@
 namespace graft::data {
 namespace {
 
-constexpr absl::string_view kWhere = "model";
+constexpr absl::string_view kModel = "model";
 
 // The member `model`: what is large read straight from the text, the rest as values.
 struct ModelMembers {
@@ -132,7 +132,7 @@ class TokenizerFileReader {
 
 absl::StatusOr<TokenTable> TakeVocab(ModelMembers& model) {
   if (model.vocab) return *std::move(model.vocab);
-  return WrongField(kWhere, "vocab", "an object of tokens and ids", model.rest.Find("vocab"));
+  return WrongField(kModel, "vocab", "an object of tokens and ids", model.rest.Find("vocab"));
 }
 
 absl::StatusOr<std::unique_ptr<Model>> ParseBpe(ModelMembers& model, bool raw_bytes) {
@@ -144,51 +144,51 @@ absl::StatusOr<std::unique_ptr<Model>> ParseBpe(ModelMembers& model, bool raw_by
         "null");
   }
   BpeOptions options;
-  GRAFT_ASSIGN_OR_RETURN(options.unk_token, OptionalStringField(json, kWhere, "unk_token"));
+  GRAFT_ASSIGN_OR_RETURN(options.unk_token, OptionalStringField(json, kModel, "unk_token"));
   GRAFT_ASSIGN_OR_RETURN(options.continuing_subword_prefix,
-                         OptionalStringField(json, kWhere, "continuing_subword_prefix"));
+                         OptionalStringField(json, kModel, "continuing_subword_prefix"));
   GRAFT_ASSIGN_OR_RETURN(options.end_of_word_suffix,
-                         OptionalStringField(json, kWhere, "end_of_word_suffix"));
+                         OptionalStringField(json, kModel, "end_of_word_suffix"));
   // Empty is the same as absent, and lets the model take raw bytes.
   if (options.continuing_subword_prefix == "") options.continuing_subword_prefix.reset();
   if (options.end_of_word_suffix == "") options.end_of_word_suffix.reset();
-  GRAFT_ASSIGN_OR_RETURN(options.fuse_unk, BoolField(json, kWhere, "fuse_unk", false));
-  GRAFT_ASSIGN_OR_RETURN(options.byte_fallback, BoolField(json, kWhere, "byte_fallback", false));
-  GRAFT_ASSIGN_OR_RETURN(options.ignore_merges, BoolField(json, kWhere, "ignore_merges", false));
+  GRAFT_ASSIGN_OR_RETURN(options.fuse_unk, BoolField(json, kModel, "fuse_unk", false));
+  GRAFT_ASSIGN_OR_RETURN(options.byte_fallback, BoolField(json, kModel, "byte_fallback", false));
+  GRAFT_ASSIGN_OR_RETURN(options.ignore_merges, BoolField(json, kModel, "ignore_merges", false));
   GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, TakeVocab(model));
-  if (!model.merges) return WrongField(kWhere, "merges", "an array", json.Find("merges"));
+  if (!model.merges) return WrongField(kModel, "merges", "an array", json.Find("merges"));
   return BpeModel::Create(std::move(vocab), *model.merges, std::move(options), raw_bytes);
 }
 
 absl::StatusOr<std::unique_ptr<Model>> ParseUnigram(const Json& json) {
   const Json* vocab = json.Find("vocab");
   if (vocab == nullptr || !vocab->is_array()) {
-    return WrongField(kWhere, "vocab", "an array of [token, score]", vocab);
+    return WrongField(kModel, "vocab", "an array of [token, score]", vocab);
   }
   std::vector<std::pair<std::string, double>> tokens;
   for (const Json& entry : vocab->as_array()) {
     if (!entry.is_array() || entry.as_array().size() != 2 || !entry.as_array()[0].is_string() ||
         !entry.as_array()[1].is_number()) {
-      return WrongField(kWhere, "vocab", "an array of [token, score]", vocab);
+      return WrongField(kModel, "vocab", "an array of [token, score]", vocab);
     }
     tokens.emplace_back(entry.as_array()[0].as_string(), entry.as_array()[1].as_double());
   }
   absl::optional<int64_t> unk_id;
   if (const Json* unk = json.Find("unk_id"); unk != nullptr && !unk->is_null()) {
-    GRAFT_ASSIGN_OR_RETURN(unk_id, IntField(json, kWhere, "unk_id", 0, TokenTable::kMaxId));
+    GRAFT_ASSIGN_OR_RETURN(unk_id, IntField(json, kModel, "unk_id", 0, TokenTable::kMaxId));
   }
-  GRAFT_ASSIGN_OR_RETURN(const bool fallback, BoolField(json, kWhere, "byte_fallback", false));
+  GRAFT_ASSIGN_OR_RETURN(const bool fallback, BoolField(json, kModel, "byte_fallback", false));
   return UnigramModel::Create(std::move(tokens), unk_id, fallback);
 }
 
 absl::StatusOr<std::unique_ptr<Model>> ParseWordPiece(ModelMembers& model) {
   const Json& json = model.rest;
   WordPieceModel::Options options;
-  GRAFT_ASSIGN_OR_RETURN(options.unk_token, StringField(json, kWhere, "unk_token"));
+  GRAFT_ASSIGN_OR_RETURN(options.unk_token, StringField(json, kModel, "unk_token"));
   GRAFT_ASSIGN_OR_RETURN(options.continuing_subword_prefix,
-                         StringField(json, kWhere, "continuing_subword_prefix"));
+                         StringField(json, kModel, "continuing_subword_prefix"));
   GRAFT_ASSIGN_OR_RETURN(options.max_input_chars_per_word,
-                         IntField(json, kWhere, "max_input_chars_per_word", 0, int64_t{1} << 31));
+                         IntField(json, kModel, "max_input_chars_per_word", 0, int64_t{1} << 31));
   GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, TakeVocab(model));
   return std::make_unique<WordPieceModel>(std::move(vocab), std::move(options));
 }
@@ -208,7 +208,7 @@ absl::StatusOr<std::unique_ptr<Model>> ParseModel(ModelMembers& model, bool raw_
   if (type == "Unigram") return ParseUnigram(model.rest);
   if (type == "WordPiece") return ParseWordPiece(model);
   if (type == "WordLevel") {
-    GRAFT_ASSIGN_OR_RETURN(std::string unk, StringField(model.rest, kWhere, "unk_token"));
+    GRAFT_ASSIGN_OR_RETURN(std::string unk, StringField(model.rest, kModel, "unk_token"));
     GRAFT_ASSIGN_OR_RETURN(TokenTable vocab, TakeVocab(model));
     return std::make_unique<WordLevelModel>(std::move(vocab), std::move(unk));
   }
