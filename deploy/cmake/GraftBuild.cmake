@@ -108,6 +108,8 @@ function(graft_binary name)
   _graft_torch_headers(${name} ${ARG_DEPS})
 endfunction()
 
+set(GRAFT_TEST_OPTIONS $<$<CONFIG:Release>:-O1>)  # what is tested has -O2; a fifth less time
+
 # graft_test(name SRCS x_test.cc DEPS ... [LABELS unit] [TIMEOUT 120] [ARGS ...])
 # Labels name the group (unit, sim, e2e, parity, fuzz, tidy, bench); the tier is in the environment
 # variable GRAFT_TIER (default, full, soak), from which a test takes its counts (tests/support/tier.h).
@@ -124,8 +126,13 @@ function(graft_test name)
   endif()
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE graft_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
-  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)  # what is tested has -O2; a fifth less time
+  target_compile_options(${name} PRIVATE ${GRAFT_TEST_OPTIONS})
   _graft_torch_headers(${name} ${ARG_DEPS})
+  get_target_property(header ${name} PRECOMPILE_HEADERS_REUSE_FROM)
+  if(NOT header AND TARGET graft_test_headers)
+    target_precompile_headers(${name} REUSE_FROM graft_test_headers)
+    target_compile_options(${name} PRIVATE -pthread)  # a macro, which must be the header's; some libraries bring it
+  endif()
   # clang-tidy (preset clang) reads programs and libraries: gtest's macros cost it more than it finds.
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests CXX_CLANG_TIDY "")
   add_test(NAME ${name} COMMAND ${name} ${ARG_ARGS})
