@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "base/bytes.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
@@ -236,10 +238,6 @@ void Run(int lane_count, NextFirst next_first, NextOther next_other) {
   }
 }
 
-const uint8_t* Octets(absl::string_view view) {
-  return reinterpret_cast<const uint8_t*>(view.data());
-}
-
 }  // namespace
 
 struct Sha256Stream::State {
@@ -278,7 +276,7 @@ Sha256Stream& Sha256Stream::operator=(Sha256Stream&&) noexcept = default;
 void Sha256Stream::Update(absl::string_view bytes) {
   if (!HasShaInstructions()) return state_->plain.Update(bytes);
   const absl::string_view whole = state_->Take(bytes);
-  CompressOne(state_->words, Octets(whole), whole.size() / kBlockBytes);
+  CompressOne(state_->words, Bytes(whole), whole.size() / kBlockBytes);
 }
 
 Sha256Digest Sha256Stream::Finish() {
@@ -301,7 +299,7 @@ void Sha256Many(absl::Span<const absl::string_view> messages, Sha256Digest* dige
     if (next == messages.size()) return false;
     job = Job();
     job.message = messages[next];
-    job.data = Octets(messages[next]);
+    job.data = Bytes(messages[next]);
     job.blocks = messages[next].size() / kBlockBytes;
     job.digest = &digests[next++];
     return true;
@@ -314,7 +312,7 @@ void Sha256Many(absl::Span<const absl::string_view> messages, Sha256Digest* dige
       if (whole.empty()) continue;
       job = Job();
       job.words = &stream->state_->words;
-      job.data = Octets(whole);
+      job.data = Bytes(whole);
       job.blocks = whole.size() / kBlockBytes;
       return true;
     }

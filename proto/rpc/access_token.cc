@@ -7,6 +7,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/bytes.h"
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/status_macros.h"
@@ -27,10 +28,6 @@ struct FreeDigest {
 };
 using KeyPtr = std::unique_ptr<EVP_PKEY, FreeKey>;
 using DigestPtr = std::unique_ptr<EVP_MD_CTX, FreeDigest>;
-
-const uint8_t* Bytes(absl::string_view text) {
-  return reinterpret_cast<const uint8_t*>(text.data());
-}
 
 absl::Status Refused(absl::string_view why, absl::string_view reason = "TOKEN_INVALID") {
   return ErrorBuilder(absl::StatusCode::kUnauthenticated,

@@ -118,8 +118,9 @@ absl::StatusOr<v1::QueryUsageResponse> SumUsage(const std::vector<UsageEntry>& e
     dimensions.push_back(static_cast<v1::UsageDimension>(dimension));
   }
   if (dimensions.empty()) dimensions.push_back(v1::USAGE_DIMENSION_WORKSPACE);
-  if (dimensions.size() > kMaxDimensions)
+  if (dimensions.size() > kMaxDimensions) {
     return InvalidField("group_by", "has more than 3 dimensions");
+  }
   const bool by_day =
       std::find(dimensions.begin(), dimensions.end(), v1::USAGE_DIMENSION_DAY) != dimensions.end();
   std::map<std::vector<std::string>, Sum> sums;

@@ -1,7 +1,6 @@
 #include "worker/trainer/engine.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdlib>
 

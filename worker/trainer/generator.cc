@@ -1,7 +1,6 @@
 #include "worker/trainer/generator.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
