@@ -12,7 +12,10 @@ workers=()  # processes that end with the test
 tidy() { :; }
 finish() {
   local status=$?
-  [ ${#workers[@]} = 0 ] || kill "${workers[@]}" 2>/dev/null || true
+  if [ ${#workers[@]} != 0 ]; then
+    kill "${workers[@]}" 2>/dev/null || true
+    wait "${workers[@]}" 2>/dev/null || true  # what they still write is in the folder that goes
+  fi
   "$graft" down >/dev/null 2>&1 || true
   if [ $status != 0 ] && [ $status != 77 ]; then
     echo "--- logs"; tail -n 15 "$work"/home/logs/*.log 2>/dev/null || true
