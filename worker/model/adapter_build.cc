@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/string_view.h"
 #include "base/random.h"
-#include "worker/model/experts_build.h"
 
 namespace graft::model {
 namespace {
@@ -15,6 +15,24 @@ uint64_t HashName(absl::string_view name) {  // FNV-1a: adapters start alike wha
   uint64_t hash = 0xcbf29ce484222325ULL;
   for (char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3ULL;
   return hash;
+}
+
+// Every rank draws the whole tensor, number by number, and keeps its piece.
+void Draw(const Trained& own, const std::function<double()>& next) {
+  const Trained::Piece& piece = own.pieces.front();
+  const int64_t columns = own.whole.back();
+  int64_t rows = 1;
+  for (size_t i = 0; i + 1 < own.whole.size(); ++i) rows *= own.whole[i];
+  FillOnHost(own.value, [&](at::Tensor& into) {
+    float* numbers = into.mutable_data_ptr<float>();
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t column = 0; column < columns; ++column) {
+        const auto drawn = static_cast<float>(next());
+        const int64_t at = (own.axis == 0 ? row : column) - piece.whole_begin;
+        if (at >= 0 && at < piece.count) *numbers++ = drawn;
+      }
+    }
+  });
 }
 
 }  // namespace
@@ -36,8 +54,9 @@ void AdapterBuilder::Attach() {
   for (const auto& layer : placer_.decoder().layers()) {
     if (layer->moe != nullptr) AttachToExperts(layer->index, *layer->moe);
   }
-  if (placer_.targets().AdaptsEmbedding()) AttachToEmbedding();
-  if (placer_.targets().AdaptsHead()) AttachToHead();
+  const Division& division = placer_.division();
+  if (division.embedding && placer_.targets().AdaptsEmbedding()) AttachToEmbedding();
+  if (division.head && placer_.targets().AdaptsHead()) AttachToHead();
 }
 
 double AdapterBuilder::Scale() const {
@@ -48,24 +67,20 @@ double AdapterBuilder::Scale() const {
 // As peft starts them: an embedding's A is 0 and its B normal.
 void AdapterBuilder::AttachToEmbedding() {
   Adapter& adapter = placer_.decoder().embed_adapter;
-  const int64_t rank = lora_.rank;
-  adapter.module = ModuleOf(*placer_.Find("embed.weight"));
+  const spec::Parameter& table = *placer_.Find("embed.weight");
+  const Cut vocab = placer_.Own(table);
+  const int64_t rank = lora_.rank, hidden = placer_.spec().hidden;
+  adapter.module = ModuleOf(table);
   adapter.rank = rank;
   adapter.scale = Scale();
   ParameterStore& store = placer_.store();
-  adapter.a =
-      store.Declare(adapter.module + ".lora_embedding_A", {rank, placer_.spec().vocab}, true, -1);
-  adapter.b =
-      store.Declare(adapter.module + ".lora_embedding_B", {placer_.spec().hidden, rank}, true, -1);
+  adapter.a = store.Declare(adapter.module + ".lora_embedding_A", {rank, vocab.count}, true, -1);
+  SetPieces(adapter.a, {rank, placer_.spec().vocab}, 1,
+            {{0, vocab.begin, vocab.count, vocab.copies}});
+  adapter.b = store.Declare(adapter.module + ".lora_embedding_B", {hidden, rank}, true, -1,
+                            placer_.division().tp);
   placer_.Later([this, &adapter] {
-    SeededRandom random(lora_.seed ^ HashName(adapter.module));
-    FillOnHost(adapter.b->value, [&](at::Tensor& into) {
-      float* b = into.mutable_data_ptr<float>();
-      for (int64_t i = 0; i < into.numel(); ++i) {
-        const double radius = std::sqrt(-2 * std::log(1 - random.UniformDouble()));
-        b[i] = static_cast<float>(radius * std::cos(2 * M_PI * random.UniformDouble()));
-      }
-    });
+    DrawNormal(adapter.module, *adapter.b);
     return absl::OkStatus();
   });
 }
@@ -73,17 +88,20 @@ void AdapterBuilder::AttachToEmbedding() {
 void AdapterBuilder::AttachToHead() {
   Adapter& adapter = placer_.decoder().head().adapter;
   const int64_t rank = lora_.rank, layer = placer_.spec().num_layers();
+  const Cut vocab =
+      CutOf(placer_.spec(), placer_.division(), "head.weight", {placer_.spec().vocab});
   adapter.module = placer_.targets().HeadModule();
   adapter.rank = rank;
   adapter.scale = Scale();
-  adapter.rows = {{0, 0, placer_.spec().vocab}};
+  adapter.rows = {{0, 0, vocab.count}};
   ParameterStore& store = placer_.store();
-  adapter.a =
-      store.Declare(adapter.module + ".lora_A.weight", {rank, placer_.spec().hidden}, true, layer);
-  adapter.b =
-      store.Declare(adapter.module + ".lora_B.weight", {placer_.spec().vocab, rank}, true, layer);
+  adapter.a = store.Declare(adapter.module + ".lora_A.weight", {rank, placer_.spec().hidden}, true,
+                            layer, placer_.division().tp);
+  adapter.b = store.Declare(adapter.module + ".lora_B.weight", {vocab.count, rank}, true, layer);
+  SetPieces(adapter.b, {placer_.spec().vocab, rank}, 0,
+            {{0, vocab.begin, vocab.count, vocab.copies}});
   placer_.Later([this, &adapter] {
-    DrawUniform(adapter.module, placer_.spec().hidden, adapter.a->value);
+    DrawUniform(adapter.module, *adapter.a);
     return absl::OkStatus();
   });
 }
@@ -99,16 +117,19 @@ void AdapterBuilder::AttachToExperts(int64_t layer, MoeBlock& moe) {
 }
 
 void AdapterBuilder::AttachStack(ExpertsAdapter adapter, int64_t layer, MoeBlock& moe) {
+  using Divided = ExpertsBuilder::Divided;
   std::deque<LinearGroup>& groups = adapter.gate_up ? moe.gate_up : moe.down;
   const int64_t experts = static_cast<int64_t>(groups.size()), rank = lora_.rank;
-  const int64_t in = groups.front().in, out = groups.front().out;
-  ParameterStore& store = placer_.store();
+  const LinearGroup& first = groups.front();
+  const auto parts = static_cast<int64_t>(first.parts.size());
   adapter.scale = Scale();
-  adapter.a = store.Declare(adapter.module + ".lora_A.weight", {experts, rank, in}, true, layer);
-  adapter.b = store.Declare(adapter.module + ".lora_B.weight", {experts, out, rank}, true, layer);
+  adapter.a = experts_.Declare(adapter.module + ".lora_A.weight", {experts, rank, first.in}, 1,
+                               adapter.gate_up ? Divided::kWhole : Divided::kColumns, layer);
+  adapter.b = experts_.Declare(adapter.module + ".lora_B.weight", {experts, first.out, rank}, parts,
+                               adapter.gate_up ? Divided::kRows : Divided::kWhole, layer);
   placer_.decoder().experts_adapters.push_back(adapter);
   placer_.Later([this, adapter, &moe, &groups, rank] {
-    DrawUniform(adapter.module, groups.front().in, adapter.a->value);
+    DrawUniform(adapter.module, *adapter.a);
     for (size_t e = 0; e < groups.size(); ++e) {
       Adapter& own = groups[e].adapters.emplace_back();
       own.rank = rank;
@@ -123,15 +144,18 @@ void AdapterBuilder::AttachStack(ExpertsAdapter adapter, int64_t layer, MoeBlock
   });
 }
 
-// Kaiming uniform with a = sqrt(5), as a linear of `in` inputs is started.
-void AdapterBuilder::DrawUniform(const std::string& module, int64_t in, at::Tensor into) const {
+// Kaiming uniform with a = sqrt(5), as a linear is started.
+void AdapterBuilder::DrawUniform(const std::string& module, const Trained& a) const {
   SeededRandom random(lora_.seed ^ HashName(module));
-  const double bound = 1.0 / std::sqrt(static_cast<double>(in));
-  FillOnHost(std::move(into), [&](at::Tensor& host) {
-    float* numbers = host.mutable_data_ptr<float>();
-    for (int64_t i = 0; i < host.numel(); ++i) {
-      numbers[i] = static_cast<float>((2 * random.UniformDouble() - 1) * bound);
-    }
+  const double bound = 1.0 / std::sqrt(static_cast<double>(a.whole.back()));
+  Draw(a, [&] { return (2 * random.UniformDouble() - 1) * bound; });
+}
+
+void AdapterBuilder::DrawNormal(const std::string& module, const Trained& b) const {
+  SeededRandom random(lora_.seed ^ HashName(module));
+  Draw(b, [&] {
+    const double radius = std::sqrt(-2 * std::log(1 - random.UniformDouble()));
+    return radius * std::cos(2 * M_PI * random.UniformDouble());
   });
 }
 
@@ -186,22 +210,6 @@ void AdapterBuilder::DeclareOutputs(const LinearGroup& group, const spec::HubLin
   SetPieces(adapter.magnitude, {linear.out}, 0, pieces);
 }
 
-// Every rank draws the whole of A and keeps its columns.
-void AdapterBuilder::DrawA(const LinearGroup& group, const Adapter& adapter) const {
-  SeededRandom random(lora_.seed ^ HashName(adapter.module));
-  const double bound = 1.0 / std::sqrt(static_cast<double>(group.whole_in));
-  const int64_t first = adapter.a->axis == 1 ? adapter.a->pieces.front().whole_begin : 0;
-  FillOnHost(adapter.a->value, [&](at::Tensor& into) {
-    float* a = into.mutable_data_ptr<float>();
-    for (int64_t row = 0; row < adapter.rank; ++row) {
-      for (int64_t column = 0; column < group.whole_in; ++column) {
-        const float drawn = static_cast<float>((2 * random.UniformDouble() - 1) * bound);
-        if (column >= first && column < first + group.in) *a++ = drawn;
-      }
-    }
-  });
-}
-
 void AdapterBuilder::Start(LinearGroup& group) {
   int64_t rank = 0;
   bool joined = true;
@@ -209,7 +217,7 @@ void AdapterBuilder::Start(LinearGroup& group) {
   for (Adapter& adapter : group.adapters) {
     joined = joined && adapter.a->offset == first + rank * group.in;
     rank += adapter.rank;
-    DrawA(group, adapter);
+    DrawUniform(adapter.module, *adapter.a);
     if (adapter.magnitude != nullptr && !placer_.options().without_frozen) {
       StartMagnitude(group, adapter);
     }

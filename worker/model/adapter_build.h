@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "worker/model/adapter_targets.h"
+#include "worker/model/experts_build.h"
 #include "worker/model/group_build.h"
 #include "worker/model/parameter_placer.h"
 
@@ -13,9 +14,9 @@ namespace graft::model {
 
 class AdapterBuilder {
  public:
-  // Both must outlive it, and it the placer's Fill.
-  AdapterBuilder(ParameterPlacer& placer, const GroupBuilder& groups)
-      : placer_(placer), groups_(groups), lora_(placer.options().lora) {}
+  // All must outlive it, and it the placer's Fill.
+  AdapterBuilder(ParameterPlacer& placer, const GroupBuilder& groups, const ExpertsBuilder& experts)
+      : placer_(placer), groups_(groups), experts_(experts), lora_(placer.options().lora) {}
 
   // After everything else of the decoder was described.
   void Attach();
@@ -28,13 +29,14 @@ class AdapterBuilder {
   void AttachTo(LinearGroup& group, const std::vector<const spec::HubLinear*>& linears);
   void DeclareOutputs(const LinearGroup& group, const spec::HubLinear& linear, Adapter& adapter);
   double Scale() const;
-  void DrawUniform(const std::string& module, int64_t in, at::Tensor into) const;
-  void DrawA(const LinearGroup& group, const Adapter& adapter) const;
+  void DrawUniform(const std::string& module, const Trained& a) const;
+  void DrawNormal(const std::string& module, const Trained& b) const;
   void Start(LinearGroup& group);
   void StartMagnitude(const LinearGroup& group, Adapter& adapter);
 
   ParameterPlacer& placer_;
   const GroupBuilder& groups_;
+  const ExpertsBuilder& experts_;
   const LoraOptions& lora_;
 };
 

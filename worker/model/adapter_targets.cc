@@ -134,6 +134,12 @@ bool AdapterTargets::Saves(const std::string& module) const {
                      [&](const std::string& end) { return absl::EndsWith(module, end); });
 }
 
+bool AdapterTargets::PartsTiedEnds() const {
+  if (description_->Find("head.weight") != nullptr) return false;
+  return AdaptsEmbedding() || AdaptsHead() || Saves(kTiedHead) ||
+         Saves(ModuleOf(*description_->Find("embed.weight")));
+}
+
 bool AdapterTargets::TrainsAllBiases() const {
   return adapts() && options_->lora.bias == TrainedBias::kAll;
 }
@@ -145,13 +151,7 @@ bool AdapterTargets::TrainsBias(const std::string& part) const {
 
 absl::Status AdapterTargets::CheckSpecialTargets() const {
   const LoraOptions& lora = options_->lora;
-  const Division& division = options_->division;
   if (!HasSpecialTargets() && lora.modules_to_save.empty()) return absl::OkStatus();
-  if (!division.whole() || division.experts != nullptr) {
-    return absl::UnimplementedError(
-        "adapters of the embedding, the head or experts, and tuning.modules_to_save, do not go "
-        "with parallelism.tp, pp or ep; use dp or cp");
-  }
   if ((AdaptsHead() || AdaptsSomeExperts()) && (lora.dora || lora.dropout > 0)) {
     return absl::UnimplementedError(
         "tuning.dora and tuning.dropout do not go with adapters of the head or of experts");

@@ -32,7 +32,7 @@ struct ExpertsTargets {
 class AdapterTargets {
  public:
   // INVALID_ARGUMENT: patterns that match nothing, with the known names. UNIMPLEMENTED: targets
-  // that do not go with each other or with the division. Both arguments must outlive the result.
+  // that do not go with each other. Both arguments must outlive the result.
   static absl::StatusOr<AdapterTargets> Choose(const spec::ModelDescription& description,
                                                const BuildOptions& options);
 
@@ -47,6 +47,8 @@ class AdapterTargets {
 
   // Whether a module is trained whole. Its name ends so, as peft matches: "norm" means every norm.
   bool Saves(const std::string& module) const;
+  // Whether an embedding and a head that were one tensor become two: only one of them is trained.
+  bool PartsTiedEnds() const;
   bool TrainsAllBiases() const;
   // Of the linear with that part.
   bool TrainsBias(const std::string& part) const;

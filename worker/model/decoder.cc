@@ -33,8 +33,16 @@ struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
   }
 };
 
-// The same where each rank has a part of the rows, from `first` on: other ranks' rows count 0, and
-// the sum over the ranks comes back cut by tokens.
+// dy of the tokens whose rows of A `h` are.
+void EmbedAdapterBackward(const Adapter& adapter, const at::Tensor& dy, const at::Tensor& h,
+                          const at::Tensor& tokens) {
+  adapter.b->grad.addmm_(dy.t(), h, 1, adapter.scale);
+  const at::Tensor dh = at::mm(dy, adapter.b->value) * adapter.scale;
+  adapter.a->grad.index_add_(1, tokens, dh.t());
+}
+
+// An embedding of which each rank has a part of the rows, from `first` on: other ranks' rows count
+// 0, and the sum over the ranks comes back cut by tokens.
 struct DividedRows {
   at::Tensor index;
   at::Tensor here;  // [T, 1]
@@ -49,23 +57,31 @@ DividedRows OwnRows(const at::Tensor& tokens, int64_t first, int64_t count) {
 struct DividedEmbedFunction : torch::autograd::Function<DividedEmbedFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& anchor, const at::Tensor& table,
                             const at::Tensor& tokens, int64_t first, Trained* grad,
-                            Exchange* exchange) {
+                            const Adapter* adapter, Exchange* exchange) {
     const DividedRows rows = OwnRows(tokens, first, table.size(0));
-    ctx->save_for_backward({rows.index, rows.here});
+    at::Tensor x = table.index_select(0, rows.index).to(at::kFloat).mul_(rows.here);
+    at::Tensor h;
+    if (adapter->rank > 0) {
+      h = adapter->a->value.t().index_select(0, rows.index).mul_(rows.here);
+      x.addmm_(h, adapter->b->value.t(), 1, adapter->scale);
+    }
+    ctx->save_for_backward({rows.index, rows.here, h});
     ctx->saved_data["grad"] = reinterpret_cast<int64_t>(grad);
+    ctx->saved_data["adapter"] = reinterpret_cast<int64_t>(adapter);
     ctx->saved_data["exchange"] = reinterpret_cast<int64_t>(exchange);
-    return exchange->SumScatterRows(
-        table.index_select(0, rows.index).to(at::kFloat).mul_(rows.here), "tp embedding");
+    return exchange->SumScatterRows(x, "tp embedding");
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     auto* exchange = reinterpret_cast<Exchange*>(ctx->saved_data["exchange"].toInt());
-    if (auto* grad = reinterpret_cast<Trained*>(ctx->saved_data["grad"].toInt())) {
-      const auto saved = ctx->get_saved_variables();
-      const at::Tensor all =
-          exchange->GatherRows(grads[0].to(at::kFloat).contiguous(), "tp embedding gradients");
-      grad->grad.index_add_(0, saved[0], all * saved[1]);
-    }
-    return variable_list(6);
+    auto* grad = reinterpret_cast<Trained*>(ctx->saved_data["grad"].toInt());
+    const auto& adapter = *reinterpret_cast<const Adapter*>(ctx->saved_data["adapter"].toInt());
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor all =
+        exchange->GatherRows(grads[0].to(at::kFloat).contiguous(), "tp embedding gradients");
+    const at::Tensor own = all * saved[1];
+    if (grad != nullptr) grad->grad.index_add_(0, saved[0], own);
+    if (adapter.rank > 0) EmbedAdapterBackward(adapter, own, saved[2], saved[0]);
+    return variable_list(7);
   }
 };
 
@@ -87,10 +103,7 @@ struct AdaptedEmbedFunction : torch::autograd::Function<AdaptedEmbedFunction> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const auto& adapter = *reinterpret_cast<const Adapter*>(ctx->saved_data["adapter"].toInt());
-    const at::Tensor dy = grads[0].to(at::kFloat).contiguous();
-    adapter.b->grad.addmm_(dy.t(), saved[0], 1, adapter.scale);
-    const at::Tensor dh = at::mm(dy, adapter.b->value) * adapter.scale;
-    adapter.a->grad.index_add_(1, saved[1], dh.t());
+    EmbedAdapterBackward(adapter, grads[0].to(at::kFloat).contiguous(), saved[0], saved[1]);
     return {grads[0], at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
@@ -199,9 +212,11 @@ at::Tensor Decoder::Embed(const at::Tensor& tokens, const at::Tensor& at_positio
   at::Tensor rows = at_positions;
   if (Exchange* exchange = division_.tensor; exchange != nullptr) {
     const int64_t first = CutOf(spec_, division_, "embed.weight", {spec_.vocab}).begin;
-    const bool learns = embed_grad != nullptr && at::GradMode::is_enabled();
-    x = DividedEmbedFunction::apply(at::zeros({1}).set_requires_grad(learns), embed, tokens, first,
-                                    embed_grad, exchange);
+    const bool trained = embed_grad != nullptr || embed_adapter.rank > 0;
+    const at::Tensor anchor =
+        at::zeros({1}).set_requires_grad(trained && at::GradMode::is_enabled());
+    x = DividedEmbedFunction::apply(anchor, embed, tokens, first, embed_grad, &embed_adapter,
+                                    exchange);
     const int64_t own = tokens.size(0) / exchange->size();
     rows = at_positions.narrow(0, exchange->rank() * own, own);
   } else {

@@ -128,6 +128,8 @@ class Decoder {
   // biases.
   std::map<std::string, at::Tensor> saved_modules;
   std::set<std::string> trained_biases;
+  // An embedding and a head that the Hub layout has once are two by now: one of them is trained.
+  bool parted_ends = false;
   // > 0: the routers' load-balancing loss joins the training loss with it (RouterBalance).
   double router_loss_coefficient = 0;
 

@@ -25,7 +25,7 @@ class Builder {
         placer_(description, reader, options, targets, *decoder_),
         groups_(placer_),
         experts_(placer_),
-        adapters_(placer_, groups_) {}
+        adapters_(placer_, groups_, experts_) {}
 
   absl::StatusOr<std::unique_ptr<Decoder>> Build() {
     for (const auto& [begin, end] : OwnLayers()) {
@@ -167,6 +167,7 @@ class Builder {
   }
 
   void DescribeEnds() {
+    decoder_->parted_ends = placer_.targets().PartsTiedEnds();
     if (placer_.division().embedding) DescribeEmbedding();
     if (placer_.division().head) DescribeHead();
   }
@@ -176,6 +177,9 @@ class Builder {
     placer_.BeginLayer(-1);
     placer_.Place(placer_.Find("embed.weight"), true, options_.frozen_type, &d.embed_grad,
                   [&d](at::Tensor t) { d.embed = std::move(t); });
+    if (d.embed_grad != nullptr && spec_.tied_embeddings && !d.parted_ends) {
+      d.embed_grad->both_ends = !placer_.division().head;
+    }
     if (const spec::Parameter* p = placer_.Find("positions.weight"); p != nullptr) {
       placer_.Place(p, true, options_.frozen_type, &d.positions_grad,
                     [&d](at::Tensor t) { d.positions = std::move(t); });
@@ -192,10 +196,9 @@ class Builder {
     head.exchange = placer_.division().tensor;
     head.vocab_begin = CutOf(spec_, placer_.division(), "head.weight", {spec_.vocab}).begin;
     const spec::Parameter* own = placer_.Find("head.weight");
-    const bool parted =
-        own == nullptr && (placer_.targets().Saves(kTiedHead) ||
-                           placer_.targets().Saves(ModuleOf(*placer_.Find("embed.weight"))));
-    if (parted) return DescribePartedHead();
+    const bool saves = placer_.targets().Saves(kTiedHead) ||
+                       placer_.targets().Saves(ModuleOf(*placer_.Find("embed.weight")));
+    if (own == nullptr && saves) return DescribePartedHead();
     if (own == nullptr && placer_.division().embedding) {
       placer_.Later([&d, &head]() {
         head.weight = d.embed;
@@ -207,6 +210,7 @@ class Builder {
     // A tied head far from its embedding holds the table as well; the gradients are summed.
     placer_.Place(own != nullptr ? own : placer_.Find("embed.weight"), true, options_.frozen_type,
                   &head.weight_grad, [&head](at::Tensor t) { head.weight = std::move(t); });
+    if (own == nullptr && head.weight_grad != nullptr) head.weight_grad->both_ends = true;
   }
 
   // Training the embedding or the head of a tied pair whole leaves the other as it was.
@@ -214,12 +218,14 @@ class Builder {
     Head& head = decoder_->head();
     const spec::Parameter* table = placer_.Find("embed.weight");
     const bool trained = placer_.targets().Saves(kTiedHead);
-    if (trained)
-      head.weight_grad =
-          decoder_->store().Declare("head.weight", table->shape, true, placer_.layer());
-    placer_.Later([this, &head, table, trained]() -> absl::Status {
-      head.weight =
-          trained ? head.weight_grad->value : placer_.Empty(table->shape, options_.frozen_type);
+    const Cut cut = placer_.Own(*table);
+    const std::vector<int64_t> shape = ParameterPlacer::Shape(*table, cut);
+    if (trained) {
+      head.weight_grad = placer_.store().Declare("head.weight", shape, true, placer_.layer());
+      SetPieces(head.weight_grad, table->shape, cut.axis, {{0, cut.begin, cut.count, cut.copies}});
+    }
+    placer_.Later([this, &head, table, trained, shape]() -> absl::Status {
+      head.weight = trained ? head.weight_grad->value : placer_.Empty(shape, options_.frozen_type);
       GRAFT_RETURN_IF_ERROR(placer_.Read(*table, head.weight));
       if (trained) decoder_->saved_modules[absl::StrCat(kTiedHead, ".weight")] = head.weight;
       return absl::OkStatus();

@@ -89,13 +89,13 @@ void ExpertsBuilder::Describe(const std::string& prefix, const std::vector<std::
   });
 }
 
-// Where the numbers of a stack of this rank, of `shape`, stand in the whole one. `parts` linears
-// stand one behind the other in each expert.
-void ExpertsBuilder::SetStackedPieces(Trained* trained, int64_t parts, Divided divided) const {
+Trained* ExpertsBuilder::Declare(const std::string& name, const std::vector<int64_t>& shape,
+                                 int64_t parts, Divided divided, int64_t layer) const {
+  const bool decay = shape.size() > 2;  // no biases
+  Trained* trained = placer_.store().Declare(name, shape, decay, layer);
   const int64_t tp = placer_.division().tp, tp_rank = placer_.division().tp_rank;
   const Cut experts = Own();
   const bool over_ranks = placer_.division().experts != nullptr;
-  const std::vector<int64_t>& shape = trained->shape;
   std::vector<int64_t> whole = shape;
   whole[0] = placer_.spec().moe.experts;
   if (divided == Divided::kRows) whole[1] *= tp;
@@ -104,7 +104,7 @@ void ExpertsBuilder::SetStackedPieces(Trained* trained, int64_t parts, Divided d
   const int64_t rows = shape[1] / parts;  // of a part
   if (divided == Divided::kColumns && tp > 1) {
     SetPieces(trained, whole, 1, {{0, tp_rank * shape[2], shape[2], 1, over_ranks}});
-    return;
+    return trained;
   }
   if (divided == Divided::kRows && tp > 1) {
     const bool vectors = shape.size() == 2;  // the parts stand in the columns of a row
@@ -115,11 +115,12 @@ void ExpertsBuilder::SetStackedPieces(Trained* trained, int64_t parts, Divided d
       }
     }
     SetPieces(trained, whole, vectors ? 1 : 0, pieces);
-    return;
+    return trained;
   }
   const int64_t each = trained->rows() / shape[0];  // rows of an expert
   SetPieces(trained, whole, 0,
             {{0, experts.begin * each, experts.count * each, over_ranks ? 1 : tp, over_ranks}});
+  return trained;
 }
 
 // The parameters `names`, each [experts, rows...], one behind the other within each expert's part
@@ -130,9 +131,8 @@ Trained* ExpertsBuilder::Place(const std::vector<std::string>& names, const std:
   if (placer_.Find(names.front() + suffix) == nullptr) return nullptr;
   Trained* trained = nullptr;
   if (placer_.trains_all()) {
-    trained = placer_.store().Declare(absl::StrJoin(names, "+") + suffix, shape,
-                                      suffix == ".weight", placer_.layer(), 1);
-    SetStackedPieces(trained, static_cast<int64_t>(names.size()), divided);
+    trained = Declare(absl::StrJoin(names, "+") + suffix, shape, static_cast<int64_t>(names.size()),
+                      divided, placer_.layer());
   }
   placer_.Later([this, names, suffix, shape, divided, trained, &into]() -> absl::Status {
     // Biases are added in the computation's type.

@@ -23,17 +23,20 @@ class ExpertsBuilder {
   // Filled by the placer's Fill.
   void Describe(const std::string& prefix, const std::vector<std::string>& inner, MoeBlock& moe);
 
- private:
   // What tensor parallelism divides of each expert's matrix (or vector, whose numbers are rows).
   enum class Divided { kWhole, kRows, kColumns };
+  // A trained stack of this rank's experts, of `shape`. The rows of `parts` linears stand one
+  // behind the other in each expert.
+  Trained* Declare(const std::string& name, const std::vector<int64_t>& shape, int64_t parts,
+                   Divided divided, int64_t layer) const;
 
+ private:
   Cut Own() const;
   void Shape(const std::string& prefix, const std::vector<std::string>& inner, MoeBlock& moe);
   Trained* Place(const std::vector<std::string>& names, const std::string& suffix,
                  std::vector<int64_t> shape, Divided divided, at::Tensor& into);
   absl::Status Read(const spec::Parameter& parameter, int64_t expert, Divided divided,
                     at::Tensor into) const;
-  void SetStackedPieces(Trained* trained, int64_t parts, Divided divided) const;
 
   ParameterPlacer& placer_;
 };

@@ -35,10 +35,11 @@ struct Trained {
   std::vector<int64_t> whole;
   int axis = 0;
   std::vector<Piece> pieces;
-  int64_t layer = 0;   // that uses it; -1: the embedding, the number of layers: the head
-  int64_t offset = 0;  // into its flat buffers, in numbers
-  at::Tensor value;    // fp32, a view
-  at::Tensor grad;     // fp32, a view
+  bool both_ends = false;  // of a pipeline: a tied embedding on its first and its last stage
+  int64_t layer = 0;       // that uses it; -1: the embedding, the number of layers: the head
+  int64_t offset = 0;      // into its flat buffers, in numbers
+  at::Tensor value;        // fp32, a view
+  at::Tensor grad;         // fp32, a view
 
   int64_t elements() const {
     int64_t count = 1;

@@ -49,11 +49,10 @@ void Reducer::MakeBuckets() {
     if (before != t->layer && (ComesAndGoes(before) || ComesAndGoes(t->layer))) {
       for (Group* group : groups) close(open[group]);
     }
-    const bool both_ends = options_.tied && t->name == "embed.weight" && world_.layout().pp > 1;
     // Columns are held by the same ranks, whichever they are: such a tensor goes as one.
     for (size_t p = 0; p < (t->axis == 0 ? t->pieces.size() : 1); ++p) {
       const model::Trained::Piece& piece = t->pieces[p];
-      Group* group = &world_.HoldersOf(*t, piece, options_.tied);
+      Group* group = &world_.HoldersOf(*t, piece);
       if (std::find(groups.begin(), groups.end(), group) == groups.end()) groups.push_back(group);
       Bucket& bucket = open[group];
       Range range = t->axis == 0 ? Range{t, piece.begin * t->columns(), piece.count * t->columns()}
@@ -66,9 +65,9 @@ void Reducer::MakeBuckets() {
         bucket.ranges.push_back(range);
         bucket.elements += range.count;
         // What both ends of a pipeline hold is complete when the whole backward is.
-        bucket.layer = both_ends ? -1 : t->layer;
+        bucket.layer = t->both_ends ? -1 : t->layer;
         bucket.comes_and_goes = ComesAndGoes(t->layer);
-        if (bucket.elements >= limit || both_ends) close(bucket);
+        if (bucket.elements >= limit || t->both_ends) close(bucket);
       }
     }
   }

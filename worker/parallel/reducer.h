@@ -40,7 +40,6 @@ class Reducer final : public model::LayerObserver {
  public:
   struct Options {
     int64_t zero = 0;    // 0, 1 or 3; 3 without a pipeline
-    bool tied = false;   // the embedding is the head: both ends of the pipeline hold it
     int64_t layers = 0;  // of the model
     int64_t bucket_bytes = 16 << 20;
     // Each sum under way has a copy of its gradients, here and in the memory that ranks share.

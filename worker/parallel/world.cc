@@ -137,10 +137,9 @@ Group& World::holders(int64_t copies, bool both_ends) {
   return *found->second;
 }
 
-Group& World::HoldersOf(const model::Trained& trained, const model::Trained::Piece& piece,
-                        bool tied) {
+Group& World::HoldersOf(const model::Trained& trained, const model::Trained::Piece& piece) {
   if (piece.experts) return *expert_holders_;
-  return holders(piece.copies, tied && trained.name == "embed.weight" && layout().pp > 1);
+  return holders(piece.copies, trained.both_ends);
 }
 
 std::array<Group*, World::kHolderKinds> World::HolderKinds() {

@@ -73,8 +73,8 @@ class World {
   // The ranks with the same numbers of a tensor that `copies` neighbouring tensor-parallel ranks
   // hold (topology.h).
   Group& holders(int64_t copies, bool both_ends);
-  // Of a piece of `trained`, whose model ties its head to the embedding or not.
-  Group& HoldersOf(const model::Trained& trained, const model::Trained::Piece& piece, bool tied);
+  // Of a piece of `trained`.
+  Group& HoldersOf(const model::Trained& trained, const model::Trained::Piece& piece);
   // The groups that HoldersOf may name: a place for each kind, the same on every member. nullptr
   // where this rank is in no group of that kind, or in that of an earlier place.
   static constexpr size_t kHolderKinds = 5;

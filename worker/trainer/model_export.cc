@@ -228,11 +228,8 @@ at::Tensor GradientOf(model::Decoder& decoder, const std::string& name) {
 }
 
 absl::Status CheckOutput(const RunConfig& config, const model::Decoder& decoder) {
-  if (!decoder.embed.defined() || !decoder.head().weight.defined()) return absl::OkStatus();
-  const bool parted = decoder.spec().tied_embeddings &&
-                      (decoder.embed_adapter.rank > 0 || decoder.head().adapter.rank > 0 ||
-                       !decoder.head().weight.is_alias_of(decoder.embed));
-  if (config.tuning.kind != TuningKind::kLoraMerged || !parted) return absl::OkStatus();
+  const bool merged = config.tuning.kind == TuningKind::kLoraMerged;
+  if (!merged || !decoder.parted_ends) return absl::OkStatus();
   return absl::UnimplementedError(
       "tuning.kind lora_merged: this model's head is its embedding, and only one of them would "
       "change; leave both out of target_modules and modules_to_save, or keep an adapter");

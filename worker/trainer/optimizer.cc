@@ -194,9 +194,9 @@ class Adafactor final : public Optimizer {
   std::vector<OptimizerState> states() override {
     std::vector<OptimizerState> all;
     for (size_t i = 0; i < rows_.size(); ++i) {
-      const std::string& name = store_.trained()[i].name;
+      const Trained& of = store_.trained()[i];
       const auto add = [&](const char* what, const at::Tensor& state) {
-        all.push_back({absl::StrCat(what, name), {state}, nullptr, /*own_shape=*/true});
+        all.push_back({absl::StrCat(what, of.name), {state}, &of, /*own_shape=*/true});
       };
       add("rows.", rows_[i]);
       if (columns_[i].defined()) add("columns.", columns_[i]);

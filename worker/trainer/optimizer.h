@@ -24,8 +24,8 @@ namespace graft::trainer {
 struct OptimizerState {
   std::string name;
   CodedNumbers numbers;
-  // One for each number of that tensor, or of all of the store where there is none; else they have
-  // a shape of their own.
+  // One for each number of that tensor, or of all of the store where there is none. With a shape of
+  // their own they are what every holder of the tensor has.
   const model::Trained* of = nullptr;
   bool own_shape = false;
 };

@@ -35,9 +35,16 @@ TEST(CheckSupportedTest, WhatManyRanksCannotDoIsRefusedByName) {
   config.optimizer.kind = OptimizerKind::kAdafactor;
   EXPECT_TRUE(CheckSupported(config).ok()) << "one rank has nothing to divide";
   config.parallelism.world = 2;
-  EXPECT_EQ(CheckSupported(config).code(), absl::StatusCode::kUnimplemented);
-  config.optimizer.kind = OptimizerKind::kAdamW8bit;
+  config.parallelism.zero = 0;
   EXPECT_TRUE(CheckSupported(config).ok());
+  for (int64_t ParallelismConfig::*axis :
+       {&ParallelismConfig::tp, &ParallelismConfig::ep, &ParallelismConfig::zero}) {
+    RunConfig divided = config;
+    divided.parallelism.*axis = 2;
+    EXPECT_EQ(CheckSupported(divided).code(), absl::StatusCode::kUnimplemented);
+    divided.optimizer.kind = OptimizerKind::kAdamW8bit;
+    EXPECT_TRUE(CheckSupported(divided).ok());
+  }
 }
 
 TEST(ChooseComputeTest, AGpuWithoutBf16FallsToFp16WithAWarning) {

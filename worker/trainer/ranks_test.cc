@@ -162,6 +162,19 @@ TEST_F(RanksTest, ProcessesLeaveBehindWhatOneRankDoes) {
               *std::get<DoneEvent>(one[0].back()).validation_loss, 1e-5);
 }
 
+TEST_F(RanksTest, AdaptersOfBothEndsAndWholeModulesAreThoseOfOneRank) {
+  config_.tuning.target_modules = {"q_proj", "embed_tokens", "lm_head"};
+  config_.tuning.modules_to_save = {"norm"};
+  Into("one");
+  RunAll();
+  Into("many");
+  config_.parallelism.tp = config_.parallelism.pp = 2;
+  const auto many = RunAll();
+  ASSERT_FALSE(many[0].empty());
+  ASSERT_TRUE(std::holds_alternative<DoneEvent>(many[0].back())) << FormatEvent(many[0].back(), 0);
+  EXPECT_LE(Difference("one", "many"), 1e-5);
+}
+
 TEST_F(RanksTest, ACheckpointOfOneLayoutGoesOnUnderAnother) {
   Into("whole");
   RunAll();

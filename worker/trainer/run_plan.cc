@@ -61,10 +61,10 @@ Precision WantedPrecision(const RunConfig& config, const DeviceTypes& types) {
 absl::Status CheckSupported(const RunConfig& config) {
   const ParallelismConfig& p = config.parallelism;
   if (p.world > 1 && config.optimizer.kind == OptimizerKind::kAdafactor &&
-      (p.tp > 1 || p.zero > 0)) {
+      (p.tp > 1 || p.ep > 1 || p.zero > 0)) {
     return absl::UnimplementedError(
-        "optimizer.kind adafactor together with parallelism.tp or parallelism.zero is not there: "
-        "its rows and columns are of whole tensors; use adamw, lion or sgd");
+        "optimizer.kind adafactor together with parallelism.tp, ep or zero is not there: its rows "
+        "and columns are of whole tensors; use adamw, lion or sgd");
   }
   return absl::OkStatus();
 }

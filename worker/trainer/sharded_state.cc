@@ -50,20 +50,19 @@ std::vector<TensorPart::Run> RunsOf(const Trained& t, int64_t begin, int64_t cou
 }
 
 // Of a piece that several ranks hold, the first of them.
-std::vector<bool> Writes(const Trained& t, const model::Decoder& decoder, const RankRefs& ranks) {
+std::vector<bool> Writes(const Trained& t, const RankRefs& ranks) {
   std::vector<bool> writes;
   for (const Trained::Piece& piece : t.pieces) {
-    writes.push_back(ranks.world == nullptr ||
-                     ranks.world->HoldersOf(t, piece, decoder.spec().tied_embeddings).index() == 0);
+    writes.push_back(ranks.world == nullptr || ranks.world->HoldersOf(t, piece).index() == 0);
   }
   return writes;
 }
 
 // The numbers of a trained tensor, or what an optimizer keeps of each of them.
 TensorPart PartOf(const std::string& prefix, const Trained& t, CodedNumbers numbers,
-                  const model::Decoder& decoder, const RankRefs& ranks) {
+                  const RankRefs& ranks) {
   return {prefix + t.name, t.whole, std::move(numbers),
-          RunsOf(t, 0, t.elements(), Writes(t, decoder, ranks))};
+          RunsOf(t, 0, t.elements(), Writes(t, ranks))};
 }
 
 // The same of a rank's share.
@@ -105,7 +104,7 @@ TensorParts TrainedParts(model::Decoder& decoder, const RankRefs& ranks) {
     return parts;
   }
   for (const Trained& t : decoder.store().trained()) {
-    parts.push_back(PartOf("", t, {t.value.view({-1})}, decoder, ranks));
+    parts.push_back(PartOf("", t, {t.value.view({-1})}, ranks));
   }
   return parts;
 }
@@ -121,13 +120,12 @@ TensorParts OptimizerParts(Optimizer& optimizer, model::Decoder& decoder, const 
   const auto add = [&](const std::string& name, const Trained& t, CodedNumbers numbers) {
     const std::string prefix = name + ".";
     parts.push_back(sharded ? PartOf(prefix, *shares.at(&t), std::move(numbers))
-                            : PartOf(prefix, t, std::move(numbers), decoder, ranks));
+                            : PartOf(prefix, t, std::move(numbers), ranks));
   };
   for (const OptimizerState& state : optimizer.states()) {
     const at::Tensor& numbers = state.numbers.codes;
     if (state.own_shape) {
-      const bool first = ranks.world == nullptr || ranks.world->rank() == 0;
-      parts.push_back(WholePart(state.name, numbers, first));
+      parts.push_back(WholePart(state.name, numbers, Writes(*state.of, ranks).front()));
     } else if (state.of != nullptr) {
       add(state.name, *state.of, state.numbers);
     } else {

@@ -133,11 +133,10 @@ class RunLoop {
                              model::BuildDecoder(description, *model_->reader, build_options_));
       return absl::OkStatus();
     }
-    GRAFT_ASSIGN_OR_RETURN(RankModel built,
-                           BuildRank(description, *model_->reader, build_options_, *world(),
-                                     {.zero = config_.parallelism.zero,
-                                      .tied = description.spec.tied_embeddings,
-                                      .layers = description.spec.num_layers()}));
+    GRAFT_ASSIGN_OR_RETURN(
+        RankModel built,
+        BuildRank(description, *model_->reader, build_options_, *world(),
+                  {.zero = config_.parallelism.zero, .layers = description.spec.num_layers()}));
     decoder_ = std::move(built.decoder);
     reducer_ = std::move(built.reducer);
     return absl::OkStatus();
