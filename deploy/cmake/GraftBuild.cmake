@@ -18,6 +18,12 @@ if(GRAFT_CCACHE)
       env CCACHE_DEPEND=1 CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${GRAFT_CCACHE})
 endif()
 
+# Debian's default linker takes 1.1 s for a program, lld 0.3.
+find_program(GRAFT_LLD ld.lld)
+if(GRAFT_LLD)
+  add_link_options(-fuse-ld=lld)
+endif()
+
 option(GRAFT_BATCHES "Compile the files of a library in batches, which parse the same headers once" ON)
 
 set(GRAFT_GEN_DIR ${CMAKE_BINARY_DIR}/gen)
@@ -60,7 +66,7 @@ endif()
 # which wants the same flags of all. at::parallel_for is a template over OpenMP: without GRAFT_OPENMP it runs
 # on one thread, silently. The flag is for compiling alone; the runtime is the wheel's own libgomp, so that a
 # process has one.
-function(_graft_torch_headers name)
+function(graft_torch_headers name)
   set(torch graft_torch graft_model graft_method graft_parallel graft_trainer)
   foreach(dep IN LISTS ARGN)
     if(dep IN_LIST torch)
@@ -77,21 +83,31 @@ function(_graft_torch_headers name)
   endforeach()
 endfunction()
 
-# graft_library(name SRCS a.cc ... DEPS graft_base ... [PRIVATE_DEPS ...])
+# How tests are compiled, and libraries that say QUICK because they pass messages between what is optimised itself
+# (gRPC, protobuf, the scheduler's core). A fifth less time.
+set(GRAFT_QUICK $<$<CONFIG:Release>:-O1>)
+
+# graft_library(name SRCS a.cc ... DEPS graft_base ... [PRIVATE_DEPS ...] [BATCH 6] [QUICK])
 # Headers stand beside their sources; a library without sources is an interface.
 function(graft_library name)
-  cmake_parse_arguments(ARG "" "" "SRCS;DEPS;PRIVATE_DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "QUICK" "BATCH" "SRCS;DEPS;PRIVATE_DEPS" ${ARGN})
   if(ARG_SRCS)
     add_library(${name} STATIC ${ARG_SRCS})
     # What a file keeps to itself (its anonymous namespace) must then differ from its neighbours'. Presets debug
     # and clang compile each file alone, which shows that it includes what it uses.
     if(GRAFT_BATCHES)
-      set_target_properties(${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 6)
+      if(NOT ARG_BATCH)
+        set(ARG_BATCH 6)
+      endif()
+      set_target_properties(${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${ARG_BATCH})
+    endif()
+    if(ARG_QUICK)
+      target_compile_options(${name} PRIVATE ${GRAFT_QUICK})
     endif()
     target_link_libraries(${name} PUBLIC ${ARG_DEPS} PRIVATE $<BUILD_INTERFACE:graft_options> ${ARG_PRIVATE_DEPS})
     target_include_directories(${name} PUBLIC
       $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}> $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/proto>)
-    _graft_torch_headers(${name} ${ARG_DEPS})
+    graft_torch_headers(${name} ${ARG_DEPS})
   else()
     add_library(${name} INTERFACE)
     target_link_libraries(${name} INTERFACE ${ARG_DEPS})
@@ -105,10 +121,15 @@ function(graft_binary name)
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE graft_options ${ARG_DEPS})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
-  _graft_torch_headers(${name} ${ARG_DEPS})
+  graft_torch_headers(${name} ${ARG_DEPS})
 endfunction()
 
-set(GRAFT_TEST_OPTIONS $<$<CONFIG:Release>:-O1>)  # what is tested has -O2; a fifth less time
+# graft_bench(name SRCS x_bench.cc DEPS ...): a program that measures, of the target `benches`.
+function(graft_bench name)
+  graft_binary(${name} ${ARGN})
+  set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL ON)
+  add_dependencies(benches ${name})
+endfunction()
 
 # graft_test(name SRCS x_test.cc DEPS ... [LABELS unit] [TIMEOUT 120] [ARGS ...])
 # Labels name the group (unit, sim, e2e, parity, fuzz, tidy, bench); the tier is in the environment
@@ -126,8 +147,8 @@ function(graft_test name)
   endif()
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE graft_options ${ARG_DEPS} GTest::gmock GTest::gtest_main)
-  target_compile_options(${name} PRIVATE ${GRAFT_TEST_OPTIONS})
-  _graft_torch_headers(${name} ${ARG_DEPS})
+  target_compile_options(${name} PRIVATE ${GRAFT_QUICK})
+  graft_torch_headers(${name} ${ARG_DEPS})
   get_target_property(header ${name} PRECOMPILE_HEADERS_REUSE_FROM)
   if(NOT header AND TARGET graft_test_headers)
     target_precompile_headers(${name} REUSE_FROM graft_test_headers)
@@ -189,7 +210,7 @@ function(graft_proto name)
   # In batches, because all parse the same headers: 295 s of CPU for the 45 files became 150 s. protoc gives two
   # static arrays the same names in every file; here each file has its own, but for the header's member `schemas`.
   set_target_properties(${name} PROPERTIES CXX_CLANG_TIDY ""
-    UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8 UNITY_BUILD_UNIQUE_ID GRAFT_UNITY_ID
+    UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 12 UNITY_BUILD_UNIQUE_ID GRAFT_UNITY_ID
     UNITY_BUILD_CODE_BEFORE_INCLUDE [[
 #include <google/protobuf/generated_message_reflection.h>
 #define GRAFT_PASTE(a, b) a##b

@@ -28,7 +28,7 @@ if(GRAFT_BATCHES AND NOT GRAFT_SANITIZER)
   file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/test_headers.cc CONTENT "")
   add_library(graft_test_headers OBJECT EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/test_headers.cc)
   target_link_libraries(graft_test_headers PRIVATE graft_options GTest::gmock)
-  target_compile_options(graft_test_headers PRIVATE ${GRAFT_TEST_OPTIONS} -fPIE -pthread)
+  target_compile_options(graft_test_headers PRIVATE ${GRAFT_QUICK} -fPIE -pthread)
   set_target_properties(graft_test_headers PROPERTIES POSITION_INDEPENDENT_CODE OFF)
   target_precompile_headers(graft_test_headers PRIVATE <functional> <map> <memory> <string> <vector>
     <absl/status/statusor.h> <absl/strings/str_cat.h> <absl/time/clock.h> <gmock/gmock.h> <gtest/gtest.h>)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# $1: the build folder. What the platform costs beside the trainer, and events of 8 ranks through the
+# $1: the build folder, `benches` built. What the platform costs beside the trainer, and events of 8 ranks through the
 # agent's spool, gRPC and the scheduler's store.
 status=0
 "$1/bin/relay_bench" || status=1

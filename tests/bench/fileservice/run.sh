@@ -1,5 +1,5 @@
 #!/bin/sh
-# The fileservice's benches. $1: the build folder.
+# The fileservice's benches. $1: the build folder, `benches` built.
 status=0
 here=$(dirname "$0")
 for bench in wire put_get fanout fanout_netns slow_clients store; do

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Placement and the core by themselves, without a store or a wire; then the server with gRPC and RocksDB on this
-# folder's disk; then Slurm on the same mix, where it is installed. $1: the build folder.
+# folder's disk; then Slurm on the same mix, where it is installed. $1: the build folder, `benches` built.
 status=0
 here=$(dirname "$0")
 lines=$(mktemp) || exit 1
