@@ -83,8 +83,7 @@ function(graft_torch_headers name)
   endforeach()
 endfunction()
 
-# How tests are compiled, and libraries that say QUICK because they pass messages between what is optimised itself
-# (gRPC, protobuf, the scheduler's core). A fifth less time.
+# How tests are compiled, and libraries that say QUICK because a person waits for what they call. A fifth less time.
 set(GRAFT_QUICK $<$<CONFIG:Release>:-O1>)
 
 # graft_library(name SRCS a.cc ... DEPS graft_base ... [PRIVATE_DEPS ...] [BATCH 6] [QUICK])
