@@ -134,10 +134,14 @@ bool AdapterTargets::Saves(const std::string& module) const {
                      [&](const std::string& end) { return absl::EndsWith(module, end); });
 }
 
-bool AdapterTargets::PartsTiedEnds() const {
+bool AdapterTargets::SavesTiedEnd() const {
   if (description_->Find("head.weight") != nullptr) return false;
-  return AdaptsEmbedding() || AdaptsHead() || Saves(kTiedHead) ||
-         Saves(ModuleOf(*description_->Find("embed.weight")));
+  return Saves(kTiedHead) || Saves(ModuleOf(*description_->Find("embed.weight")));
+}
+
+bool AdapterTargets::PartsTiedEnds() const {
+  const bool tied = description_->Find("head.weight") == nullptr;
+  return SavesTiedEnd() || (tied && (AdaptsEmbedding() || AdaptsHead()));
 }
 
 bool AdapterTargets::TrainsAllBiases() const {

@@ -47,7 +47,10 @@ class AdapterTargets {
 
   // Whether a module is trained whole. Its name ends so, as peft matches: "norm" means every norm.
   bool Saves(const std::string& module) const;
-  // Whether an embedding and a head that were one tensor become two: only one of them is trained.
+  // Whether an embedding and a head that are one tensor in the Hub layout become two, because one
+  // is trained without the other: whole (each then has a table of its own), or by an adapter as
+  // well.
+  bool SavesTiedEnd() const;
   bool PartsTiedEnds() const;
   bool TrainsAllBiases() const;
   // Of the linear with that part.

@@ -196,9 +196,7 @@ class Builder {
     head.exchange = placer_.division().tensor;
     head.vocab_begin = CutOf(spec_, placer_.division(), "head.weight", {spec_.vocab}).begin;
     const spec::Parameter* own = placer_.Find("head.weight");
-    const bool saves = placer_.targets().Saves(kTiedHead) ||
-                       placer_.targets().Saves(ModuleOf(*placer_.Find("embed.weight")));
-    if (own == nullptr && saves) return DescribePartedHead();
+    if (placer_.targets().SavesTiedEnd()) return DescribePartedHead();
     if (own == nullptr && placer_.division().embedding) {
       placer_.Later([&d, &head]() {
         head.weight = d.embed;
