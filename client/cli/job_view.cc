@@ -16,6 +16,8 @@ namespace {
 constexpr absl::Duration kRefresh = absl::Milliseconds(400);
 constexpr int kCurveRows = 8;
 constexpr int kCurvePoints = 400;
+constexpr int kSampleLines = 6;
+constexpr int kShowsBetweenSamples = 10;
 // The server may restart under a live view.
 constexpr absl::Duration kOutageAllowed = absl::Minutes(2);
 
@@ -55,6 +57,24 @@ absl::StatusOr<std::vector<Point>> LossCurve(client::Client& client, const std::
     }
   }
   return points;
+}
+
+// The newest answer of the model in training; empty where there is none.
+std::string NewestSample(client::Client& client, const std::string& name) {
+  v1::ReadLogsRequest request;
+  request.set_name(name);
+  request.set_contains("sample, step ");
+  request.set_min_severity(v1::LogEntry::SEVERITY_INFO);
+  request.set_tail(1);
+  grpc::ClientContext context;
+  if (!client.connection().Prepare(context).ok()) return "";
+  const auto stream = client.jobs().ReadLogs(&context, request);
+  v1::ReadLogsResponse response;
+  std::string newest;
+  while (stream->Read(&response)) {
+    for (const v1::LogEntry& entry : response.entries()) newest = Sanitize(entry.text());
+  }
+  return stream->Finish().ok() ? newest : "";
 }
 
 // Nobody shall take a simulated loss for a real one.
@@ -107,6 +127,12 @@ class LiveView {
       absl::StrAppend(&text, Bar(invocation_.err, job), "\n");
       if (const auto curve = LossCurve(client_, name_); curve.ok()) {
         absl::StrAppend(&text, RenderCurve(invocation_.err, *curve, kCurveRows));
+      }
+      if (job.spec().evaluation().sample_rows() > 0) {
+        if (shows_++ % kShowsBetweenSamples == 0) sample_ = NewestSample(client_, name_);
+        for (const std::string& line : WrapToWidth(sample_, invocation_.err.width, kSampleLines)) {
+          absl::StrAppend(&text, line, "\n");
+        }
       }
     }
     Redraw(text);
@@ -169,6 +195,8 @@ class LiveView {
   int lines_ = 0;
   v1::JobState shown_state_ = v1::JOB_STATE_UNSPECIFIED;
   int64_t shown_tenth_ = -1;
+  int shows_ = 0;
+  std::string sample_;
 };
 
 }  // namespace

@@ -126,6 +126,31 @@ std::string CutToWidth(absl::string_view text, int width) {
   return out + "…";
 }
 
+std::vector<std::string> WrapToWidth(absl::string_view text, int width, int most) {
+  std::vector<std::string> lines;
+  while (!text.empty()) {
+    if (static_cast<int>(lines.size()) == most - 1 || DisplayWidth(text) <= width) {
+      lines.push_back(CutToWidth(text, width));
+      break;
+    }
+    size_t fits = 0;  // bytes
+    for (int used = 0; fits < text.size();) {
+      absl::string_view rest = text.substr(fits);
+      const CodePoint c = Decode(rest);
+      used += WidthOf(c.value);
+      if (used > width && fits > 0) break;
+      fits += c.bytes;
+    }
+    // A space at the very end of what fits is where it is cut.
+    const size_t space = text.substr(0, fits + 1).rfind(' ');
+    const size_t end = space == absl::string_view::npos || space == 0 ? fits : space;
+    lines.emplace_back(text.substr(0, end));
+    text.remove_prefix(end);
+    text = absl::StripLeadingAsciiWhitespace(text);
+  }
+  return lines;
+}
+
 std::string Sanitize(absl::string_view text, bool keep_newlines) {
   std::string out;
   while (!text.empty()) {

@@ -30,6 +30,9 @@ struct Terminal {
 int DisplayWidth(absl::string_view text);
 // `text` cut to at most `width` columns, ending in "…" where something was cut.
 std::string CutToWidth(absl::string_view text, int width);
+// `text` in lines of at most `width` columns, cut between words where there are any; the last of
+// `most` lines ends in "…" where something is left over. None for an empty text.
+std::vector<std::string> WrapToWidth(absl::string_view text, int width, int most);
 // What came from elsewhere, safe to print: control characters become "?" (no escape of a file name
 // or a model's answer reaches the terminal); new lines stay where `keep_newlines`.
 std::string Sanitize(absl::string_view text, bool keep_newlines = false);

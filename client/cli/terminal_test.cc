@@ -55,5 +55,16 @@ TEST(TerminalTest, AFullBarIsFullOnlyWhenAllIsDone) {
               HasSubstr("100 %"));
 }
 
+TEST(WrapToWidthTest, CutsBetweenWordsAndSaysThatSomethingIsLeft) {
+  using ::testing::ElementsAre;
+  EXPECT_THAT(WrapToWidth("", 10, 3), ::testing::IsEmpty());
+  EXPECT_THAT(WrapToWidth("ten columns", 11, 3), ElementsAre("ten columns"));
+  EXPECT_THAT(WrapToWidth("one two three", 7, 3), ElementsAre("one two", "three"));
+  EXPECT_THAT(WrapToWidth("one two three", 9, 3), ElementsAre("one two", "three"));
+  EXPECT_THAT(WrapToWidth("abcdefgh", 3, 9), ElementsAre("abc", "def", "gh"));
+  EXPECT_THAT(WrapToWidth("one two three four", 5, 2), ElementsAre("one", "two …"));
+  EXPECT_THAT(WrapToWidth("日本語", 4, 9), ElementsAre("日本", "語"));
+}
+
 }  // namespace
 }  // namespace graft::cli

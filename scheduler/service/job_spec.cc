@@ -312,8 +312,6 @@ class Resolver {
                 "spec.schedule.early_stopping.patience_unit", "this build counts validations");
     Unavailable(spec_.batch().packing_max_samples() != kPackedExamples,
                 "spec.batch.packing_max_samples", "this build packs as many as fit; leave it out");
-    Unavailable(spec_.evaluation().sample_rows() > 0, "spec.evaluation.sample_rows",
-                "rows are answered in the report at the end alone; leave it out");
     Unavailable(spec_.evaluation().evaluations_size() > 0, "spec.evaluation.evaluations",
                 "is not in this build");
     Unavailable(

@@ -124,6 +124,10 @@ Json EvaluationJson(const v1::JobSpec& spec) {
     json.Set("report_rows", static_cast<int64_t>(spec.evaluation().report_rows()));
     json.Set("report_tokens", static_cast<int64_t>(spec.evaluation().max_new_tokens()));
   }
+  if (spec.evaluation().sample_rows() > 0) {
+    json.Set("sample_rows", static_cast<int64_t>(spec.evaluation().sample_rows()));
+    json.Set("sample_tokens", static_cast<int64_t>(spec.evaluation().max_new_tokens()));
+  }
   return json;
 }
 

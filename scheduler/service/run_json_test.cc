@@ -73,6 +73,15 @@ TEST(RunJsonTest, AStableScheduleHasItsDecay) {
   EXPECT_EQ(RunOf(spec).GetString("activation_checkpointing"), "offload");
 }
 
+TEST(RunJsonTest, RowsAnsweredWhileItTrainsAreAskedForOnDemand) {
+  v1::JobSpec spec = Spec();
+  spec.mutable_evaluation()->set_sample_rows(3);
+  spec.mutable_evaluation()->set_max_new_tokens(40);
+  const Json run = RunOf(spec);
+  EXPECT_EQ(run.Find("evaluation")->GetInt("sample_rows"), 3);
+  EXPECT_EQ(run.Find("evaluation")->GetInt("sample_tokens"), 40);
+}
+
 TEST(RunJsonTest, WhatThisBuildLacksIsRefusedByName) {
   const std::pair<const char*, std::function<void(v1::JobSpec&)>> asked[] = {
       {"spec.method.sft.label_smoothing",
@@ -86,8 +95,6 @@ TEST(RunJsonTest, WhatThisBuildLacksIsRefusedByName) {
        }},
       {"spec.batch.packing_max_samples",
        [](v1::JobSpec& spec) { spec.mutable_batch()->set_packing_max_samples(2); }},
-      {"spec.evaluation.sample_rows",
-       [](v1::JobSpec& spec) { spec.mutable_evaluation()->set_sample_rows(3); }},
       {"spec.evaluation.evaluations",
        [](v1::JobSpec& spec) {
          spec.mutable_evaluation()->add_evaluations("workspaces/default/evaluations/e1");

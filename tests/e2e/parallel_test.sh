@@ -14,7 +14,7 @@ import_samples
 train() {
   local name=$1 setting
   shift
-  local sets=()
+  local sets=(--set evaluation.sample_rows=1 --set evaluation.max_new_tokens=8)
   for setting in "$@"; do sets+=(--set "parallelism.$setting"); done
   "$graft" lora tiny tickets --name "$name" --max-steps 10 --max-seq-length 256 --seed 7 "${sets[@]}" >/dev/null
   wait_state "$name" COMPLETED
@@ -51,6 +51,11 @@ echo "== tp=2 x pp=2: tp inside a node, pp across"
 train both nodes=2 gpus_per_node=2 tensor_parallel_size=2 pipeline_parallel_size=2
 places both | grep -Eq 'local: 0 1, second: 0 1 |second: 0 1, local: 0 1 ' || fail "$(places both)"
 same_loss both
+
+echo "== answers while it trains, also where no rank has all of the model"
+for job in alone both; do
+  "$graft" job logs "$job" | grep -q '  sample, step 10, validation row 1: "user: .*" → "' || fail "no sample of $job"
+done
 
 echo "== all weights, dp=2 over two nodes: states divided, weights divided, nothing divided"
 for sharding in shard_optimizer=false shard_optimizer=true shard_weights=true; do

@@ -169,6 +169,10 @@ void AttemptRunner::OnRankLog(int rank, std::string line) {
   Rank& state = ranks_[rank];
   state.last_words.push_back(line);
   if (state.last_words.size() > kLastWords) state.last_words.erase(state.last_words.begin());
+  AppendLog(rank, std::move(line));
+}
+
+void AttemptRunner::AppendLog(int rank, std::string line) {
   v1::AgentEvent event;
   graft::v1::LogEntry& entry = *event.mutable_log();
   ToProto(environment_.clock.WallNow(), *entry.mutable_time());
@@ -219,9 +223,12 @@ void AttemptRunner::OnEvent(int rank, const trainer::Event& event, const std::st
     report_.mutable_progress()->set_steps_total(run->total_steps);
     report_.mutable_progress()->set_steps_done(run->first_step);
     validation_rows_ = run->validation_rows;
+    split_rows_ = run->split_rows;
     SetState(v1::ActualAttempt::STATE_RUNNING);
   } else if (const auto* eval = std::get_if<trainer::EvalEvent>(&event)) {
     OnEval(rank, *eval);
+  } else if (const auto* sample = std::get_if<trainer::SampleEvent>(&event)) {
+    AppendLog(rank, SampleText(*sample));
   } else if (const auto* checkpoint = std::get_if<trainer::CheckpointEvent>(&event)) {
     uploads_.Add({.kind = v1::Upload::KIND_CHECKPOINT,
                   .folder = checkpoint->folder,
@@ -336,6 +343,7 @@ absl::StatusOr<ReportRequest> AttemptRunner::ReportOf(const trainer::DoneEvent& 
   request.report.loss_before = base_loss_;
   request.report.loss_after = done.validation_loss;
   request.config = std::move(config);
+  request.split_rows = split_rows_;
   request.folder = JoinPath(Folder(), "report");
   return request;
 }

@@ -55,6 +55,7 @@ class AttemptRunner final : public StagedRunner {
   absl::Status StartRank(const v1::LocalRank& local);
   void OnRankLine(int rank, const std::string& line);
   void OnRankLog(int rank, std::string line);
+  void AppendLog(int rank, std::string line);
   void OnRankExit(int rank, RankExit exit);
   void OnEvent(int rank, const trainer::Event& event, const std::string& line);
   void OnStep(int rank, const trainer::StepEvent& step);
@@ -91,6 +92,7 @@ class AttemptRunner final : public StagedRunner {
   std::unique_ptr<Background> reporting_;
   std::optional<double> base_loss_;  // on the validation rows, before the first step
   int64_t validation_rows_ = 0;
+  std::vector<int64_t> split_rows_;
   int64_t sent_checkpoint_request_ = 0;
   bool stop_sent_ = false;
   bool finish_sent_ = false;

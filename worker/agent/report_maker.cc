@@ -119,9 +119,9 @@ absl::StatusOr<std::vector<bool>> AskAll(const RankCommand& command, absl::Durat
 
 absl::Status MakeReport(ReportRequest request, const CancelFlag& cancel) {
   const auto& evaluation = request.config.evaluation;
-  GRAFT_ASSIGN_OR_RETURN(
-      std::vector<trainer::ReportRow> rows,
-      trainer::ChooseRows(request.config, evaluation.report_rows, evaluation.report_tokens));
+  GRAFT_ASSIGN_OR_RETURN(std::vector<trainer::ReportRow> rows,
+                         trainer::ChooseRows(request.config, request.split_rows,
+                                             evaluation.report_rows, evaluation.report_tokens));
   request.report.rows_chosen = static_cast<int64_t>(rows.size());
   if (!rows.empty()) {
     GRAFT_ASSIGN_OR_RETURN(

@@ -18,8 +18,9 @@ struct ReportRequest {
   RankCommand base;  // `--generate` with the model, and with what the job has made of it
   RankCommand tuned;
   trainer::RunConfig config;
-  trainer::Report report;  // names and losses; the rest is filled in
-  std::string folder;      // of the pages
+  std::vector<int64_t> split_rows;  // as the run told them
+  trainer::Report report;           // names and losses; the rest is filled in
+  std::string folder;               // of the pages
   // For each of the two, loading included; rows that it does not suffice for are left out.
   absl::Duration limit = absl::Seconds(60);
 };

@@ -3,6 +3,10 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+
 namespace graft::agent {
 namespace {
 
@@ -24,6 +28,22 @@ enum Metric : uint32_t {
   kGflops,
   kMfu,
 };
+
+// Of a question and of a wanted answer in a line of the log, which the answer itself has whole.
+constexpr size_t kQuotedBytes = 200;
+
+// In quotes on one line; its beginning where it is longer than `most` bytes.
+std::string Quoted(absl::string_view text, size_t most) {
+  std::string line =
+      absl::StrJoin(absl::StrSplit(text, absl::ByAnyChar(" \t\r\n"), absl::SkipEmpty()), " ");
+  if (line.size() > most) {
+    size_t end = most;
+    while (end > 0 && (static_cast<unsigned char>(line[end]) & 0xc0) == 0x80) --end;
+    line.resize(end);
+    line += "…";
+  }
+  return absl::StrCat("\"", line, "\"");
+}
 
 void Put(v1::MetricRow& row, Metric metric, double value) {
   if (!std::isfinite(value)) return;
@@ -74,6 +94,17 @@ v1::MetricRow StepRow(const trainer::StepEvent& step, int64_t time_ms) {
   Put(row, kGflops, step.gflops);
   if (step.mfu.has_value()) Put(row, kMfu, *step.mfu);
   return row;
+}
+
+std::string SampleText(const trainer::SampleEvent& sample) {
+  std::string text = absl::StrCat("sample, step ", sample.step);
+  if (sample.row > 0) absl::StrAppend(&text, ", validation row ", sample.row);
+  absl::StrAppend(&text, ": ", Quoted(sample.prompt, kQuotedBytes), " → ",
+                  Quoted(sample.text, sample.text.size()));
+  if (!sample.wanted.empty()) {
+    absl::StrAppend(&text, ", wanted ", Quoted(sample.wanted, kQuotedBytes));
+  }
+  return text;
 }
 
 v1::MetricRow EvalRow(const trainer::EvalEvent& eval, int64_t time_ms) {

@@ -16,6 +16,8 @@ const std::vector<std::string>& MetricNames();
 
 v1::MetricRow StepRow(const trainer::StepEvent& step, int64_t time_ms);
 v1::MetricRow EvalRow(const trainer::EvalEvent& eval, int64_t time_ms);
+// For a person: a line that begins with "sample, step ".
+std::string SampleText(const trainer::SampleEvent& sample);
 
 // The reason that a failed run is reported under, and whether another attempt makes sense.
 struct Failure {

@@ -79,7 +79,10 @@ struct Division {
   bool embedding = true;
   bool head = true;
 
-  bool whole() const { return tp == 1 && layers.empty() && embedding && head; }
+  // Whether this rank has all of the model.
+  bool whole() const {
+    return tp == 1 && experts == nullptr && layers.empty() && embedding && head;
+  }
 };
 
 // A rank's part of a tensor: along `axis` the pieces begin, begin + count ... of the whole one.

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "worker/data/dataset/batches.h"
 #include "worker/model/decoder.h"
+#include "worker/trainer/continuation.h"
 #include "worker/trainer/optimizer.h"
 #include "worker/trainer/precision.h"
 #include "worker/trainer/run_config.h"
@@ -65,6 +66,10 @@ class Engine {
   // RESOURCE_EXHAUSTED when memory did not suffice for halved micro-batches either.
   virtual absl::StatusOr<StepResult> Step(const data::StepBatch& batch, double learning_rate) = 0;
   virtual absl::StatusOr<EvalResult> Evaluate(const data::BatchPlan& plan) = 0;
+  // Begins an answer of the model as it is now, of at most `capacity` tokens with its prompt. Where
+  // AnswersTogether, every rank must extend it alike, and all get the same logits.
+  virtual Continuation Begin(int64_t capacity) = 0;
+  virtual bool AnswersTogether() const { return false; }
 };
 
 // One device, one process.
@@ -81,6 +86,7 @@ class LocalEngine final : public Engine {
 
   absl::StatusOr<StepResult> Step(const data::StepBatch& batch, double learning_rate) override;
   absl::StatusOr<EvalResult> Evaluate(const data::BatchPlan& plan) override;
+  Continuation Begin(int64_t capacity) override { return ContinueWithCache(decoder_, capacity); }
 
  private:
   absl::StatusOr<StepResult> Passes(const data::StepBatch& batch);

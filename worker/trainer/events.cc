@@ -13,6 +13,7 @@ void VisitFields(V& v, RunEvent& e) {
   v("trainable_parameters", e.trainable_parameters);
   v("training_rows", e.training_rows);
   v("validation_rows", e.validation_rows);
+  v("split_rows", e.split_rows);
   v("tokens_per_epoch", e.tokens_per_epoch);
   v("supervised_tokens_per_epoch", e.supervised_tokens_per_epoch);
   v("truncated_rows", e.truncated_rows);
@@ -66,8 +67,10 @@ void VisitFields(V& v, EvalEvent& e) {
 template <typename V>
 void VisitFields(V& v, SampleEvent& e) {
   v("step", e.step);
+  v("row", e.row);
   v("prompt", e.prompt);
   v("text", e.text);
+  v("wanted", e.wanted);
 }
 
 template <typename V>

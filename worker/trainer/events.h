@@ -47,6 +47,8 @@ struct RunEvent {
   int64_t trainable_parameters = 0;
   int64_t training_rows = 0;
   int64_t validation_rows = 0;
+  // Some of the training files' rows that were split off for validation, ascending from 0.
+  std::vector<int64_t> split_rows;
   int64_t tokens_per_epoch = 0;
   int64_t supervised_tokens_per_epoch = 0;
   int64_t truncated_rows = 0;
@@ -99,8 +101,10 @@ struct EvalEvent {
 
 struct SampleEvent {
   int64_t step = 0;
+  int64_t row = 0;  // of the validation set, counted from 1; 0: a prompt of the configuration
   std::string prompt;
   std::string text;
+  std::string wanted;  // empty: not known
 };
 
 struct CheckpointEvent {

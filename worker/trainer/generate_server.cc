@@ -182,7 +182,8 @@ absl::Status ServeGenerate(const GenerateOptions& options) {
   ready.context_length = model->description.spec.context;
   if (!replies.Write(ready)) return absl::OkStatus();
   RequestQueue queue(options.in_fd, replies);
-  const Generator generator(*model, *decoder);
+  const Generator generator(
+      *model, [&](int64_t capacity) { return ContinueWithCache(*decoder, capacity); });
   GenerateRequest request;
   while (queue.Next(&request)) {
     const auto answer = generator.Run(request, [&](absl::string_view text) {

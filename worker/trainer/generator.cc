@@ -103,8 +103,8 @@ absl::StatusOr<Answer> Generator::Run(const GenerateRequest& request, const OnTe
     return on_text(text);
   };
   const absl::Status status = model::TorchCall("generating", [&] {
-    model::KvCache cache = decoder_.MakeCache(answer.prompt_tokens + budget);
-    at::Tensor logits = decoder_.Extend(prompt, cache);
+    const Continuation extend = begin_(answer.prompt_tokens + budget);
+    at::Tensor logits = extend(prompt);
     answer.finish_reason = FinishReason::kLength;
     while (answer.completion_tokens < budget) {
       const int32_t id = sampler.Choose(logits.const_data_ptr<float>(), logits.numel());
@@ -126,7 +126,7 @@ absl::StatusOr<Answer> Generator::Run(const GenerateRequest& request, const OnTe
         answer.finish_reason = FinishReason::kStop;
         return;
       }
-      if (answer.completion_tokens < budget) logits = decoder_.Extend({id}, cache);
+      if (answer.completion_tokens < budget) logits = extend({id});
     }
     show(stops.Add(stream.Finish(), &stopped) + (stopped ? std::string() : stops.Rest()));
   });
@@ -136,23 +136,6 @@ absl::StatusOr<Answer> Generator::Run(const GenerateRequest& request, const OnTe
     answer.tokens_per_second = static_cast<double>(answer.completion_tokens - 1) / after;
   }
   return answer;
-}
-
-absl::StatusOr<std::string> AnswerOnce(const ModelSource& model, const model::Decoder& decoder,
-                                       const std::string& prompt, int64_t max_tokens) {
-  GenerateRequest request;
-  request.max_tokens = max_tokens;
-  if (model.chat_template.has_value()) {
-    Json message = Json::MakeObject();
-    message.Set("role", "user");
-    message.Set("content", prompt);
-    request.messages.Append(std::move(message));
-  } else {
-    request.prompt = prompt;
-  }
-  GRAFT_ASSIGN_OR_RETURN(Answer answer,
-                         Generator(model, decoder).Run(request, [](auto) { return true; }));
-  return std::move(answer.text);
 }
 
 }  // namespace graft::trainer

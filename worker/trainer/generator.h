@@ -1,6 +1,6 @@
-// Answers: a prompt through the decoder with a cache of keys and values, a token at a time.
+// Answers: a prompt through the model, a token at a time.
 //
-//   Generator generator(model, decoder);
+//   Generator generator(model, [&](int64_t n) { return ContinueWithCache(decoder, n); });
 //   GRAFT_ASSIGN_OR_RETURN(Answer a, generator.Run(request, [](absl::string_view text) { ... }));
 //
 // One thread, one answer at a time.
@@ -8,11 +8,12 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "worker/model/decoder.h"
+#include "worker/trainer/continuation.h"
 #include "worker/trainer/generate_protocol.h"
 #include "worker/trainer/model_source.h"
 
@@ -32,8 +33,9 @@ class Generator {
  public:
   // Gets text as it becomes whole; false stops the answer (kCancelled).
   using OnText = std::function<bool(absl::string_view)>;
-  Generator(const ModelSource& model, const model::Decoder& decoder)
-      : model_(model), decoder_(decoder) {}
+  // Begins an answer of at most so many tokens, its prompt among them.
+  using Begin = std::function<Continuation(int64_t capacity)>;
+  Generator(const ModelSource& model, Begin begin) : model_(model), begin_(std::move(begin)) {}
 
   // INVALID_ARGUMENT for a prompt that the template or the tokenizer refuses, OUT_OF_RANGE for one
   // that fills the context.
@@ -44,11 +46,7 @@ class Generator {
   bool Ends(int32_t id) const;
 
   const ModelSource& model_;
-  const model::Decoder& decoder_;
+  const Begin begin_;
 };
-
-// A greedy answer to one user message, or to the bare text where the model has no chat template.
-absl::StatusOr<std::string> AnswerOnce(const ModelSource& model, const model::Decoder& decoder,
-                                       const std::string& prompt, int64_t max_tokens);
 
 }  // namespace graft::trainer

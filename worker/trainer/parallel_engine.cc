@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -93,7 +94,7 @@ absl::StatusOr<ModelPart> PartOf(parallel::World& world, const RunConfig& config
   int64_t at = 0;
   for (int64_t c = 0; c < chunks; ++c) {
     const auto range = ranges[static_cast<size_t>(c * stages + world.place().pp)];
-    part.division.layers.push_back(range);
+    if (stages * chunks > 1) part.division.layers.push_back(range);
     part.chunks.emplace_back(at, at + range.second - range.first);
     at = part.chunks.back().second;
   }
@@ -254,10 +255,14 @@ void ParallelEngine::Forward(const PipelineOp& op, Passes& passes) {
       flight.balance->Take(passes.routed[{op.micro, op.chunk}]);
       passes.result->loss += flight.balance->Loss();
     }
-    const model::LossTargets targets = TargetsOf(passes, op.micro);
-    double loss = 0;
-    flight.out = model::HeadLoss(decoder_.head(), flight.out, targets, &loss);
-    passes.result->loss += loss;
+    if (passes.logits.defined()) {
+      AddLogits(flight.out, passes);
+    } else {
+      const model::LossTargets targets = TargetsOf(passes, op.micro);
+      double loss = 0;
+      flight.out = model::HeadLoss(decoder_.head(), flight.out, targets, &loss);
+      passes.result->loss += loss;
+    }
     if (!passes.training) passes.flights.erase({op.micro, op.chunk});
   }
   passes.result->forward_seconds += SecondsSince(start);
@@ -449,6 +454,15 @@ absl::StatusOr<StepResult> ParallelEngine::Step(const data::StepBatch& batch,
   return result;
 }
 
+void ParallelEngine::Forwards(Passes& passes) {
+  Cut(passes);
+  const PipelineShape shape = Shape(static_cast<int64_t>(passes.micros->size()));
+  for (const PipelineOp& op : parallel::ForwardSchedule(shape, world_.place().pp)) {
+    Run(op, shape, passes);
+  }
+  for (parallel::Pending& send : passes.sends) send.Wait();
+}
+
 // The data ranks share the micro-batches; every rank learns the sum.
 absl::StatusOr<EvalResult> ParallelEngine::Evaluate(const data::BatchPlan& plan) {
   EvalResult result;
@@ -472,12 +486,7 @@ absl::StatusOr<EvalResult> ParallelEngine::Evaluate(const data::BatchPlan& plan)
       Passes passes;
       passes.micros = &micros;
       passes.result = &own;
-      Cut(passes);
-      const PipelineShape shape = Shape(static_cast<int64_t>(micros.size()));
-      for (const PipelineOp& op : parallel::ForwardSchedule(shape, world_.place().pp)) {
-        Run(op, shape, passes);
-      }
-      for (parallel::Pending& send : passes.sends) send.Wait();
+      Forwards(passes);
     }
     const bool counts =
         world_.last_stage() && world_.place().tp == 0 && (!together || world_.place().dp == 0);
@@ -488,6 +497,51 @@ absl::StatusOr<EvalResult> ParallelEngine::Evaluate(const data::BatchPlan& plan)
       sum.item<double>() / static_cast<double>(std::max<int64_t>(result.supervised_tokens, 1));
   result.seconds = SecondsSince(start);
   return result;
+}
+
+void ParallelEngine::AddLogits(const at::Tensor& x, Passes& passes) const {
+  const model::Head& head = decoder_.head();
+  const at::Tensor rows =
+      head.exchange == nullptr ? x : head.exchange->GatherRows(x, "tp gather for an answer");
+  if (world_.place().dp != 0) return;  // data ranks pass the same text
+  auto row = static_cast<int64_t>(passes.micros->front()->tokens.size()) - 1;
+  if (!passes.cuts.empty()) {
+    const std::vector<int64_t> token_of = TokensOfRows(*passes.cuts.front());
+    const auto at = std::find(token_of.begin(), token_of.end(), row);
+    if (at == token_of.end()) return;  // another context rank has it
+    row = at - token_of.begin();
+  }
+  const at::Tensor own = model::HeadLogits(head, rows.narrow(0, row, 1)).view({-1});
+  passes.logits.narrow(0, head.vocab_begin, own.numel()).copy_(own);
+}
+
+at::Tensor ParallelEngine::LogitsBehind(const std::vector<int32_t>& tokens) {
+  const at::NoGradGuard no_grad;
+  data::MicroBatch text;
+  text.tokens = tokens;
+  text.positions.resize(tokens.size());
+  std::iota(text.positions.begin(), text.positions.end(), 0);
+  text.segment_starts = {0, static_cast<int32_t>(tokens.size())};
+  const std::vector<const data::MicroBatch*> micros = {&text};
+  StepResult unused;
+  Passes passes;
+  passes.micros = &micros;
+  passes.result = &unused;
+  // Each rank puts in what it has; the rest is 0.
+  passes.logits =
+      at::zeros({decoder_.spec().vocab}, at::device(decoder_.device()).dtype(at::kFloat));
+  Forwards(passes);
+  world_.all().AllReduce(passes.logits, parallel::Reduce::kSum, "logits of an answer");
+  return passes.logits.cpu();
+}
+
+Continuation ParallelEngine::Begin(int64_t capacity) {
+  if (!AnswersTogether()) return ContinueWithCache(decoder_, capacity);
+  auto text = std::make_shared<std::vector<int32_t>>();
+  return [this, text](const std::vector<int32_t>& tokens) {
+    text->insert(text->end(), tokens.begin(), tokens.end());
+    return LogitsBehind(*text);
+  };
 }
 
 }  // namespace graft::trainer

@@ -54,6 +54,12 @@ class ParallelEngine final : public Engine {
   // DATA_LOSS when the ranks' copies of the numbers have come apart, naming those that differ.
   absl::StatusOr<StepResult> Step(const data::StepBatch& batch, double learning_rate) override;
   absl::StatusOr<EvalResult> Evaluate(const data::BatchPlan& plan) override;
+  // Where the model is divided there is no cache: each token takes a pass of all that stands
+  // before.
+  Continuation Begin(int64_t capacity) override;
+  bool AnswersTogether() const override {
+    return !decoder_.division().whole() || reducer_.weights_come_and_go();
+  }
 
  private:
   // One pass under way: what its backward needs.
@@ -76,12 +82,18 @@ class ParallelEngine final : public Engine {
     // RouterBalance::Sums: of the parts so far on the way forth, of all on the way back.
     std::map<std::pair<int64_t, int64_t>, at::Tensor> routed;
     std::vector<parallel::Pending> sends;
+    at::Tensor logits;  // defined where these are wanted of the last token, and no loss
   };
   struct Summary;
 
   parallel::PipelineShape Shape(int64_t micros) const;
   void Run(const parallel::PipelineOp& op, const parallel::PipelineShape& shape, Passes& passes);
+  // Without gradients, every micro-batch through all stages.
+  void Forwards(Passes& passes);
   void Forward(const parallel::PipelineOp& op, Passes& passes);
+  // Behind the last layer, of a pass that wants logits.
+  void AddLogits(const at::Tensor& x, Passes& passes) const;
+  at::Tensor LogitsBehind(const std::vector<int32_t>& tokens);
   void Backward(const parallel::PipelineOp& op, Passes& passes);
   // An empty tensor for what travels between stages in a pass of `micro`.
   at::Tensor Activations(const Passes& passes, int64_t micro) const;

@@ -64,7 +64,7 @@ class RanksTest : public TinyRunTest {
 
   void Start() {
     ParallelismConfig& p = config_.parallelism;
-    p.world = p.tp * p.pp * p.dp;
+    p.world = p.tp * p.pp * p.cp * p.dp;
     const int fd = p.world > 1 ? Listen() : -1;
     ranks_.clear();
     for (p.rank = 0; p.rank < p.world; ++p.rank) {
@@ -160,6 +160,85 @@ TEST_F(RanksTest, ProcessesLeaveBehindWhatOneRankDoes) {
   EXPECT_LE(Difference("one", "many"), 1e-6);
   EXPECT_NEAR(*std::get<DoneEvent>(many[0].back()).validation_loss,
               *std::get<DoneEvent>(one[0].back()).validation_loss, 1e-5);
+}
+
+std::vector<SampleEvent> SamplesOf(const std::vector<Event>& events) {
+  std::vector<SampleEvent> samples;
+  for (const Event& event : events) {
+    if (const auto* sample = std::get_if<SampleEvent>(&event)) samples.push_back(*sample);
+  }
+  return samples;
+}
+
+class SamplesTest : public RanksTest {
+ protected:
+  using Layouts = std::vector<std::pair<const char*, ParallelismConfig>>;
+
+  void SetUp() override {
+    RanksTest::SetUp();
+    config_.evaluation.sample_prompts = {"say 5 "};
+    config_.evaluation.sample_rows = 2;
+    config_.evaluation.sample_tokens = 12;
+  }
+
+  // However the model is divided, and where every rank has all of it.
+  void ExpectAnswersOfOneRank(const Layouts& layouts) {
+    Into("one");
+    const std::vector<SampleEvent> one = SamplesOf(RunAll()[0]);
+    // After steps 6, 10 and 12 of 12, an epoch being 6.
+    ASSERT_EQ(one.size(), 9);
+    EXPECT_EQ(one[0].step, 6);
+    EXPECT_EQ(one[3].step, 10);
+    EXPECT_EQ(one[6].step, 12);
+    EXPECT_GT(one[0].row, 0);
+    EXPECT_FALSE(one[0].wanted.empty());
+    EXPECT_EQ(one[2].prompt, config_.evaluation.sample_prompts[0]);
+    EXPECT_FALSE(one[2].text.empty());
+    for (const auto& [name, layout] : layouts) {
+      SCOPED_TRACE(name);
+      config_.parallelism = layout;
+      Into(name);
+      const auto events = RunAll();
+      ASSERT_FALSE(events[0].empty());
+      ASSERT_TRUE(std::holds_alternative<DoneEvent>(events[0].back()))
+          << FormatEvent(events[0].back(), 0);
+      const std::vector<SampleEvent> many = SamplesOf(events[0]);
+      ASSERT_EQ(many.size(), one.size());
+      for (size_t i = 0; i < one.size(); ++i) EXPECT_EQ(many[i].text, one[i].text) << i;
+      for (size_t r = 1; r < events.size(); ++r) EXPECT_THAT(SamplesOf(events[r]), IsEmpty());
+    }
+  }
+};
+
+TEST_F(SamplesTest, AnswersWhileItTrainsAreThoseOfOneRank) {
+  ExpectAnswersOfOneRank({{"dp", {.dp = 2}},
+                          {"tp-pp", {.tp = 2, .pp = 2}},
+                          {"pp-dp", {.pp = 2, .dp = 2}},
+                          {"tp-cp", {.tp = 2, .cp = 2}}});
+}
+
+TEST_F(SamplesTest, AlsoWhereWeightsComeAndGo) {
+  config_.tuning.kind = TuningKind::kAllWeights;
+  ExpectAnswersOfOneRank({{"zero-3", {.dp = 2, .zero = 3}}});
+}
+
+TEST_F(RanksTest, AQuestionThatIsTooLongIsLeftOutByName) {
+  std::string prompt;
+  for (int i = 0; i < 20000; ++i) prompt += "say ";
+  config_.evaluation.sample_prompts = {prompt, "say 5 "};
+  config_.evaluation.sample_tokens = 4;
+  Into("one");
+  const auto events = RunAll();
+  int warnings = 0;
+  for (const Event& event : events[0]) {
+    const auto* warning = std::get_if<WarningEvent>(&event);
+    if (warning == nullptr || warning->code != "SAMPLE_LEFT_OUT") continue;
+    ++warnings;
+    EXPECT_THAT(warning->message, HasSubstr("the context holds"));
+  }
+  EXPECT_EQ(warnings, 1);
+  EXPECT_EQ(SamplesOf(events[0]).size(), 3);
+  EXPECT_TRUE(std::holds_alternative<DoneEvent>(events[0].back()));
 }
 
 TEST_F(RanksTest, AdaptersOfBothEndsAndWholeModulesAreThoseOfOneRank) {

@@ -1,7 +1,7 @@
 // The report at the end of a job: how the tuned model answers the user's own validation rows beside
 // how the base did. Free of torch.
 //
-//   GRAFT_ASSIGN_OR_RETURN(std::vector<ReportRow> rows, ChooseRows(config, 20));
+//   GRAFT_ASSIGN_OR_RETURN(std::vector<ReportRow> rows, ChooseRows(config, {}, 20, 128));
 //   ... fill in `before` and `after` by asking both models row.question ...
 //   WriteReport(report, folder);   // report.md, report.html, samples.jsonl
 #pragma once
@@ -29,7 +29,7 @@ struct Scores {
 Scores Score(absl::string_view answer, absl::string_view wanted);
 
 struct ReportRow {
-  int64_t row = 0;           // of the validation set, counted from 1
+  int64_t row = 0;           // of its file set, counted from 1
   GenerateRequest question;  // without an id
   std::string prompt;        // as a person reads it
   std::string wanted;
@@ -37,10 +37,15 @@ struct ReportRow {
   std::string after;
 };
 
-// At most `limit` rows, evenly spread over the validation set: conversations up to their last
-// answer, prompts with their completions. Empty for rows that have no answer (plain text).
-absl::StatusOr<std::vector<ReportRow>> ChooseRows(const RunConfig& config, int64_t limit,
-                                                  int64_t max_tokens);
+// At most `limit` values of `from`, evenly spread.
+std::vector<int64_t> Spread(const std::vector<int64_t>& from, int64_t limit);
+
+// At most `limit` rows, evenly spread over the validation files or, where there are none, over
+// `split_rows` of the training files: conversations up to their last answer, prompts with their
+// completions. Empty for rows that have no answer (plain text).
+absl::StatusOr<std::vector<ReportRow>> ChooseRows(const RunConfig& config,
+                                                  const std::vector<int64_t>& split_rows,
+                                                  int64_t limit, int64_t max_tokens);
 
 struct Report {
   std::string title;

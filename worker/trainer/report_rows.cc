@@ -1,5 +1,6 @@
 // Report: the rows that are asked.
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -36,18 +37,34 @@ bool Take(data::RowFormat format, const data::Row& from, ReportRow& row) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<ReportRow>> ChooseRows(const RunConfig& given, int64_t limit,
-                                                  int64_t max_tokens) {
+std::vector<int64_t> Spread(const std::vector<int64_t>& from, int64_t limit) {
+  const auto all = static_cast<int64_t>(from.size());
+  const int64_t count = std::min(limit, all);
+  std::vector<int64_t> some;
+  for (int64_t i = 0; i < count; ++i) some.push_back(from[static_cast<size_t>(i * all / count)]);
+  return some;
+}
+
+absl::StatusOr<std::vector<ReportRow>> ChooseRows(const RunConfig& given,
+                                                  const std::vector<int64_t>& split_rows,
+                                                  int64_t limit, int64_t max_tokens) {
   DatasetConfig dataset = given.dataset;
   GRAFT_RETURN_IF_ERROR(ExpandFolders(dataset));
   std::vector<ReportRow> rows;
-  if (dataset.validation.empty() || limit <= 0) return rows;
-  GRAFT_ASSIGN_OR_RETURN(const data::DatasetOptions options, RowOptionsOf(dataset));
-  GRAFT_ASSIGN_OR_RETURN(const data::Dataset set, data::Dataset::Open(dataset.validation, options));
+  const bool split = dataset.validation.empty();
+  if (limit <= 0 || (split && split_rows.empty())) return rows;
+  GRAFT_ASSIGN_OR_RETURN(data::DatasetOptions options, RowOptionsOf(dataset));
+  if (split) options.max_rows = dataset.limits.empty() ? dataset.limit : dataset.limits.front();
+  GRAFT_ASSIGN_OR_RETURN(
+      const data::Dataset set,
+      data::Dataset::Open(split ? dataset.training : dataset.validation, options));
   GRAFT_RETURN_IF_ERROR(set.status());
-  const int64_t count = std::min(limit, set.size());
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t index = i * set.size() / count;
+  std::vector<int64_t> all = split_rows;
+  if (!split) {
+    all.resize(static_cast<size_t>(set.size()));
+    std::iota(all.begin(), all.end(), 0);
+  }
+  for (const int64_t index : Spread(all, limit)) {
     GRAFT_ASSIGN_OR_RETURN(const data::Row from, set.ReadRow(index));
     ReportRow row{.row = index + 1};
     if (!Take(set.format(), from, row)) continue;

@@ -61,7 +61,7 @@ TEST_F(ReportTest, AConversationIsAskedUpToItsLastAnswer) {
   const RunConfig config = WithValidation(
       R"({"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"yo"}]})"
       "\n");
-  GRAFT_ASSERT_OK_AND_ASSIGN(const auto rows, ChooseRows(config, 20, 9));
+  GRAFT_ASSERT_OK_AND_ASSIGN(const auto rows, ChooseRows(config, {}, 20, 9));
   ASSERT_EQ(rows.size(), 1u);
   EXPECT_EQ(rows[0].wanted, "yo");
   EXPECT_EQ(rows[0].question.messages.as_array().size(), 1u);
@@ -73,15 +73,31 @@ TEST_F(ReportTest, RowsAreSpreadOverTheWholeSet) {
   for (int i = 0; i < 10; ++i) {
     absl::StrAppend(&text, "{\"prompt\":\"p", i, "\",\"completion\":\"c\"}\n");
   }
-  GRAFT_ASSERT_OK_AND_ASSIGN(const auto rows, ChooseRows(WithValidation(text), 2, 9));
+  GRAFT_ASSERT_OK_AND_ASSIGN(const auto rows, ChooseRows(WithValidation(text), {}, 2, 9));
   ASSERT_EQ(rows.size(), 2u);
   EXPECT_EQ(rows[0].prompt, "p0");
   EXPECT_EQ(rows[1].prompt, "p5");
 }
 
+TEST_F(ReportTest, WithoutValidationFilesTheRowsSplitOffAreAsked) {
+  std::string text;
+  for (int i = 0; i < 10; ++i) {
+    absl::StrAppend(&text, "{\"prompt\":\"p", i, "\",\"completion\":\"c\"}\n");
+  }
+  RunConfig config = WithValidation(text);
+  config.dataset.validation.clear();
+  GRAFT_ASSERT_OK_AND_ASSIGN(const auto none, ChooseRows(config, {}, 2, 9));
+  EXPECT_THAT(none, IsEmpty());
+  GRAFT_ASSERT_OK_AND_ASSIGN(const auto rows, ChooseRows(config, {1, 4, 7, 8}, 2, 9));
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[0].prompt, "p1");
+  EXPECT_EQ(rows[0].row, 2);
+  EXPECT_EQ(rows[1].prompt, "p7");
+}
+
 TEST_F(ReportTest, PlainTextHasNoAnswers) {
   GRAFT_ASSERT_OK_AND_ASSIGN(const auto rows,
-                             ChooseRows(WithValidation("{\"text\":\"a\"}\n"), 2, 9));
+                             ChooseRows(WithValidation("{\"text\":\"a\"}\n"), {}, 2, 9));
   EXPECT_THAT(rows, IsEmpty());
 }
 

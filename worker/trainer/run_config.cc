@@ -99,6 +99,7 @@ void VisitFields(V& v, EvaluationConfig& c) {
   v("min_delta", c.min_delta);
   v("restore_best", c.restore_best);
   v("sample_prompts", c.sample_prompts);
+  v("sample_rows", c.sample_rows);
   v("sample_tokens", c.sample_tokens);
   v("at_start", c.at_start);
   v("report_rows", c.report_rows);
@@ -204,6 +205,8 @@ absl::Status CheckRanges(const RunConfig& c) {
       {"optimizer.clip_norm", c.optimizer.clip_norm, 0, kMost},
       {"evaluation.interval", static_cast<double>(c.evaluation.interval), 0, kMost},
       {"evaluation.patience", static_cast<double>(c.evaluation.patience), 0, kMost},
+      {"evaluation.sample_rows", static_cast<double>(c.evaluation.sample_rows), 0, 1000},
+      {"evaluation.sample_tokens", static_cast<double>(c.evaluation.sample_tokens), 1, 1 << 20},
       {"checkpoint.interval", static_cast<double>(c.checkpoint.interval), 0, kMost},
       {"checkpoint.keep_last", static_cast<double>(c.checkpoint.keep_last), 1, kMost},
       {"output.max_shard_bytes", static_cast<double>(c.output.max_shard_bytes), 1 << 20, kMost},

@@ -52,6 +52,26 @@ class RunTest : public TinyRunTest {
   }
 };
 
+TEST_F(RunTest, RowsThatAreSplitOffAreAskedWhileItTrains) {
+  config_.dataset.validation_split = 0.1;
+  config_.evaluation.sample_rows = 5;
+  config_.evaluation.sample_tokens = 2;
+  Into("a");
+  std::vector<int64_t> rows;
+  std::vector<SampleEvent> samples;
+  for (const Event& event : RunTrainer()) {
+    if (const auto* run = std::get_if<RunEvent>(&event)) rows = run->split_rows;
+    if (const auto* sample = std::get_if<SampleEvent>(&event)) samples.push_back(*sample);
+  }
+  ASSERT_EQ(rows.size(), 2);
+  ASSERT_GE(samples.size(), 2);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(samples[i].row, rows[i] + 1);
+    EXPECT_EQ(samples[i].prompt, "say " + std::to_string(rows[i]) + " ");
+    EXPECT_EQ(samples[i].wanted, "it is " + std::to_string(rows[i] * 7 % 10));
+  }
+}
+
 TEST_F(RunTest, TheSameRunTwiceGivesTheSameBytes) {
   Into("a");
   const std::vector<Event> events = RunTrainer();

@@ -48,6 +48,7 @@ int64_t PeakResidentBytes() {
   return static_cast<int64_t>(usage.ru_maxrss) * 1024;
 }
 
+constexpr int64_t kSplitRowsTold = 1000;
 constexpr int64_t kJudgedSteps = 8;  // that a verdict on the layout is made from
 
 class RunLoop {
@@ -173,9 +174,12 @@ class RunLoop {
       engine_ = std::make_unique<LocalEngine>(config_, *decoder_, *optimizer_, scaler_);
     }
     const bool elsewhere = reducer_ != nullptr && reducer_->weights_come_and_go();
-    validation_ = std::make_unique<Validation>(Validation::Parts{
-        config_, *model_, *data_, *decoder_, elsewhere ? reducer_->owned() : decoder_->store(),
-        *engine_, *schedule_, gang_, events_, state_});
+    GRAFT_ASSIGN_OR_RETURN(std::vector<ReportRow> questions,
+                           ChooseSamples(config_, *model_, data_->split_rows, events_));
+    samples_.emplace(std::move(questions), *model_, *engine_, gang_, events_);
+    validation_ = std::make_unique<Validation>(
+        Validation::Parts{config_, *data_, elsewhere ? reducer_->owned() : decoder_->store(),
+                          *engine_, *samples_, *schedule_, gang_, events_, state_});
     state_.identity = IdentityOf(config_, compute_, data_->training_rows);
     if (!config_.checkpoint.folder.empty()) {
       GRAFT_RETURN_IF_ERROR(MakeDirectories(config_.checkpoint.folder));
@@ -242,6 +246,7 @@ class RunLoop {
     const data::TokenStats& stats = data_->stats;
     run.training_rows = data_->training_rows;
     run.validation_rows = data_->validation_rows;
+    run.split_rows = Spread(data_->split_rows, kSplitRowsTold);
     run.tokens_per_epoch = stats.tokens;
     run.supervised_tokens_per_epoch = stats.supervised_tokens;
     run.truncated_rows = stats.truncated_rows;
@@ -418,7 +423,7 @@ class RunLoop {
   // Writes what the run leaves behind; on the first rank alone where there are several.
   absl::Status Output() {
     std::unique_ptr<model::Decoder> whole;
-    if (world() != nullptr && (!decoder_->division().whole() || reducer_->weights_come_and_go())) {
+    if (engine_->AnswersTogether()) {
       const bool merged = config_.tuning.kind == TuningKind::kLoraMerged;
       GRAFT_ASSIGN_OR_RETURN(whole, GatherDecoder(*model_, build_options_, *decoder_, Refs(),
                                                   gang_.ForFiles(), config_.output.folder, merged));
@@ -477,6 +482,7 @@ class RunLoop {
   std::unique_ptr<Engine> engine_;
 
   CheckpointState state_;
+  std::optional<Samples> samples_;
   std::unique_ptr<Validation> validation_;
   double peak_flops_ = -1;  // of a product here; 0: not known, below: not asked yet
   int64_t judged_ = 0;      // steps that went into `shares_`, and the first

@@ -157,6 +157,11 @@ Sets SetsOf(const RunConfig& config, const std::vector<Source>& sources, Trainin
                                                           : std::numeric_limits<int64_t>::max(),
                                           .seed = static_cast<uint64_t>(config.seed)});
       if (!split.validation.empty()) {
+        if (sources.size() == 1) {
+          for (const uint32_t row : split.validation) {
+            data.split_rows.push_back(tokens.source_row(row * tokens.sequences_per_row()));
+          }
+        }
         sets.validation.push_back({&tokens, 1, std::move(split.validation)});
         training.rows = std::move(split.training);
       }

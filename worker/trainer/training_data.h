@@ -27,6 +27,9 @@ struct TrainingData {
   absl::optional<data::BatchPlan> validation_plan;  // one epoch in the order of the files
   int64_t training_rows = 0;
   int64_t validation_rows = 0;
+  // Rows of the training files that were split off for validation, ascending from 0; empty also
+  // where they come from several sets.
+  std::vector<int64_t> split_rows;
   int64_t total_steps = 0;
   double steps_per_epoch = 0;
 };

@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "worker/trainer/generator.h"
 
 namespace graft::trainer {
 namespace {
@@ -33,14 +32,15 @@ absl::Status Validation::EvaluateBase() {
 }
 
 absl::Status Validation::AfterStep(bool epoch_end, bool last) {
-  if (!p_.data.validation_plan.has_value()) return absl::OkStatus();
   const int64_t interval = p_.config.evaluation.interval;
-  const bool due = interval > 0 ? p_.state.step % interval == 0 : epoch_end;
-  if (!due && !last) return absl::OkStatus();
-  GRAFT_ASSIGN_OR_RETURN(const EvalResult result, p_.engine.Evaluate(*p_.data.validation_plan));
-  Take(result);
-  WarnOfOverfitting();
-  return Samples();
+  const bool due = last || (interval > 0 ? p_.state.step % interval == 0 : epoch_end);
+  if (due && p_.data.validation_plan.has_value()) {
+    GRAFT_ASSIGN_OR_RETURN(const EvalResult result, p_.engine.Evaluate(*p_.data.validation_plan));
+    Take(result);
+    WarnOfOverfitting();
+  }
+  return due || Samples::Early(p_.state.step) ? p_.samples.AnswerAll(p_.state.step)
+                                              : absl::OkStatus();
 }
 
 void Validation::Take(const EvalResult& result) {
@@ -77,28 +77,6 @@ void Validation::WarnOfOverfitting() {
                  absl::StrCat("validation loss rises since step ", state.best_step, ", whose ",
                               *state.best_validation_loss, " is the best so far"),
                  state.step);
-}
-
-absl::Status Validation::Samples() {
-  const EvaluationConfig& config = p_.config.evaluation;
-  if (config.sample_prompts.empty() || !p_.gang.first()) return absl::OkStatus();
-  if (!p_.decoder.division().whole() || p_.config.parallelism.zero >= 3) {
-    if (!warned_samples_) {
-      p_.events.Warn(
-          "SAMPLES_LEFT_OUT",
-          "evaluation.sample_prompts are not answered where tp, pp or zero 3 divide the model",
-          p_.state.step);
-    }
-    warned_samples_ = true;
-    return absl::OkStatus();
-  }
-  p_.gang.EndTraining();  // the others wait at the next step meanwhile
-  for (const std::string& prompt : config.sample_prompts) {
-    GRAFT_ASSIGN_OR_RETURN(const std::string text,
-                           AnswerOnce(p_.model, p_.decoder, prompt, config.sample_tokens));
-    p_.events.Write(SampleEvent{p_.state.step, prompt, text});
-  }
-  return absl::OkStatus();
 }
 
 bool Validation::RestoreBest() {

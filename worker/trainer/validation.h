@@ -1,5 +1,5 @@
 // What a run does between its steps to see how good it has become: the validation loss, which of
-// its states was best, whether it overfits or should stop, and answers to sample prompts.
+// its states was best, whether it overfits or should stop, and what it answers.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -10,6 +10,7 @@
 #include "worker/trainer/event_writer.h"
 #include "worker/trainer/rank_gang.h"
 #include "worker/trainer/run_config.h"
+#include "worker/trainer/samples.h"
 #include "worker/trainer/schedule.h"
 #include "worker/trainer/training_data.h"
 
@@ -21,11 +22,10 @@ class Validation {
   // checkpoint keeps.
   struct Parts {
     const RunConfig& config;
-    const ModelSource& model;
     const TrainingData& data;
-    model::Decoder& decoder;
-    model::ParameterStore& trained;  // of it: where the numbers that count stand
+    model::ParameterStore& trained;  // of the model: where the numbers that count stand
     Engine& engine;
+    Samples& samples;
     Schedule& schedule;
     RankGang& gang;
     EventWriter& events;
@@ -46,14 +46,12 @@ class Validation {
  private:
   void Take(const EvalResult& result);
   void WarnOfOverfitting();
-  absl::Status Samples();
 
   const Parts p_;
   at::Tensor best_values_;
   bool rises_ = false;  // since the evaluation before
   bool stop_early_ = false;
   bool warned_overfitting_ = false;
-  bool warned_samples_ = false;
 };
 
 }  // namespace graft::trainer
