@@ -129,7 +129,8 @@ class LiveView {
         absl::StrAppend(&text, RenderCurve(invocation_.err, *curve, kCurveRows));
       }
       if (job.spec().evaluation().sample_rows() > 0) {
-        if (shows_++ % kShowsBetweenSamples == 0) sample_ = NewestSample(client_, name_);
+        const bool last = IsTerminal(status.state());
+        if (last || shows_++ % kShowsBetweenSamples == 0) sample_ = NewestSample(client_, name_);
         for (const std::string& line : WrapToWidth(sample_, invocation_.err.width, kSampleLines)) {
           absl::StrAppend(&text, line, "\n");
         }

@@ -173,8 +173,8 @@ struct DatasetFiles {
   std::vector<std::string> validation;  // sorted; empty: split (SplitRows)
   std::vector<DatasetWarning> warnings;
 };
-// NOT_FOUND explains what lies there instead and where it should be ("found tickets.jsonl beside
-// training/; move it: mv ... training/").
+// A folder's only data file is its training file, whatever its name. NOT_FOUND explains what lies
+// there instead, where it should be, and the command that puts it there.
 absl::StatusOr<DatasetFiles> FindDatasetFiles(const std::string& path);
 
 // Which rows validate when there is no validation set. Deterministic in `rows` and `seed`.

@@ -62,24 +62,24 @@ void TakeNamed(const std::string& folder, const std::string& stem, std::vector<s
 
 // What to do about a folder without rows in training/.
 absl::Status NothingToTrainOn(const std::string& path, const Listing& listing) {
-  const std::string wanted = absl::StrCat(path, "/training/");
   if (!listing.data.empty()) {
-    return absl::NotFoundError(
-        absl::StrCat(path, ": the training files belong into ", wanted, ", found ",
-                     absl::StrJoin(listing.data, ", "), " beside it; do: mkdir -p ", wanted,
-                     " && mv ", absl::StrJoin(Prefixed(path, listing.data), " "), " ", wanted));
+    return absl::NotFoundError(absl::StrCat(
+        path, ": which of ", absl::StrJoin(listing.data, ", "),
+        " are training files? They belong into training/; do, inside: mkdir -p training && mv ",
+        absl::StrJoin(listing.data, " "), " training/"));
   }
   for (const std::string& name : listing.folders) {
     const absl::StatusOr<Listing> inside = List(JoinPath(path, name));
     if (!inside.ok() || inside->data.empty() || name == "validation") continue;
-    return absl::NotFoundError(absl::StrCat(path, ": the training files belong into ", wanted,
-                                            ", found them in ", name, "/; do: mv ",
-                                            JoinPath(path, name), " ", wanted));
+    return absl::NotFoundError(absl::StrCat(path,
+                                            ": the training files belong into training/, found "
+                                            "them in ",
+                                            name, "/; do, inside: mv ", name, " training"));
   }
   std::vector<std::string> seen = listing.other;
   for (const std::string& name : listing.folders) seen.push_back(name + "/");
   return absl::NotFoundError(
-      absl::StrCat(path, ": expected .jsonl, .ndjson, .json or .csv files in ", wanted, ", found ",
+      absl::StrCat(path, ": expected .jsonl, .ndjson, .json or .csv files in training/, found ",
                    seen.empty() ? "an empty folder" : absl::StrJoin(seen, ", ")));
 }
 
@@ -109,6 +109,10 @@ absl::StatusOr<DatasetFiles> FindDatasetFiles(const std::string& path) {
   std::vector<std::string> beside = listing.data;
   TakeNamed(path, "training", beside, files.training);
   TakeNamed(path, "validation", beside, files.validation);
+  if (files.training.empty() && beside.size() == 1) {
+    files.training.push_back(JoinPath(path, beside.front()));  // what else could it be for?
+    beside.clear();
+  }
   if (files.training.empty()) return NothingToTrainOn(path, listing);
   for (const std::string& name : beside) {
     files.warnings.push_back(

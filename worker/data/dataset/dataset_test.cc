@@ -204,6 +204,15 @@ TEST_F(DatasetTest, FilesNamedAfterTheFoldersServeAsWell) {
   EXPECT_THAT(files.warnings, IsEmpty());
 }
 
+TEST_F(DatasetTest, AFilesetOfOneFileIsTrainedOn) {
+  const std::string file = Write("set/my tickets.jsonl", "{\"text\":\"a\"}");
+  Write("set/README.md", "x");
+  GRAFT_ASSERT_OK_AND_ASSIGN(DatasetFiles files, FindDatasetFiles(JoinPath(folder_, "set")));
+  EXPECT_THAT(files.training, ElementsAre(file));
+  EXPECT_THAT(files.validation, IsEmpty());
+  EXPECT_THAT(files.warnings, IsEmpty());
+}
+
 TEST_F(DatasetTest, TheSampleSetsAreGoodRows) {
   struct Sample {
     const char* name;
@@ -248,13 +257,18 @@ TEST_F(DatasetTest, Windows1252TablesAreReadWithAWarning) {
 }
 
 TEST_F(DatasetTest, MisplacedFilesAreExplained) {
-  Write("flat/tickets.jsonl", "{\"text\":\"a\"}");
-  EXPECT_THAT(FindDatasetFiles(JoinPath(folder_, "flat")).status(),
+  Write("two/a.jsonl", "{\"text\":\"a\"}");
+  Write("two/b.jsonl", "{\"text\":\"b\"}");
+  EXPECT_THAT(FindDatasetFiles(JoinPath(folder_, "two")).status(),
               StatusIs(absl::StatusCode::kNotFound,
-                       AllOf(HasSubstr("tickets.jsonl"), HasSubstr("mkdir -p"), HasSubstr("mv "))));
+                       HasSubstr("inside: mkdir -p training && mv a.jsonl b.jsonl training/")));
   Write("train_folder/train/tickets.jsonl", "{\"text\":\"a\"}");
   EXPECT_THAT(FindDatasetFiles(JoinPath(folder_, "train_folder")).status(),
-              StatusIs(absl::StatusCode::kNotFound, HasSubstr("found them in train/")));
+              StatusIs(absl::StatusCode::kNotFound, AllOf(HasSubstr("found them in train/"),
+                                                          HasSubstr("inside: mv train training"))));
+  Write("none/notes.txt", "x");
+  EXPECT_THAT(FindDatasetFiles(JoinPath(folder_, "none")).status(),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("in training/, found notes.txt")));
   EXPECT_THAT(FindDatasetFiles(JoinPath(folder_, "nowhere")).status(),
               StatusIs(absl::StatusCode::kNotFound));
 }
