@@ -61,6 +61,10 @@ if(GRAFT_SANITIZER)
     target_compile_options(graft_options INTERFACE -fno-sanitize-recover=undefined)
   endif()
 endif()
+# For every test that runs programs of ours: what of the libraries is no finding.
+set(GRAFT_SANITIZER_ENVIRONMENT
+  "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/tsan_suppressions.txt"
+  "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/lsan_suppressions.txt:print_suppressions=0")
 
 # Targets that see torch's headers, known by what they depend on: they share graft_model's precompiled one,
 # which wants the same flags of all. at::parallel_for is a template over OpenMP: without GRAFT_OPENMP it runs
@@ -157,7 +161,7 @@ function(graft_test name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests CXX_CLANG_TIDY "")
   add_test(NAME ${name} COMMAND ${name} ${ARG_ARGS})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
-    ENVIRONMENT "GRAFT_SOURCE_DIR=${CMAKE_SOURCE_DIR};GRAFT_BINARY_DIR=${CMAKE_BINARY_DIR};LLVM_PROFILE_FILE=/dev/null;TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/tsan_suppressions.txt")
+    ENVIRONMENT "GRAFT_SOURCE_DIR=${CMAKE_SOURCE_DIR};GRAFT_BINARY_DIR=${CMAKE_BINARY_DIR};LLVM_PROFILE_FILE=/dev/null;${GRAFT_SANITIZER_ENVIRONMENT}")
 endfunction()
 
 # graft_fuzz(name SRCS x_fuzz.cc DEPS ...): a libFuzzer target where GRAFT_FUZZ is on, nothing else.

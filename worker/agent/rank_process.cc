@@ -84,11 +84,13 @@ class ExecStrings {
     }
   }
   if (!command.working_folder.empty() && chdir(command.working_folder.c_str()) != 0) fail(errno);
+#ifndef GRAFT_UNLIMITED_ADDRESSES
   if (command.memory_limit_bytes > 0) {
     const rlimit limit = {static_cast<rlim_t>(command.memory_limit_bytes),
                           static_cast<rlim_t>(command.memory_limit_bytes)};
     setrlimit(RLIMIT_AS, &limit);
   }
+#endif
   const rlimit no_core = {0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
   if (rules != nullptr) {

@@ -43,9 +43,8 @@ std::string WithCommas(const std::string& digits) {
 std::string InBase(uint64_t value, int base, bool upper) {
   if (value == 0) return "0";
   std::string out;
-  for (; value > 0; value /= base) {
-    out += (upper ? "0123456789ABCDEF" : "0123456789abcdef")[value % base];
-  }
+  const char* const digits = upper ? "0123456789ABCDEF" : "0123456789abcdef";
+  for (; value > 0; value /= base) out += digits[value % base];
   std::reverse(out.begin(), out.end());
   return out;
 }
