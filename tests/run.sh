@@ -41,7 +41,7 @@ cmake --preset "$preset" -DGRAFT_COMPONENTS="$components" >"$root/build.log" 2>&
   || { cat "$root/build.log"; rm -f "$root/build.log"; echo "0 passed, 1 failed"; exit 1; }
 rm -f "$root/build.log"
 targets=(all)
-case "$group" in ""|bench) targets+=(benches) ;; esac
+case "$group" in ""|bench) targets+=(benches) ;; fuzz) targets=(fuzzers) ;; esac
 cmake --build "$build" -j "${GRAFT_JOBS:-$(nproc)}" --target "${targets[@]}" -- -k 0 | { grep -vE '^\[[0-9]+/[0-9]+\] (Building|Linking|protoc|Running)' || true; } \
   || { echo "run.sh: the build failed" >&2; echo "0 passed, 1 failed"; exit 1; }
 echo "run.sh: built $preset in $((SECONDS - started)) s"

@@ -164,7 +164,11 @@ function(graft_test name)
     ENVIRONMENT "GRAFT_SOURCE_DIR=${CMAKE_SOURCE_DIR};GRAFT_BINARY_DIR=${CMAKE_BINARY_DIR};LLVM_PROFILE_FILE=/dev/null;${GRAFT_SANITIZER_ENVIRONMENT}")
 endfunction()
 
-# graft_fuzz(name SRCS x_fuzz.cc DEPS ...): a libFuzzer target where GRAFT_FUZZ is on, nothing else.
+# graft_fuzz(name SRCS x_fuzz.cc DEPS ...): a libFuzzer program of the target `fuzzers` where GRAFT_FUZZ is on,
+# nothing else.
+if(GRAFT_FUZZ)
+  add_custom_target(fuzzers)
+endif()
 function(graft_fuzz name)
   if(NOT GRAFT_FUZZ)
     return()
@@ -175,6 +179,7 @@ function(graft_fuzz name)
   target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
   target_link_options(${name} PRIVATE -fsanitize=fuzzer)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
+  add_dependencies(fuzzers ${name})
 endfunction()
 
 # graft_proto(name ROOT dir PROTOS a/b.proto ... [DEPS ...] [GRPC]): one library of generated code.

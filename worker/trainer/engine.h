@@ -66,10 +66,11 @@ class Engine {
   // RESOURCE_EXHAUSTED when memory did not suffice for halved micro-batches either.
   virtual absl::StatusOr<StepResult> Step(const data::StepBatch& batch, double learning_rate) = 0;
   virtual absl::StatusOr<EvalResult> Evaluate(const data::BatchPlan& plan) = 0;
+  // No rank has all of the model.
+  virtual bool Divided() const { return false; }
   // Begins an answer of the model as it is now, of at most `capacity` tokens with its prompt. Where
-  // AnswersTogether, every rank must extend it alike, and all get the same logits.
+  // it is divided every rank must extend the answer alike, and all get the same logits.
   virtual Continuation Begin(int64_t capacity) = 0;
-  virtual bool AnswersTogether() const { return false; }
 };
 
 // One device, one process.

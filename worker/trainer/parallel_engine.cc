@@ -536,7 +536,7 @@ at::Tensor ParallelEngine::LogitsBehind(const std::vector<int32_t>& tokens) {
 }
 
 Continuation ParallelEngine::Begin(int64_t capacity) {
-  if (!AnswersTogether()) return ContinueWithCache(decoder_, capacity);
+  if (!Divided()) return ContinueWithCache(decoder_, capacity);
   auto text = std::make_shared<std::vector<int32_t>>();
   return [this, text](const std::vector<int32_t>& tokens) {
     text->insert(text->end(), tokens.begin(), tokens.end());

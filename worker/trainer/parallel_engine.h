@@ -57,7 +57,7 @@ class ParallelEngine final : public Engine {
   // Where the model is divided there is no cache: each token takes a pass of all that stands
   // before.
   Continuation Begin(int64_t capacity) override;
-  bool AnswersTogether() const override {
+  bool Divided() const override {
     return !decoder_.division().whole() || reducer_.weights_come_and_go();
   }
 

@@ -58,7 +58,7 @@ bool Samples::Early(int64_t step) {
 
 absl::Status Samples::AnswerAll(int64_t step) {
   if (questions_.empty()) return absl::OkStatus();
-  if (!engine_.AnswersTogether()) {
+  if (!engine_.Divided()) {
     if (!gang_.first()) return absl::OkStatus();
     gang_.EndTraining();  // the others wait at the next step meanwhile
   }

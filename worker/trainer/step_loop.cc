@@ -423,7 +423,7 @@ class RunLoop {
   // Writes what the run leaves behind; on the first rank alone where there are several.
   absl::Status Output() {
     std::unique_ptr<model::Decoder> whole;
-    if (engine_->AnswersTogether()) {
+    if (engine_->Divided()) {
       const bool merged = config_.tuning.kind == TuningKind::kLoraMerged;
       GRAFT_ASSIGN_OR_RETURN(whole, GatherDecoder(*model_, build_options_, *decoder_, Refs(),
                                                   gang_.ForFiles(), config_.output.folder, merged));
