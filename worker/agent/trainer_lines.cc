@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "worker/data/unicode/utf8.h"
 
 namespace graft::agent {
 namespace {
@@ -38,7 +39,7 @@ std::string Quoted(absl::string_view text, size_t most) {
       absl::StrJoin(absl::StrSplit(text, absl::ByAnyChar(" \t\r\n"), absl::SkipEmpty()), " ");
   if (line.size() > most) {
     size_t end = most;
-    while (end > 0 && (static_cast<unsigned char>(line[end]) & 0xc0) == 0x80) --end;
+    while (end > 0 && data::IsUtf8Continuation(line[end])) --end;
     line.resize(end);
     line += "…";
   }

@@ -101,7 +101,9 @@ struct EvalEvent {
 
 struct SampleEvent {
   int64_t step = 0;
-  int64_t row = 0;  // of the validation set, counted from 1; 0: a prompt of the configuration
+  // Of the validation files, or of the training files where it was split off them, counted from 1;
+  // 0: a prompt of the configuration.
+  int64_t row = 0;
   std::string prompt;
   std::string text;
   std::string wanted;  // empty: not known

@@ -134,7 +134,7 @@ struct EvaluationConfig {
   bool restore_best = true;  // output is the best by validation loss, when patience is set
   // Answered after the steps 10, 50 and 100 and at each evaluation, with at most so many tokens.
   std::vector<std::string> sample_prompts;
-  int64_t sample_rows = 0;  // of the validation files, evenly spread
+  int64_t sample_rows = 0;  // of those that validate, evenly spread
   int64_t sample_tokens = 64;
   bool at_start = false;  // also before the first step: what the base can do
   // For whoever compares base and result afterwards; the run itself does not look at them.
