@@ -11,12 +11,15 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "base/file.h"
+#include "base/json.h"
 #include "base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/tier.h"
 #include "worker/spec/byte_source.h"
 #include "worker/spec/safetensors.h"
+#include "worker/spec/test_models.h"
 #include "worker/trainer/test_run.h"
 
 namespace graft::trainer {
@@ -181,6 +184,19 @@ class SamplesTest : public RanksTest {
     config_.evaluation.sample_tokens = 12;
   }
 
+  // Another architecture, of so many layers.
+  void Become(const std::string& family, int64_t layers) {
+    auto text = ReadFile(TestEnv("GRAFT_SOURCE_DIR") + "/tests/parity/trainer/goldens/" + family +
+                         "/config.json");
+    GRAFT_CHECK(text.ok()) << text.status();
+    Json config = *Json::Parse(*text);
+    config.Set("num_hidden_layers", layers);
+    auto described = spec::DescribeConfig(config);
+    GRAFT_CHECK(described.ok()) << described.status();
+    WriteTestFile(folder_ + "/model/config.json", config.Dump());
+    WriteTestFile(folder_ + "/model/model.safetensors", spec::RandomSafetensors(*described, 7));
+  }
+
   // However the model is divided, and where every rank has all of it.
   void ExpectAnswersOfOneRank(const Layouts& layouts) {
     Into("one");
@@ -215,6 +231,16 @@ TEST_F(SamplesTest, AnswersWhileItTrainsAreThoseOfOneRank) {
                           {"tp-pp", {.tp = 2, .pp = 2}},
                           {"pp-dp", {.pp = 2, .dp = 2}},
                           {"tp-cp", {.tp = 2, .cp = 2}}});
+}
+
+TEST_F(SamplesTest, AlsoThroughSeveralPartsOfAStage) {
+  Become("llama", 4);
+  ExpectAnswersOfOneRank({{"chunks", {.pp = 2, .chunks = 2}}});
+}
+
+TEST_F(SamplesTest, AlsoFromExpertsOnSeveralRanks) {
+  Become("qwen3_moe", 2);
+  ExpectAnswersOfOneRank({{"dp-ep", {.ep = 2, .dp = 2}}, {"cp-ep", {.cp = 2, .ep = 2}}});
 }
 
 TEST_F(SamplesTest, AlsoWhereWeightsComeAndGo) {

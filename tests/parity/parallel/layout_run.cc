@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/file.h"
@@ -142,24 +141,10 @@ LayoutModel RandomModel(const LayoutCase& c) {
   }
   auto described = spec::DescribeConfig(config);
   GRAFT_CHECK(described.ok()) << described.status();
-  SeededRandom random(5);
-  std::vector<spec::RawTensor> tensors;
-  for (const spec::HubTensor& t : spec::HubTensors(*described)) {
-    int64_t count = 1;
-    for (int64_t d : t.shape) count *= d;
-    const bool norm = absl::StrContains(t.name, "norm");
-    std::vector<float> values(static_cast<size_t>(count));
-    for (float& v : values) {
-      v = static_cast<float>((2 * random.UniformDouble() - 1) * (norm ? 0.1 : 0.25) +
-                             (norm ? 1 : 0));
-    }
-    tensors.push_back(
-        {t.name, "F32", t.shape,
-         std::string(reinterpret_cast<const char*>(values.data()), values.size() * 4)});
-  }
   LayoutModel model;
-  model.files = spec::FilesInMemory(
-      {{"config.json", config.Dump()}, {"model.safetensors", spec::SafetensorsBytes(tensors)}});
+  model.files =
+      spec::FilesInMemory({{"config.json", config.Dump()},
+                           {"model.safetensors", spec::RandomSafetensors(*described, 5)}});
   auto description = spec::ReadModel(*model.files);
   GRAFT_CHECK(description.ok()) << description.status();
   model.description = *std::move(description);
