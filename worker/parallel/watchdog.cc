@@ -34,6 +34,7 @@ std::string Beat::Format() const {
   json.Set("broken", state.broken);
   json.Set("failure", failure);
   json.Set("done", done);
+  json.Set("left", left);
   return json.Dump();
 }
 
@@ -51,6 +52,7 @@ Beat Beat::Parse(const std::string& text) {
   beat.state.broken = json->GetBool("broken");
   beat.failure = json->GetString("failure");
   beat.done = json->GetBool("done");
+  beat.left = json->GetBool("left");
   return beat;
 }
 
@@ -143,10 +145,11 @@ bool Watchdog::Pause(double seconds) {
   return !stopping_;
 }
 
-void Watchdog::Beats() {
+void Watchdog::Say(bool left) {
   Beat own;
   own.count = ++count_;
   own.state = activity_.Now();
+  own.left = left;
   {
     MutexLock lock(mu_);
     own.failure = failure_;
@@ -154,19 +157,28 @@ void Watchdog::Beats() {
   }
   const std::string text = own.Format();
   store_->set(BeatKey(rank_), std::vector<uint8_t>(text.begin(), text.end()));
+}
+
+bool Watchdog::Beats() {
+  Say(/*left=*/false);
   std::vector<std::string> keys;
   for (int64_t r = 0; r < world_; ++r) keys.push_back(BeatKey(r));
   std::vector<Beat> beats;
   bool all_done = true;
   for (const std::vector<uint8_t>& bytes : store_->multiGet(keys)) {
     beats.push_back(Beat::Parse(std::string(bytes.begin(), bytes.end())));
-    all_done = all_done && (beats.back().done || !beats.back().failure.empty());
+    const Beat& beat = beats.back();
+    // Rank 0 takes the store with it, and so is the last one to leave.
+    const bool last = rank_ == 0 && beats.size() > 1;
+    all_done = all_done && ((last ? beat.left : beat.done) || !beat.failure.empty());
   }
+  if (all_done && rank_ != 0) Say(/*left=*/true);
   MutexLock lock(mu_);
   judge_.Observe(beats, Now());
   round_ = Now();
   all_done_ = all_done;
   changed_.SignalAll();
+  return all_done;
 }
 
 void Watchdog::BeatLoop() {
@@ -174,7 +186,7 @@ void Watchdog::BeatLoop() {
   bool told = false;
   do {
     try {
-      Beats();
+      if (Beats()) return;
     } catch (const c10::Error& error) {
       MutexLock lock(mu_);
       if (done_ || stopping_) {

@@ -30,6 +30,7 @@ struct Beat {
   Activity::Snapshot state;
   std::string failure;  // why it ends by its own doing; empty: it does not
   bool done = false;
+  bool left = false;  // knows that all are done, and asks the store no more
 
   std::string Format() const;
   static Beat Parse(const std::string& text);
@@ -81,7 +82,9 @@ class Watchdog {
  private:
   void BeatLoop();
   void JudgeLoop();
-  void Beats();
+  // True where all are done or have failed.
+  bool Beats();
+  void Say(bool left);
   // False when stopped meanwhile.
   bool Pause(double seconds);
   static double Now();

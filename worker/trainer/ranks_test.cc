@@ -28,6 +28,7 @@ namespace {
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 constexpr absl::Duration kPromised = absl::Seconds(30);
 
@@ -222,6 +223,8 @@ class SamplesTest : public RanksTest {
       ASSERT_EQ(many.size(), one.size());
       for (size_t i = 0; i < one.size(); ++i) EXPECT_EQ(many[i].text, one[i].text) << i;
       for (size_t r = 1; r < events.size(); ++r) EXPECT_THAT(SamplesOf(events[r]), IsEmpty());
+      // The store outlives those who ask it.
+      for (const auto& rank : ranks_) EXPECT_THAT(rank->Complaints(), Not(HasSubstr("c10d")));
     }
   }
 };

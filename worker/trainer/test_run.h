@@ -1,10 +1,12 @@
 // A tiny model and rows on disk, and graft-trainer as a child process. For tests alone.
 #pragma once
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <string>
@@ -109,8 +111,10 @@ class TinyRunTest : public ::testing::Test {
 // graft-trainer --run, with its events. Closed descriptors and the child are the owner's to end.
 class TrainerProcess {
  public:
-  // `inherited_fd` becomes the child's GRAFT_RENDEZVOUS_FD; -1: none.
-  TrainerProcess(const std::string& run_file, int inherited_fd = -1) {
+  // `inherited_fd` becomes the child's GRAFT_RENDEZVOUS_FD; -1: none. What it complains of goes to
+  // run_file.err.
+  TrainerProcess(const std::string& run_file, int inherited_fd = -1)
+      : complaints_(run_file + ".err") {
     int out[2];
     GRAFT_CHECK(pipe(out) == 0);
     const std::string program = TestEnv("GRAFT_BINARY_DIR") + "/bin/graft-trainer";
@@ -118,6 +122,7 @@ class TrainerProcess {
     pid_ = fork();
     if (pid_ == 0) {
       dup2(out[1], STDOUT_FILENO);
+      dup2(open(complaints_.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600), STDERR_FILENO);
       close(out[0]);
       close(out[1]);
       if (inherited_fd >= 0) setenv("GRAFT_RENDEZVOUS_FD", fd_text.c_str(), 1);
@@ -135,8 +140,11 @@ class TrainerProcess {
       waitpid(pid_, nullptr, 0);
     }
     close(out_);
+    if (::testing::Test::HasFailure()) std::fputs(Complaints().c_str(), stderr);
   }
 
+  // What it has written to its standard error.
+  std::string Complaints() const { return ReadFile(complaints_).value_or(""); }
   pid_t pid() const { return pid_; }
   // Reads events, calling `each`, until the pipe ends or `each` returns false.
   std::vector<Event> ReadEvents(const std::function<bool(const Event&)>& each) {
@@ -167,6 +175,7 @@ class TrainerProcess {
   }
 
  private:
+  const std::string complaints_;
   pid_t pid_ = -1;
   int out_ = -1;
   std::string line_;
