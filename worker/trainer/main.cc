@@ -4,6 +4,7 @@
 //   graft-trainer --run run.json
 //   graft-trainer --generate --model FOLDER|FILE.gguf [--adapter FOLDER] [--weights auto|fp32|bf16]
 //                 [--threads N] [--chat-template FILE]
+#include <c10/util/Logging.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -90,9 +91,17 @@ int GenerateMain(const std::vector<std::string>& args) {
   return status.ok() ? 0 : kExitFailed;
 }
 
+// torch warns of a connection's end with a stack of frames for every try; what it means for the
+// run, the ranks say themselves. TORCH_CPP_LOG_LEVEL asks for more.
+void QuietTorch() {
+  FLAGS_caffe2_log_level = c10::GLOG_ERROR;
+  c10::initLogging();
+}
+
 int Main(const std::vector<std::string>& args) {
-  const model::Accelerator* accelerator = LoadAccelerator();
   ConfigureLog(LogLevel::kInfo, LogFormat::kAuto, "graft-trainer");
+  QuietTorch();
+  const model::Accelerator* accelerator = LoadAccelerator();
   // MKL picks its code by the processor; without this the bits of a product may differ between two
   // runs of the same machine. An administrator's own setting stands.
   setenv("MKL_CBWR", "AUTO,STRICT", 0);

@@ -183,6 +183,11 @@ class SamplesTest : public RanksTest {
     config_.evaluation.sample_prompts = {"say 5 "};
     config_.evaluation.sample_rows = 2;
     config_.evaluation.sample_tokens = 12;
+    setenv("TORCH_CPP_LOG_LEVEL", "WARNING", 1);
+  }
+  void TearDown() override {
+    unsetenv("TORCH_CPP_LOG_LEVEL");
+    RanksTest::TearDown();
   }
 
   // Another architecture, of so many layers.
@@ -357,6 +362,7 @@ TEST_P(FaultTest, EndsTheAttemptByNameAndTheRunGoesOn) {
   EXPECT_THAT(error->message,
               AnyOf(HasSubstr("gradient sums"), HasSubstr("step summary"),
                     HasSubstr("orders from outside"), HasSubstr("evaluation loss")));
+  EXPECT_THAT(ranks_[other]->Complaints(), Not(HasSubstr("frame #")));
   ranks_.clear();
 
   config_.resume_from = config_.checkpoint.folder;
@@ -371,9 +377,9 @@ TEST_P(FaultTest, EndsTheAttemptByNameAndTheRunGoesOn) {
 }
 
 std::vector<std::pair<int, int>> Faults() {
-  std::vector<std::pair<int, int>> faults = {{SIGKILL, 1}, {SIGSTOP, 0}};
+  std::vector<std::pair<int, int>> faults = {{SIGKILL, 0}, {SIGSTOP, 1}};
   if (testing::CurrentTier() != testing::Tier::kDefault) {
-    faults.insert(faults.end(), {{SIGKILL, 0}, {SIGSTOP, 1}});
+    faults.insert(faults.end(), {{SIGKILL, 1}, {SIGSTOP, 0}});
   }
   return faults;
 }
