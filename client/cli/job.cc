@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -138,18 +139,38 @@ absl::Status DeleteJob(Invocation& invocation) {
   return absl::OkStatus();
 }
 
+// Before a line that is worth a look.
+std::string SeverityWord(const Terminal& terminal, v1::LogEntry::Severity severity) {
+  if (severity == v1::LogEntry::SEVERITY_ERROR) return terminal.Paint(Style::kRed, "error: ");
+  if (severity == v1::LogEntry::SEVERITY_WARNING) {
+    return terminal.Paint(Style::kYellow, "warning: ");
+  }
+  return "";
+}
+
 absl::Status Logs(Invocation& invocation) {
   bool follow = false;
   int64_t tail = 0;
   invocation.flags.Bool("follow", &follow, "go on until the job ends");
   invocation.flags.Short('f');
   invocation.flags.Int("tail", &tail, "N", "the last N lines");
-  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft job logs JOB [-f] [--tail N]"));
+  std::string level = "info";
+  invocation.flags.String("level", &level, "LEVEL",
+                          "lines at least so serious: debug, info, warning, error");
+  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft job logs JOB [-f] [--tail N] [--level LEVEL]"));
+  v1::LogEntry::Severity severity;
+  if (!v1::LogEntry::Severity_Parse(absl::StrCat("SEVERITY_", absl::AsciiStrToUpper(level)),
+                                    &severity) ||
+      severity == v1::LogEntry::SEVERITY_UNSPECIFIED) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--level is ", level, "; allowed are debug, info, warning and error"));
+  }
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
   v1::ReadLogsRequest request;
   GRAFT_ASSIGN_OR_RETURN(*request.mutable_name(), JobName(invocation, *client));
   request.set_follow(follow);
   request.set_tail(tail);
+  request.set_min_severity(severity);
   grpc::ClientContext context;
   GRAFT_RETURN_IF_ERROR(client->connection().Prepare(context));
   const auto stream = client->jobs().ReadLogs(&context, request);
@@ -157,8 +178,9 @@ absl::Status Logs(Invocation& invocation) {
   while (stream->Read(&response)) {
     for (const v1::LogEntry& entry : response.entries()) {
       const absl::Time time = absl::FromUnixSeconds(entry.time().seconds());
-      printf("%s  %d/%d  %s\n", absl::FormatTime("%H:%M:%S", time, absl::LocalTimeZone()).c_str(),
-             entry.attempt(), entry.rank(), Sanitize(entry.text()).c_str());
+      printf("%s  %d/%d  %s%s\n", absl::FormatTime("%H:%M:%S", time, absl::LocalTimeZone()).c_str(),
+             entry.attempt(), entry.rank(), SeverityWord(invocation.out, entry.severity()).c_str(),
+             Sanitize(entry.text()).c_str());
     }
     fflush(stdout);
   }

@@ -57,9 +57,8 @@ absl::Status Submit(Invocation& invocation, client::Client& client, v1::CreateJo
 absl::Status ShowNewJob(Invocation& invocation, client::Client& client, const v1::Job& job,
                         const SubmitFlags& flags) {
   for (const v1::Warning& warning : job.warnings()) {
-    invocation.Say(absl::StrCat(invocation.err.Paint(Style::kYellow, "warning:"), " ",
-                                Sanitize(warning.field()), warning.field().empty() ? "" : ": ",
-                                Sanitize(warning.message())));
+    invocation.Say(
+        absl::StrCat(invocation.err.Paint(Style::kYellow, "warning:"), " ", WarningText(warning)));
   }
   if (flags.dry_run) {
     return invocation.Print(job, [&] { return absl::StrCat("valid: nothing was created\n"); });

@@ -1,6 +1,7 @@
 #include "client/cli/job_view.h"
 
 #include <cstdio>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -17,6 +18,7 @@ constexpr absl::Duration kRefresh = absl::Milliseconds(400);
 constexpr int kCurveRows = 8;
 constexpr int kCurvePoints = 400;
 constexpr int kSampleLines = 6;
+constexpr int kWarningLines = 3;
 constexpr int kShowsBetweenSamples = 10;
 // The server may restart under a live view.
 constexpr absl::Duration kOutageAllowed = absl::Minutes(2);
@@ -80,6 +82,9 @@ std::string NewestSample(client::Client& client, const std::string& name) {
 // Nobody shall take a simulated loss for a real one.
 std::string FakeWord(const v1::Job& job) { return job.fake_trainer() ? " (FAKE trainer)" : ""; }
 
+// What was said of the specification's fields, the submission has shown.
+bool IsOfTraining(const v1::Warning& warning) { return warning.field().empty(); }
+
 class LiveView {
  public:
   LiveView(Invocation& invocation, client::Client& client, std::string name)
@@ -135,6 +140,13 @@ class LiveView {
           absl::StrAppend(&text, line, "\n");
         }
       }
+      for (const v1::Warning& warning : job.warnings()) {
+        if (!IsOfTraining(warning)) continue;
+        const std::string words = absl::StrCat("warning: ", WarningText(warning));
+        for (const std::string& line : WrapToWidth(words, invocation_.err.width, kWarningLines)) {
+          absl::StrAppend(&text, invocation_.err.Paint(Style::kYellow, line), "\n");
+        }
+      }
     }
     Redraw(text);
   }
@@ -151,8 +163,12 @@ class LiveView {
     fputs(out.c_str(), stderr);
   }
 
-  // A line for each change of state and each tenth of the steps.
+  // A line for each change of state, each tenth of the steps and each new warning.
   void ShowLine(const v1::Job& job) {
+    for (const v1::Warning& warning : job.warnings()) {
+      if (!IsOfTraining(warning) || !told_.insert(WarningText(warning)).second) continue;
+      invocation_.Say(absl::StrCat("warning: ", WarningText(warning)));
+    }
     const v1::JobProgress& progress = job.status().progress();
     const int64_t tenth =
         progress.steps_total() > 0 ? progress.steps_done() * 10 / progress.steps_total() : 0;
@@ -198,6 +214,7 @@ class LiveView {
   int64_t shown_tenth_ = -1;
   int shows_ = 0;
   std::string sample_;
+  std::set<std::string> told_;
 };
 
 }  // namespace
@@ -225,6 +242,11 @@ std::string PaintState(const Terminal& terminal, v1::JobState state) {
 bool IsTerminal(v1::JobState state) {
   return state == v1::JOB_STATE_COMPLETED || state == v1::JOB_STATE_FAILED ||
          state == v1::JOB_STATE_CANCELLED;
+}
+
+std::string WarningText(const v1::Warning& warning) {
+  return Sanitize(
+      absl::StrCat(warning.field(), warning.field().empty() ? "" : ": ", warning.message()));
 }
 
 std::string JobTable(const Terminal& terminal, const std::vector<v1::Job>& jobs) {
@@ -274,10 +296,7 @@ std::string JobPage(const Terminal& terminal, const v1::Job& job) {
     table.Add({"checkpoint", Sanitize(status.latest_checkpoint())});
   for (const v1::JobResult& result : status.results())
     table.Add({"result", Sanitize(result.resource())});
-  for (const v1::Warning& warning : job.warnings()) {
-    table.Add(
-        {"warning", absl::StrCat(Sanitize(warning.field()), ": ", Sanitize(warning.message()))});
-  }
+  for (const v1::Warning& warning : job.warnings()) table.Add({"warning", WarningText(warning)});
   return table.Render(terminal);
 }
 

@@ -16,6 +16,8 @@ std::string JobStateWord(v1::JobState state);
 std::string PaintState(const Terminal& terminal, v1::JobState state);
 bool IsTerminal(v1::JobState state);
 absl::StatusOr<v1::Job> FetchJob(client::Client& client, const std::string& name);
+// With the field that it is about.
+std::string WarningText(const v1::Warning& warning);
 std::string JobTable(const Terminal& terminal, const std::vector<v1::Job>& jobs);
 std::string JobPage(const Terminal& terminal, const v1::Job& job);
 

@@ -232,6 +232,26 @@ TEST_F(AdviceTest, AGivenNumberOfNodesIsKeptAndTheFieldThatCannotBeIsNamed) {
                                                HasSubstr("0 of the 2 nodes that match")));
 }
 
+TEST_F(AdviceTest, GivenNodesGetAsFewDevicesEachAsTheGroupsTake) {
+  SetFacts(135'000'000, 30, 8, 4, 576);
+  const auto devices = [&](int nodes, int tp, int pp) {
+    v1::CreateJobRequest request = NewJob("few");
+    request.set_validate_only(true);
+    auto& given = *request.mutable_job()->mutable_spec()->mutable_parallelism();
+    given.set_nodes(nodes);
+    given.set_tensor_parallel_size(tp);
+    given.set_pipeline_parallel_size(pp);
+    request.mutable_job()->mutable_spec()->mutable_batch()->set_global_batch_size(24);
+    v1::Job job;
+    EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job), IsOk());
+    return job.estimate().layout().world_size();
+  };
+  EXPECT_EQ(devices(2, 1, 2), 2) << "a stage on each";
+  EXPECT_EQ(devices(2, 2, 1), 4) << "a tensor group stays on its node";
+  EXPECT_EQ(devices(2, 2, 4), 8) << "two stages on each";
+  EXPECT_EQ(devices(3, 1, 2), 6) << "as many on each";
+}
+
 TEST_F(AdviceTest, AGroupThatWouldLeaveItsNodeIsRefusedWithWhatWouldDo) {
   SetFacts(8'000'000'000, 32, 32, 8, 4096);
   AddGpus("n0", 2);

@@ -1,5 +1,6 @@
 #include "scheduler/service/agent_convert.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -101,6 +102,12 @@ std::pair<JobKey, int> ParseAttemptName(absl::string_view name) {
     return {"", 0};
   }
   return {JobKeyOf(name), number};
+}
+
+bool Leads(const agent::ActualAttempt& actual) {
+  const auto& ranks = actual.ranks();
+  return ranks.empty() ||
+         std::any_of(ranks.begin(), ranks.end(), [](const auto& rank) { return rank.rank() == 0; });
 }
 
 std::string AttemptName(const JobKey& job, int attempt) {

@@ -14,5 +14,7 @@ NodeSynced ToSynced(const std::string& node, const graft::agent::v1::Synchronize
 // key when it is none.
 std::pair<JobKey, int> ParseAttemptName(absl::string_view name);
 std::string AttemptName(const JobKey& job, int attempt);
+// Whether rank 0 is here, which knows of the gang what no other does. True before there are ranks.
+bool Leads(const graft::agent::v1::ActualAttempt& actual);
 
 }  // namespace graft::scheduler

@@ -221,7 +221,9 @@ std::vector<FinalProgress> FinalProgressOf(const agent::SynchronizeRequest& requ
     const bool over = actual.state() == agent::ActualAttempt::STATE_ENDED ||
                       actual.state() == agent::ActualAttempt::STATE_FAILED;
     const JobKey job = ParseAttemptName(actual.attempt()).first;
-    if (over && !job.empty() && actual.has_progress()) finals.push_back({job, actual.progress()});
+    if (over && !job.empty() && actual.has_progress() && Leads(actual)) {
+      finals.push_back({job, actual.progress()});
+    }
   }
   return finals;
 }
@@ -236,6 +238,45 @@ void KeepProgress(Turn& turn, const FinalProgress& last) {
   progress.clear_eta();
   *body->mutable_status()->mutable_progress() = progress;
   PutResource(turn, key, *body);
+}
+
+// What the ranks of an attempt found odd.
+struct Oddities {
+  JobKey job;
+  std::vector<v1::Warning> warnings;
+};
+
+std::vector<Oddities> OdditiesOf(const agent::SynchronizeRequest& request) {
+  std::vector<Oddities> all;
+  for (const agent::ActualAttempt& actual : request.attempts()) {
+    const JobKey job = ParseAttemptName(actual.attempt()).first;
+    if (job.empty() || actual.warnings().empty()) continue;
+    all.push_back({job, {actual.warnings().begin(), actual.warnings().end()}});
+  }
+  return all;
+}
+
+// Into the job's warnings: one of each code, with the newest words.
+void KeepOddities(Turn& turn, const Oddities& odd) {
+  const std::vector<std::string> ids = absl::StrSplit(odd.job, '/');
+  const std::string key = JobRecordKey(ids[0], ids[1]);
+  absl::StatusOr<v1::Job> body = ReadResource<v1::Job>(turn, key, odd.job);
+  if (!body.ok()) return;  // a session
+  bool changed = false;
+  for (const v1::Warning& warning : odd.warnings) {
+    auto& known = *body->mutable_warnings();
+    auto same = std::find_if(known.begin(), known.end(),
+                             [&](const v1::Warning& one) { return one.code() == warning.code(); });
+    if (same == known.end()) {
+      *known.Add() = warning;
+    } else if (same->message() != warning.message()) {
+      same->set_message(warning.message());
+    } else {
+      continue;
+    }
+    changed = true;
+  }
+  if (changed) PutResource(turn, key, *body);
 }
 
 std::optional<agent::Inventory> InventoryOf(const agent::SynchronizeRequest& request) {
@@ -270,8 +311,10 @@ void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
   const std::string node = request.node().substr(std::string("nodes/").size());
   use_.Put(node, request, context_.clock.Now());
   for (const agent::ActualAttempt& actual : request.attempts()) {
-    const JobKey job = ParseAttemptName(actual.attempt()).first;
-    if (!job.empty() && actual.has_progress()) progress_.Put(job, actual.progress());
+    const auto [job, attempt] = ParseAttemptName(actual.attempt());
+    if (!job.empty() && actual.has_progress()) {
+      progress_.Put(job, attempt, Leads(actual), actual.progress());
+    }
   }
   struct State {
     explicit State(rpc::Responder<Response> r) : responder(std::move(r)) {}
@@ -282,7 +325,8 @@ void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
   context_.control.Submit(
       {.work =
            [synced, finals = FinalProgressOf(request), touched = MarkUsed(request),
-            findings = FindingsOf(request), news = InventoryOf(request)](Turn& turn) {
+            findings = FindingsOf(request), oddities = OdditiesOf(request),
+            news = InventoryOf(request)](Turn& turn) {
              for (const JobFindings& found : findings) KeepFindings(turn, found);
              const absl::Status status = turn.Step(synced);
              if (!status.ok()) return status;
@@ -294,6 +338,7 @@ void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
              }
              for (const JobFindings& found : findings) AmendRunTime(turn, found);
              for (const FinalProgress& last : finals) KeepProgress(turn, last);
+             for (const Oddities& odd : oddities) KeepOddities(turn, odd);
              return status;
            },
        .done =

@@ -49,7 +49,7 @@ class IdleWatchTest : public ::testing::Test {
       use_.Put("n0", report, now_);
       graft::v1::JobProgress progress;
       progress.set_steps_done(steps_ += steps ? 1 : 0);
-      progress_.Put(kJob, progress);
+      progress_.Put(kJob, 1, true, progress);
       for (auto& one : watch_.Look(core_, policies_, now_)) all.push_back(std::move(one));
     }
     return all;
@@ -95,9 +95,23 @@ TEST_F(IdleWatchTest, WhatIsNotKnownCountsAsBusy) {
     now_ += absl::Minutes(1);
     graft::v1::JobProgress progress;
     progress.set_steps_done(++steps_);
-    progress_.Put(kJob, progress);
+    progress_.Put(kJob, 1, true, progress);
     EXPECT_THAT(watch_.Look(core_, policies_, now_), IsEmpty());
   }
+}
+
+TEST(ProgressBoardTest, WhatTheLeaderOfAnAttemptSaysIsNotReplacedByItsOthers) {
+  ProgressBoard board;
+  const auto shown = [&](int attempt, bool leads, int64_t steps) {
+    graft::v1::JobProgress progress;
+    progress.set_steps_done(steps);
+    board.Put("w/j", attempt, leads, progress);
+    return board.StepsDone("w/j");
+  };
+  EXPECT_EQ(shown(1, false, 1), 1) << "nobody leads yet";
+  EXPECT_EQ(shown(1, true, 3), 3);
+  EXPECT_EQ(shown(1, false, 2), 3);
+  EXPECT_EQ(shown(2, false, 2), 2) << "another attempt";
 }
 
 TEST_F(IdleWatchTest, WithoutAPolicyNothingIsFound) {

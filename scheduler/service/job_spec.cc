@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <numeric>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -196,9 +197,12 @@ class Resolver {
                            "leave one of them out"));
     }
     const int64_t group = int64_t{tp} * pp * cp;
+    // Where it is left open: as few as give each node as many, in whole tensor groups.
+    const int64_t smallest =
+        group <= kMostRanks ? tp * std::lcm(int64_t{pp} * cp, int64_t{nodes}) : group;
     const int64_t given = parallelism.has_gpus_per_node()
                               ? int64_t{nodes} * fill(true, parallelism.gpus_per_node())
-                              : (group <= kMostRanks ? group * nodes : group);
+                              : smallest;
     if (group > kMostRanks || given > kMostRanks) {
       Violate("spec.parallelism", v1::REASON_LAYOUT_INVALID,
               absl::StrCat("asks for more than ", kMostRanks, " ranks"));

@@ -15,9 +15,14 @@ namespace graft::scheduler {
 
 class ProgressBoard {
  public:
-  void Put(const std::string& job, const graft::v1::JobProgress& progress) {
+  // Of a gang on several nodes the one with rank 0 knows the most: what it says of an attempt
+  // stays.
+  void Put(const std::string& job, int attempt, bool leads,
+           const graft::v1::JobProgress& progress) {
     MutexLock lock(mu_);
-    progress_[job] = progress;
+    Entry& entry = progress_[job];
+    if (entry.led && !leads && attempt <= entry.attempt) return;
+    entry = {attempt, leads, progress};
   }
   // Overlays what is known of the job onto its record; a terminal job keeps the record's.
   void Overlay(absl::string_view job, graft::v1::JobStatus& status) const {
@@ -26,14 +31,14 @@ class ProgressBoard {
     if (it == progress_.end()) return;
     const int64_t done = status.progress().steps_done();
     const int64_t total = status.progress().steps_total();
-    *status.mutable_progress() = it->second;
+    *status.mutable_progress() = it->second.progress;
     if (status.progress().steps_done() < done) status.mutable_progress()->set_steps_done(done);
     if (status.progress().steps_total() == 0) status.mutable_progress()->set_steps_total(total);
   }
   int64_t StepsDone(absl::string_view job) const {
     MutexLock lock(mu_);
     const auto it = progress_.find(job);
-    return it == progress_.end() ? 0 : it->second.steps_done();
+    return it == progress_.end() ? 0 : it->second.progress.steps_done();
   }
   void Remove(absl::string_view job) {
     MutexLock lock(mu_);
@@ -41,8 +46,13 @@ class ProgressBoard {
   }
 
  private:
+  struct Entry {
+    int attempt = 0;
+    bool led = false;
+    graft::v1::JobProgress progress;
+  };
   mutable Mutex mu_;
-  absl::flat_hash_map<std::string, graft::v1::JobProgress> progress_ GRAFT_GUARDED_BY(mu_);
+  absl::flat_hash_map<std::string, Entry> progress_ GRAFT_GUARDED_BY(mu_);
 };
 
 }  // namespace graft::scheduler

@@ -125,6 +125,18 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   EXPECT_EQ(job.estimate().steps(), 30);
   EXPECT_EQ(job.warnings(job.warnings_size() - 1).code(), "ROWS_TRUNCATED");
 
+  // What training finds odd joins them, the newest words of each code.
+  const int told = job.warnings_size();
+  auto& odd = *actual.add_warnings();
+  odd.set_code("STEP_SKIPPED");
+  for (const char* words : {"step 1: not finite", "step 2: not finite", "step 2: not finite"}) {
+    odd.set_message(words);
+    worker_->Sync();
+  }
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::GetJob, get, job), IsOk());
+  ASSERT_EQ(job.warnings_size(), told + 1);
+  EXPECT_EQ(job.warnings(told).message(), "step 2: not finite");
+
   grpc::ClientContext context;
   worker_->Sign(context);
   auto stream = worker_->stub().PushEvents(&context);

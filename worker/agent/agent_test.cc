@@ -391,6 +391,15 @@ TEST_F(AgentTest, AFailureOfTheTrainerIsToldWithItsReasonAndHint) {
   EXPECT_EQ(report.reason(), graft::v1::REASON_OUT_OF_MEMORY);
   EXPECT_FALSE(report.retryable());
   EXPECT_THAT(report.message(), HasSubstr("unset GRAFT_FAKE_FAIL_AT"));
+  // So is what it found odd before that, for the job and in its log.
+  ASSERT_EQ(report.warnings_size(), 1);
+  EXPECT_EQ(report.warnings(0).code(), "FAKE_FAILURE");
+  EXPECT_EQ(report.warnings(0).message(), "step 2: the run is about to fail, as asked for");
+  const std::vector<v1::AgentEvent> events = scheduler_.events();
+  EXPECT_TRUE(std::any_of(events.begin(), events.end(), [](const v1::AgentEvent& event) {
+    return event.log().severity() == graft::v1::LogEntry::SEVERITY_WARNING &&
+           event.log().text() == "step 2: the run is about to fail, as asked for (FAKE_FAILURE)";
+  }));
   unsetenv("GRAFT_FAKE_FAIL_AT");
 }
 

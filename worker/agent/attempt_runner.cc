@@ -165,19 +165,30 @@ void AttemptRunner::OnRankLine(int rank, const std::string& line) {
   }
 }
 
-void AttemptRunner::OnRankLog(int rank, std::string line) {
+void AttemptRunner::OnRankLog(int rank, const std::string& line) {
+  Printed printed = ReadPrinted(line);
   Rank& state = ranks_[rank];
-  state.last_words.push_back(line);
+  state.last_words.push_back(printed.text);
   if (state.last_words.size() > kLastWords) state.last_words.erase(state.last_words.begin());
-  AppendLog(rank, std::move(line));
+  AppendLog(rank, printed.severity, std::move(printed.text));
 }
 
-void AttemptRunner::AppendLog(int rank, std::string line) {
+void AttemptRunner::OnWarning(int rank, const trainer::WarningEvent& event) {
+  const graft::v1::Warning warning = WarningOf(event);
+  AppendLog(rank, graft::v1::LogEntry::SEVERITY_WARNING,
+            absl::StrCat(warning.message(), " (", warning.code(), ")"));
+  auto& known = *report_.mutable_warnings();
+  const auto same = std::find_if(known.begin(), known.end(),
+                                 [&](const auto& one) { return one.code() == warning.code(); });
+  (same == known.end() ? *known.Add() : *same) = warning;
+}
+
+void AttemptRunner::AppendLog(int rank, graft::v1::LogEntry::Severity severity, std::string line) {
   v1::AgentEvent event;
   graft::v1::LogEntry& entry = *event.mutable_log();
   ToProto(environment_.clock.WallNow(), *entry.mutable_time());
   entry.set_rank(rank);
-  entry.set_severity(graft::v1::LogEntry::SEVERITY_INFO);
+  entry.set_severity(severity);
   entry.set_text(std::move(line));
   environment_.relay.Append({desired_.attempt(), rank}, event);
 }
@@ -228,7 +239,9 @@ void AttemptRunner::OnEvent(int rank, const trainer::Event& event, const std::st
   } else if (const auto* eval = std::get_if<trainer::EvalEvent>(&event)) {
     OnEval(rank, *eval);
   } else if (const auto* sample = std::get_if<trainer::SampleEvent>(&event)) {
-    AppendLog(rank, SampleText(*sample));
+    AppendLog(rank, graft::v1::LogEntry::SEVERITY_INFO, SampleText(*sample));
+  } else if (const auto* warning = std::get_if<trainer::WarningEvent>(&event)) {
+    OnWarning(rank, *warning);
   } else if (const auto* checkpoint = std::get_if<trainer::CheckpointEvent>(&event)) {
     uploads_.Add({.kind = v1::Upload::KIND_CHECKPOINT,
                   .folder = checkpoint->folder,

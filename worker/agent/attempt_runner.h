@@ -54,8 +54,9 @@ class AttemptRunner final : public StagedRunner {
   void TryStartRanks();
   absl::Status StartRank(const v1::LocalRank& local);
   void OnRankLine(int rank, const std::string& line);
-  void OnRankLog(int rank, std::string line);
-  void AppendLog(int rank, std::string line);
+  void OnRankLog(int rank, const std::string& line);
+  void OnWarning(int rank, const trainer::WarningEvent& event);
+  void AppendLog(int rank, graft::v1::LogEntry::Severity severity, std::string line);
   void OnRankExit(int rank, RankExit exit);
   void OnEvent(int rank, const trainer::Event& event, const std::string& line);
   void OnStep(int rank, const trainer::StepEvent& step);

@@ -177,6 +177,8 @@ class Run {
   }
 
   int Fail(int64_t step) {
+    Emit(trainer::WarningEvent{
+        .code = "FAKE_FAILURE", .message = "the run is about to fail, as asked for", .step = step});
     Emit(trainer::ErrorEvent{.code = fail_code_,
                              .message = "the fake trainer was told to fail here",
                              .hint = "unset GRAFT_FAKE_FAIL_AT",

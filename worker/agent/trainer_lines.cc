@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/json.h"
 #include "worker/data/unicode/utf8.h"
 
 namespace graft::agent {
@@ -106,6 +107,36 @@ std::string SampleText(const trainer::SampleEvent& sample) {
     absl::StrAppend(&text, ", wanted ", Quoted(sample.wanted, kQuotedBytes));
   }
   return text;
+}
+
+graft::v1::Warning WarningOf(const trainer::WarningEvent& warning) {
+  graft::v1::Warning out;
+  out.set_code(warning.code);
+  out.set_message(warning.step > 0 ? absl::StrCat("step ", warning.step, ": ", warning.message)
+                                   : warning.message);
+  return out;
+}
+
+Printed ReadPrinted(const std::string& line) {
+  using Entry = graft::v1::LogEntry;
+  if (line.empty() || line.front() != '{') return {Entry::SEVERITY_INFO, line};
+  const absl::StatusOr<Json> json = Json::Parse(line);
+  if (!json.ok() || !json->is_object() || json->Find("message") == nullptr ||
+      json->Find("program") == nullptr) {
+    return {Entry::SEVERITY_INFO, line};
+  }
+  Printed printed;
+  const std::string level = json->GetString("level");
+  if (level == "debug") printed.severity = Entry::SEVERITY_DEBUG;
+  if (level == "warning") printed.severity = Entry::SEVERITY_WARNING;
+  if (level == "error") printed.severity = Entry::SEVERITY_ERROR;
+  printed.text = json->GetString("message");
+  for (const auto& [key, value] : json->as_object()) {
+    if (key == "time" || key == "level" || key == "program" || key == "message") continue;
+    absl::StrAppend(&printed.text, "  ", key, "=",
+                    value.is_string() ? value.as_string() : value.Dump());
+  }
+  return printed;
 }
 
 v1::MetricRow EvalRow(const trainer::EvalEvent& eval, int64_t time_ms) {

@@ -22,5 +22,23 @@ TEST(TrainerLinesTest, ALongQuestionIsCutBetweenCharacters) {
             "sample, step 1: \"" + shown + "…\" → \"t\"");
 }
 
+TEST(TrainerLinesTest, AWarningTellsItsStep) {
+  EXPECT_EQ(WarningOf({.code = "STEP_SKIPPED", .message = "m", .step = 7}).message(), "step 7: m");
+  EXPECT_EQ(WarningOf({.code = "PRECISION", .message = "m"}).message(), "m");
+}
+
+TEST(TrainerLinesTest, LinesOfARanksOwnLogBecomeWordsWithASeverity) {
+  using Entry = graft::v1::LogEntry;
+  const Printed printed =
+      ReadPrinted(R"({"time":"2026-01-01T00:00:00Z","level":"warning","program":"graft-trainer",)"
+                  R"("message":"the ranks' store does not answer","why":"Broken pipe"})");
+  EXPECT_EQ(printed.severity, Entry::SEVERITY_WARNING);
+  EXPECT_EQ(printed.text, "the ranks' store does not answer  why=Broken pipe");
+  for (const std::string line : {"{\"a\":1}", "{", "", "Killed", "[1]"}) {
+    EXPECT_EQ(ReadPrinted(line).severity, Entry::SEVERITY_INFO);
+    EXPECT_EQ(ReadPrinted(line).text, line);
+  }
+}
+
 }  // namespace
 }  // namespace graft::agent
