@@ -38,6 +38,7 @@ paused_at=$(steps_done second)
 "$graft" job resume second >/dev/null
 wait_state second COMPLETED
 [ "$paused_at" -ge 10 ] || fail "paused at $paused_at"
+[ "$(first_step second)" = "$paused_at" ] || fail "it went on from step $(first_step second), not $paused_at"
 "$graft" job fork second --name forked >/dev/null
 wait_state forked COMPLETED
 refused "has no checkpoint '7'" "$graft" job fork second --from 7

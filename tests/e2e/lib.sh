@@ -69,6 +69,8 @@ wait_state() {
   until_true 1200 settled "$1" "$2" && is_state "$1" "$2" && return 0
   fail "job $1 is $(state_of "$1"), not $2: $(message_of "$1")"
 }
+# The step at which the newest attempt of a job began, by its trainer.
+first_step() { "$graft" job logs "$1" --level debug | sed -n 's/.*"event":"run".*"first_step":\([0-9]*\).*/\1/p' | tail -n 1; }
 steps_done() { job_field "$1" steps_done; }
 has_steps() { local at; at=$(steps_done "$1" 2>/dev/null) && [ -n "$at" ] && [ "$at" -ge "$2" ]; }
 wait_steps() { until_true 600 has_steps "$1" "$2" || fail "job $1 did not reach step $2"; }

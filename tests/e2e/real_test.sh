@@ -54,6 +54,7 @@ for daemon in scheduler fileservice worker; do
   kill_daemon "$daemon"
 done
 wait_state torn COMPLETED
+[ "$(first_step torn)" -ge 5 ] || fail "it began again at step $(first_step torn), and not at a checkpoint"
 for metric in train_loss val_loss; do
   [ "$(last_of calm $metric)" = "$(last_of torn $metric)" ] \
     || fail "$metric is $(last_of torn $metric) instead of $(last_of calm $metric)"

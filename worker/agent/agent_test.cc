@@ -18,6 +18,7 @@
 namespace graft::agent {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using State = v1::ActualAttempt::State;
 
@@ -341,6 +342,23 @@ TEST_F(AgentTest, APausedAttemptLeavesItsCheckpoint) {
   EXPECT_EQ(report.uploads(0).kind(), v1::Upload::KIND_CHECKPOINT);
   EXPECT_GE(report.uploads(0).step(), 3);
   unsetenv("GRAFT_FAKE_STEP_SECONDS");
+}
+
+TEST_F(AgentTest, AnAttemptGoesOnFromTheCheckpointThatItIsGiven) {
+  EXPECT_THAT(WriteFileAtomically(JoinPath(folder_, "input/fake.json"), R"({"step":3})"), IsOk());
+  StartAgent();
+  v1::DesiredAttempt wish = Wish(5);
+  v1::Input& input = *wish.add_inputs();
+  input.set_key("checkpoint");
+  input.set_role(v1::Input::ROLE_CHECKPOINT);
+  input.set_version("workspaces/w/filesets/checkpoint/versions/1");
+  scheduler_.Desire({wish});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_ENDED));
+  std::vector<int64_t> steps;
+  for (const v1::AgentEvent& event : scheduler_.events()) {
+    if (event.has_metrics()) steps.push_back(event.metrics().step());
+  }
+  EXPECT_THAT(steps, ElementsAre(4, 5));
 }
 
 TEST_F(AgentTest, ACancelledAttemptEndsAtOnce) {

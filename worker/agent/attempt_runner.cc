@@ -213,6 +213,21 @@ void AttemptRunner::OnStep(int rank, const trainer::StepEvent& step) {
   environment_.on_progress();
 }
 
+void AttemptRunner::OnRun(const trainer::RunEvent& run) {
+  graft::v1::JobProgress& progress = *report_.mutable_progress();
+  progress.set_steps_total(run.total_steps);
+  progress.set_steps_done(run.first_step);
+  if (run.validation_loss.has_value()) progress.set_val_loss(*run.validation_loss);
+  if (run.best_validation_loss.has_value()) {
+    progress.set_best_val_loss(*run.best_validation_loss);
+    progress.set_best_step(run.best_step);
+  }
+  base_loss_ = run.base_validation_loss;
+  validation_rows_ = run.validation_rows;
+  split_rows_ = run.split_rows;
+  SetState(v1::ActualAttempt::STATE_RUNNING);
+}
+
 void AttemptRunner::OnEval(int rank, const trainer::EvalEvent& eval) {
   graft::v1::JobProgress& progress = *report_.mutable_progress();
   progress.set_val_loss(eval.loss);
@@ -231,11 +246,7 @@ void AttemptRunner::OnEvent(int rank, const trainer::Event& event, const std::st
   Rank& state = ranks_[rank];
   if (const auto* step = std::get_if<trainer::StepEvent>(&event)) return OnStep(rank, *step);
   if (const auto* run = std::get_if<trainer::RunEvent>(&event)) {
-    report_.mutable_progress()->set_steps_total(run->total_steps);
-    report_.mutable_progress()->set_steps_done(run->first_step);
-    validation_rows_ = run->validation_rows;
-    split_rows_ = run->split_rows;
-    SetState(v1::ActualAttempt::STATE_RUNNING);
+    OnRun(*run);
   } else if (const auto* eval = std::get_if<trainer::EvalEvent>(&event)) {
     OnEval(rank, *eval);
   } else if (const auto* sample = std::get_if<trainer::SampleEvent>(&event)) {

@@ -59,6 +59,7 @@ class AttemptRunner final : public StagedRunner {
   void AppendLog(int rank, graft::v1::LogEntry::Severity severity, std::string line);
   void OnRankExit(int rank, RankExit exit);
   void OnEvent(int rank, const trainer::Event& event, const std::string& line);
+  void OnRun(const trainer::RunEvent& run);
   void OnStep(int rank, const trainer::StepEvent& step);
   void OnEval(int rank, const trainer::EvalEvent& eval);
   void OnAllExited();

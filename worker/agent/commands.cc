@@ -6,6 +6,11 @@
 #include "base/status_macros.h"
 
 namespace graft::agent {
+namespace {
+
+constexpr char kCheckpointInput[] = "checkpoint";  // what an attempt goes on from
+
+}  // namespace
 
 absl::StatusOr<RankCommand> TrainCommand(const RunnerEnvironment& environment,
                                          const v1::DesiredAttempt& desired,
@@ -13,6 +18,9 @@ absl::StatusOr<RankCommand> TrainCommand(const RunnerEnvironment& environment,
                                          const v1::LocalRank& local) {
   const std::string folder = AttemptFolder(environment, desired);
   GRAFT_ASSIGN_OR_RETURN(trainer::RunConfig config, RunConfigFor(desired, inputs));
+  if (const auto checkpoint = inputs.find(kCheckpointInput); checkpoint != inputs.end()) {
+    config.resume_from = checkpoint->second;
+  }
   config.output.folder = JoinPath(folder, "output");
   config.checkpoint.folder = JoinPath(folder, "checkpoints");
   config.dataset.token_cache = TokenCacheOf(environment, desired);

@@ -27,6 +27,7 @@ void VisitFields(V& v, CheckpointState& s) {
   v("step", s.step);
   v("optimizer_steps", s.optimizer_steps);
   v("loss", s.loss);
+  v("base_validation_loss", s.base_validation_loss);
   v("validation_loss", s.validation_loss);
   v("best_validation_loss", s.best_validation_loss);
   v("best_step", s.best_step);
@@ -140,6 +141,7 @@ TensorParts Copies(const TensorParts& parts) {
 
 constexpr char kTrained[] = "trained";
 constexpr char kOptimizer[] = "optimizer";
+constexpr char kBest[] = "best";
 
 }  // namespace
 
@@ -147,7 +149,8 @@ std::string CheckpointName(int64_t step) { return absl::StrFormat("%s%06d", kSte
 
 absl::Status Checkpoints::Save(const CheckpointContents& contents) {
   GRAFT_RETURN_IF_ERROR(Wait());
-  CheckpointContents copy = {contents.state, Copies(contents.trained), Copies(contents.optimizer)};
+  CheckpointContents copy = {contents.state, Copies(contents.trained), Copies(contents.optimizer),
+                             Copies(contents.best)};
   writer_ = std::thread([this, copy = std::move(copy)] {
     const auto saved = Write(copy);
     last_ = saved.status();
@@ -179,6 +182,7 @@ absl::StatusOr<SavedCheckpoint> Checkpoints::Write(const CheckpointContents& con
   GRAFT_RETURN_IF_ERROR(Agree(gang, key + "/folder", gang.rank == 0 ? clean() : absl::OkStatus()));
   GRAFT_RETURN_IF_ERROR(WriteTogether(gang, key, writing, kTrained, contents.trained));
   GRAFT_RETURN_IF_ERROR(WriteTogether(gang, key, writing, kOptimizer, contents.optimizer));
+  GRAFT_RETURN_IF_ERROR(WriteTogether(gang, key, writing, kBest, contents.best));
   SavedCheckpoint saved;
   if (gang.rank == 0) {
     GRAFT_ASSIGN_OR_RETURN(saved, Seal(writing, contents.state));
@@ -242,11 +246,15 @@ absl::StatusOr<CheckpointState> ReadCheckpointState(const std::string& folder) {
   return state;
 }
 
-absl::Status ReadCheckpointTensors(const std::string& folder, const TensorParts& trained,
-                                   const TensorParts& optimizer) {
-  GRAFT_RETURN_IF_ERROR(ReadParts(TensorFile(folder, kTrained), trained));
-  if (optimizer.empty()) return absl::OkStatus();
-  return ReadParts(TensorFile(folder, kOptimizer), optimizer);
+absl::Status ReadCheckpointTensors(const std::string& folder, const CheckpointContents& contents) {
+  GRAFT_RETURN_IF_ERROR(ReadParts(TensorFile(folder, kTrained), contents.trained));
+  if (!contents.optimizer.empty()) {
+    GRAFT_RETURN_IF_ERROR(ReadParts(TensorFile(folder, kOptimizer), contents.optimizer));
+  }
+  if (contents.best.empty()) return absl::OkStatus();
+  return ReadParts(TensorFile(folder, kBest), contents.best);
 }
+
+bool HasBest(const std::string& folder) { return FileExists(TensorFile(folder, kBest)); }
 
 }  // namespace graft::trainer

@@ -41,7 +41,8 @@ struct CheckpointState {
   int64_t step = 0;             // steps done
   int64_t optimizer_steps = 0;  // fewer where guards skipped some
   double loss = 0;
-  std::optional<double> validation_loss;  // of the newest evaluation
+  std::optional<double> base_validation_loss;  // before the first step
+  std::optional<double> validation_loss;       // of the newest evaluation
   std::optional<double> best_validation_loss;
   int64_t best_step = 0;
   int64_t bad_evaluations = 0;
@@ -60,6 +61,7 @@ struct CheckpointContents {
   CheckpointState state;
   TensorParts trained;
   TensorParts optimizer;
+  TensorParts best;  // the trained numbers at best_step, where the output may be made of them
 };
 
 struct SavedCheckpoint {
@@ -106,8 +108,8 @@ class Checkpoints {
 absl::StatusOr<std::string> FindCheckpoint(const std::string& path, bool deep = true);
 absl::StatusOr<CheckpointState> ReadCheckpointState(const std::string& folder);
 // Fills the parts.
-absl::Status ReadCheckpointTensors(const std::string& folder, const TensorParts& trained,
-                                   const TensorParts& optimizer);
+absl::Status ReadCheckpointTensors(const std::string& folder, const CheckpointContents& contents);
+bool HasBest(const std::string& folder);
 std::string CheckpointName(int64_t step);
 
 }  // namespace graft::trainer

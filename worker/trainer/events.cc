@@ -20,6 +20,10 @@ void VisitFields(V& v, RunEvent& e) {
   v("skipped_rows", e.skipped_rows);
   v("total_steps", e.total_steps);
   v("first_step", e.first_step);
+  v("base_validation_loss", e.base_validation_loss);
+  v("validation_loss", e.validation_loss);
+  v("best_validation_loss", e.best_validation_loss);
+  v("best_step", e.best_step);
   v("estimated_peak_bytes", e.estimated_peak_bytes);
   v("start_seconds", e.start_seconds);
   v("traceparent", e.traceparent);

@@ -55,6 +55,11 @@ struct RunEvent {
   int64_t skipped_rows = 0;  // without a supervised token
   int64_t total_steps = 0;
   int64_t first_step = 0;  // 0, or the step that was resumed from
+  // What the resumed run knew of its validation loss: the base's, the newest, and the best.
+  std::optional<double> base_validation_loss;
+  std::optional<double> validation_loss;
+  std::optional<double> best_validation_loss;
+  int64_t best_step = 0;
   int64_t estimated_peak_bytes = 0;
   double start_seconds = 0;  // from process start
   std::string traceparent;   // its environment's TRACEPARENT

@@ -149,6 +149,7 @@ std::string IdentityOf(const RunConfig& config, const ComputeChoice& compute, in
   same.evaluation = {};
   same.events_fd = 1;
   same.device = RunConfig().device;
+  same.threads = 0;  // another node has another number of cores
   same.log_interval = 1;
   return Sha256::HexOf(absl::StrCat(FormatRunConfig(same), rows));
 }

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -31,19 +32,23 @@ class RunTest : public TinyRunTest {
     config_.checkpoint.interval = 3;
   }
 
-  // Runs the program; SIGKILLs it after its `kill_after`-th event where that is given. Returns the
-  // events that came.
-  std::vector<Event> RunTrainer(std::optional<uint64_t> kill_after = std::nullopt) {
+  // Runs the program; SIGKILLs it at the event that `last` is true for. Returns the events that
+  // came.
+  std::vector<Event> RunUntil(const std::function<bool(const Event&)>& last) {
     const std::string run = folder_ + "/run.json";
     WriteTestFile(run, FormatRunConfig(config_));
     TrainerProcess trainer(run);
-    uint64_t seen = 0;
-    const std::vector<Event> events = trainer.ReadEvents([&](const Event&) {
-      if (kill_after.has_value() && ++seen == *kill_after) kill(trainer.pid(), SIGKILL);
+    const std::vector<Event> events = trainer.ReadEvents([&](const Event& event) {
+      if (last(event)) kill(trainer.pid(), SIGKILL);
       return true;
     });
     trainer.Wait();
     return events;
+  }
+  // The same with the `kill_after`-th event where that is given.
+  std::vector<Event> RunTrainer(std::optional<uint64_t> kill_after = std::nullopt) {
+    uint64_t seen = 0;
+    return RunUntil([&](const Event&) { return kill_after.has_value() && ++seen == *kill_after; });
   }
 
   std::string Adapter(const std::string& folder) {
@@ -100,6 +105,49 @@ TEST_F(RunTest, AKilledRunEndsWithTheBytesOfTheUninterruptedOne) {
     ASSERT_TRUE(std::holds_alternative<DoneEvent>(rest.back())) << FormatEvent(rest.back(), 0);
     EXPECT_EQ(Adapter("out-killed" + std::to_string(i)), Adapter("out-whole"));
   }
+}
+
+TEST_F(RunTest, ARunThatStopsEarlyLeavesItsBestEvenWhereThatWasBeforeAKill) {
+  std::string rows;
+  for (int i = 0; i < 8; ++i) {
+    rows += "{\"prompt\":\"say " + std::to_string(i) + " \",\"completion\":\"it is " +
+            std::to_string((i * 3 + 5) % 10) + "\"}\n";
+  }
+  WriteTestFile(folder_ + "/validation.jsonl", rows);
+  config_.dataset.validation = {folder_ + "/validation.jsonl"};
+  config_.schedule.learning_rate = 2e-2;
+  config_.schedule.epochs = 20;
+  config_.evaluation.interval = 1;
+  config_.evaluation.patience = 8;
+  config_.evaluation.restore_best = true;
+  config_.checkpoint.interval = 1;
+  Into("whole");
+  const std::vector<Event> whole = RunTrainer();
+  ASSERT_FALSE(whole.empty());
+  const auto* done = std::get_if<DoneEvent>(&whole.back());
+  ASSERT_NE(done, nullptr) << FormatEvent(whole.back(), 0);
+  ASSERT_EQ(done->reason, DoneReason::kEarlyStopped);
+  const int64_t best = done->step - config_.evaluation.patience;
+  ASSERT_GT(best, 0);
+
+  Into("killed");
+  RunUntil([&](const Event& event) {
+    const auto* saved = std::get_if<CheckpointEvent>(&event);
+    return saved != nullptr && saved->step == best + 2;
+  });
+  ASSERT_FALSE(FileExists(config_.output.folder + "/adapter_model.safetensors"));
+  config_.resume_from = config_.checkpoint.folder;
+  const std::vector<Event> rest = RunTrainer();
+  ASSERT_FALSE(rest.empty());
+  const auto* run = std::get_if<RunEvent>(&rest.front());
+  ASSERT_NE(run, nullptr);
+  EXPECT_GT(run->first_step, best);
+  EXPECT_EQ(run->best_step, best);
+  const auto* end = std::get_if<DoneEvent>(&rest.back());
+  ASSERT_NE(end, nullptr) << FormatEvent(rest.back(), 0);
+  EXPECT_EQ(end->step, done->step);
+  EXPECT_EQ(end->validation_loss, done->validation_loss);
+  EXPECT_EQ(Adapter("out-killed"), Adapter("out-whole"));
 }
 
 double LastLoss(const std::vector<Event>& events) {

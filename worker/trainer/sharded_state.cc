@@ -95,16 +95,19 @@ absl::Status FillWhole(const std::string& path, model::Decoder& whole) {
 
 }  // namespace
 
-TensorParts TrainedParts(model::Decoder& decoder, const RankRefs& ranks) {
+TensorParts TrainedParts(model::Decoder& decoder, const RankRefs& ranks, const at::Tensor& others) {
+  const auto numbers = [&others](const Trained& t) -> CodedNumbers {
+    return {others.defined() ? others.narrow(0, t.offset, t.elements()) : t.value.view({-1})};
+  };
   TensorParts parts;
   if (ranks.reducer != nullptr && ranks.reducer->weights_come_and_go()) {
     for (const parallel::Reducer::OwnedPart& share : ranks.reducer->parts()) {
-      parts.push_back(PartOf("", share, {share.own->value}));
+      parts.push_back(PartOf("", share, numbers(*share.own)));
     }
     return parts;
   }
   for (const Trained& t : decoder.store().trained()) {
-    parts.push_back(PartOf("", t, {t.value.view({-1})}, ranks));
+    parts.push_back(PartOf("", t, numbers(t), ranks));
   }
   return parts;
 }

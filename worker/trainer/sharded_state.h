@@ -23,7 +23,9 @@ struct RankRefs {
   parallel::Reducer* reducer = nullptr;
 };
 
-TensorParts TrainedParts(model::Decoder& decoder, const RankRefs& ranks);
+// Of the trained numbers, or of `others` that lie as they do.
+TensorParts TrainedParts(model::Decoder& decoder, const RankRefs& ranks,
+                         const at::Tensor& others = {});
 // A part for each tensor ("exp_avg.<tensor>"); what has a shape of its own stays as it is.
 TensorParts OptimizerParts(Optimizer& optimizer, model::Decoder& decoder, const RankRefs& ranks);
 

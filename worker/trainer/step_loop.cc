@@ -204,6 +204,9 @@ class RunLoop {
     contents.state = state_;
     contents.trained = TrainedParts(*decoder_, Refs());
     contents.optimizer = OptimizerParts(*optimizer_, *decoder_, Refs());
+    if (const at::Tensor& best = validation_->best_values(); best.defined()) {
+      contents.best = TrainedParts(*decoder_, Refs(), best);
+    }
     return contents;
   }
 
@@ -218,8 +221,8 @@ class RunLoop {
     }
     // Each rank may have read a folder of its own.
     GRAFT_RETURN_IF_ERROR(SameOnAll(gang_.ForFiles(), "the checkpoint's step", state.step));
-    const CheckpointContents contents = Contents();
-    GRAFT_RETURN_IF_ERROR(ReadCheckpointTensors(folder, contents.trained, contents.optimizer));
+    if (HasBest(folder)) validation_->MakeRoomForBest();
+    GRAFT_RETURN_IF_ERROR(ReadCheckpointTensors(folder, Contents()));
     if (reducer_ != nullptr) reducer_->Restored();
     state_ = state;
     optimizer_->set_steps(state.optimizer_steps);
@@ -254,6 +257,10 @@ class RunLoop {
     run.total_steps = data_->total_steps;
     run.estimated_peak_bytes = estimate_.total() + spec::kCpuResidentExtraBytes;
     run.first_step = state_.step;
+    run.base_validation_loss = state_.base_validation_loss;
+    run.validation_loss = state_.validation_loss;
+    run.best_validation_loss = state_.best_validation_loss;
+    run.best_step = state_.best_step;
     run.start_seconds = SecondsSince(start_);
     run.config = WriteConfig(config_);
     events_.Write(std::move(run));

@@ -27,7 +27,8 @@ absl::Status Validation::EvaluateBase() {
   const bool wanted = p_.config.evaluation.at_start && p_.data.validation_plan.has_value();
   if (!wanted || p_.state.step > 0) return absl::OkStatus();
   GRAFT_ASSIGN_OR_RETURN(const EvalResult result, p_.engine.Evaluate(*p_.data.validation_plan));
-  p_.events.Write(EventOf(result));
+  p_.state.base_validation_loss = result.loss;
+  if (p_.gang.first()) p_.events.Write(EventOf(result));
   return absl::OkStatus();
 }
 
@@ -77,6 +78,12 @@ void Validation::WarnOfOverfitting() {
                  absl::StrCat("validation loss rises since step ", state.best_step, ", whose ",
                               *state.best_validation_loss, " is the best so far"),
                  state.step);
+}
+
+const at::Tensor& Validation::MakeRoomForBest() {
+  const EvaluationConfig& config = p_.config.evaluation;
+  if (config.patience > 0 && config.restore_best) best_values_ = p_.trained.values().clone();
+  return best_values_;
 }
 
 bool Validation::RestoreBest() {

@@ -40,6 +40,10 @@ class Validation {
   absl::Status AfterStep(bool epoch_end, bool last);
 
   bool stop_early() const { return stop_early_; }
+  // The trained numbers as they were at the best evaluation; undefined where they are not kept.
+  const at::Tensor& best_values() const { return best_values_; }
+  // Room for those that a checkpoint has; undefined where they are not wanted.
+  const at::Tensor& MakeRoomForBest();
   // Puts the best numbers back where they are wanted as the output; false where they are not.
   bool RestoreBest();
 
