@@ -311,9 +311,11 @@ class Resolver {
                 "is not in this build");
     Unavailable(sft.neftune_noise_alpha() > 0, "spec.method.sft.neftune_noise_alpha",
                 "is not in this build");
-    Unavailable(spec_.schedule().early_stopping().patience_unit() ==
-                    v1::EarlyStopping::PATIENCE_UNIT_EPOCHS,
+    const auto& stopping = spec_.schedule().early_stopping();
+    Unavailable(stopping.patience_unit() == v1::EarlyStopping::PATIENCE_UNIT_EPOCHS,
                 "spec.schedule.early_stopping.patience_unit", "this build counts validations");
+    Unavailable(stopping.has_metric() && stopping.metric() != "val_loss",
+                "spec.schedule.early_stopping.metric", "this build looks at val_loss alone");
     Unavailable(spec_.batch().packing_max_samples() != kPackedExamples,
                 "spec.batch.packing_max_samples", "this build packs as many as fit; leave it out");
     Unavailable(spec_.evaluation().evaluations_size() > 0, "spec.evaluation.evaluations",

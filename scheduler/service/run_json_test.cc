@@ -93,6 +93,10 @@ TEST(RunJsonTest, WhatThisBuildLacksIsRefusedByName) {
          spec.mutable_schedule()->mutable_early_stopping()->set_patience_unit(
              v1::EarlyStopping::PATIENCE_UNIT_EPOCHS);
        }},
+      {"spec.schedule.early_stopping.metric",
+       [](v1::JobSpec& spec) {
+         spec.mutable_schedule()->mutable_early_stopping()->set_metric("-exact_match");
+       }},
       {"spec.batch.packing_max_samples",
        [](v1::JobSpec& spec) { spec.mutable_batch()->set_packing_max_samples(2); }},
       {"spec.evaluation.evaluations",

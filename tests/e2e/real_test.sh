@@ -9,7 +9,7 @@
 train() {
   local name=$1
   shift
-  "$graft" lora tiny tickets --name "$name" --max-steps 40 --max-seq-length 512 \
+  "$graft" lora tiny tickets --name "$name" --max-steps "${steps_wanted:-40}" --max-seq-length 512 \
     --set schedule.seed=7 --set schedule.checkpoint_interval=5 "$@"
 }
 
@@ -59,6 +59,20 @@ for metric in train_loss val_loss; do
   [ "$(last_of calm $metric)" = "$(last_of torn $metric)" ] \
     || fail "$metric is $(last_of torn $metric) instead of $(last_of calm $metric)"
 done
+
+echo "== pause, resume, a checkpoint that is asked for, and an early end"
+steps_wanted=4000 train held --epochs 200
+wait_steps held 8
+"$graft" job pause held >/dev/null
+wait_state held PAUSED
+paused_at=$(steps_done held)
+"$graft" job resume held >/dev/null
+wait_steps held $((paused_at + 2))
+[ "$(first_step held)" = "$paused_at" ] || fail "it went on from step $(first_step held), not $paused_at"
+"$graft" job checkpoint held >/dev/null
+"$graft" job finish held >/dev/null
+wait_state held COMPLETED
+[ "$(steps_done held)" -lt 4000 ] || fail "it did not finish early"
 
 echo "== the adapter answers"
 "$graft" chat "tiny+$(adapter_of tiny)" -m "hello" --max-tokens 8 --temperature 0 >/dev/null

@@ -13,6 +13,7 @@
 #include "worker/agent/commands.h"
 #include "worker/agent/rendezvous.h"
 #include "worker/agent/trainer_lines.h"
+#include "worker/trainer/control_words.h"
 
 namespace graft::agent {
 namespace {
@@ -22,10 +23,6 @@ constexpr size_t kLastWordsBytes = 4096;
 // How long ranks may take to write a checkpoint and leave when no deadline is given.
 constexpr absl::Duration kStopGrace = absl::Minutes(10);
 constexpr int kRendezvousFd = 3;
-
-constexpr absl::string_view kPauseLine = R"({"command":"pause"})";
-constexpr absl::string_view kCheckpointLine = R"({"command":"checkpoint"})";
-constexpr absl::string_view kFinishLine = R"({"command":"finish"})";
 
 absl::Time FromProto(const google::protobuf::Timestamp& time) {
   return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
@@ -329,7 +326,8 @@ void AttemptRunner::OnFinished() {
                       .step = done.step,
                       .val_loss = done.validation_loss});
         StartNextUpload();
-        BeginReport(done);
+        // Whoever wants the devices does not wait for it.
+        if (desired_.goal() != v1::DesiredAttempt::GOAL_CHECKPOINT_AND_STOP) BeginReport(done);
       }
       break;
     case trainer::DoneReason::kPaused:
@@ -457,7 +455,7 @@ void AttemptRunner::Update(const v1::DesiredAttempt& desired) {
   if (desired_.checkpoint_request() > sent_checkpoint_request_ &&
       report_.state() == v1::ActualAttempt::STATE_RUNNING) {
     sent_checkpoint_request_ = desired_.checkpoint_request();
-    SendToRanks(kCheckpointLine);
+    SendToRanks(trainer::kCheckpointWord);
   }
   StartNextUpload();
 }
@@ -480,7 +478,7 @@ void AttemptRunner::ApplyGoal() {
     case v1::DesiredAttempt::GOAL_FINISH:
       if (Started() && !finish_sent_) {
         finish_sent_ = true;
-        SendToRanks(kFinishLine);
+        SendToRanks(desired_.use_best() ? trainer::kFinishWithBestWord : trainer::kFinishWord);
         ArmDeadline();
       }
       break;
@@ -499,7 +497,7 @@ void AttemptRunner::CheckpointAndStop() {
     MaybeEnd();
   } else if (Started() && !stop_sent_) {
     stop_sent_ = true;
-    SendToRanks(kPauseLine);
+    SendToRanks(trainer::kPauseWord);
     SetState(v1::ActualAttempt::STATE_STOPPING);
     ArmDeadline();
   }

@@ -24,7 +24,6 @@
 #include <thread>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -34,6 +33,7 @@
 #include "base/json.h"
 #include "base/status_macros.h"
 #include "worker/agent/fake_generate.h"
+#include "worker/trainer/control_words.h"
 #include "worker/trainer/events.h"
 #include "worker/trainer/findings.h"
 #include "worker/trainer/run_config.h"
@@ -83,10 +83,12 @@ class Run {
     for (int64_t step = first_ + 1; step <= total_; ++step) {
       absl::SleepFor(absl::Seconds(step_seconds_));
       if (terminated) return Finish(step - 1, DoneReason::kTerminated);
-      if (const std::string command = ReadCommand(); command == "pause") {
-        return Finish(step - 1, DoneReason::kPaused);
-      } else if (command == "checkpoint") {
-        Checkpoint(step - 1);
+      for (const std::string& word : ReadWords()) {
+        if (word == trainer::kPauseWord) return Finish(step - 1, DoneReason::kPaused);
+        if (word == trainer::kFinishWord || word == trainer::kFinishWithBestWord) {
+          return Finish(step - 1, DoneReason::kCompleted);
+        }
+        if (word == trainer::kCheckpointWord) Checkpoint(step - 1);
       }
       if (step == fail_step_ && Arm()) return Fail(step);
       Emit(trainer::StepEvent{.step = step,
@@ -147,16 +149,14 @@ class Run {
     return state.ok() ? state->GetInt("step") : 0;
   }
 
-  // A line on standard input, if one is there.
-  std::string ReadCommand() {
+  // The lines on standard input that are there.
+  std::vector<std::string> ReadWords() {
     pollfd waiting = {.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
-    if (poll(&waiting, 1, 0) <= 0) return "";
+    if (poll(&waiting, 1, 0) <= 0) return {};
     char buffer[4096];
     const ssize_t got = read(STDIN_FILENO, buffer, sizeof(buffer));
-    if (got <= 0) return "";
-    const absl::string_view text(buffer, static_cast<size_t>(got));
-    if (absl::StrContains(text, "pause")) return "pause";
-    return absl::StrContains(text, "checkpoint") ? "checkpoint" : "";
+    if (got <= 0) return {};
+    return absl::StrSplit(absl::string_view(buffer, static_cast<size_t>(got)), '\n');
   }
 
   void Checkpoint(int64_t step) {

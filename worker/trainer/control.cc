@@ -9,6 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "worker/trainer/control_words.h"
 
 namespace graft::trainer {
 namespace {
@@ -60,10 +61,13 @@ void Control::Read() {
         continue;
       }
       const absl::string_view word = absl::StripAsciiWhitespace(line);
-      if (word == "checkpoint") {
+      if (word == kCheckpointWord) {
         checkpoint_.store(true);
-      } else if (word == "pause") {
+      } else if (word == kPauseWord) {
         pause_.store(true);
+      } else if (word == kFinishWord || word == kFinishWithBestWord) {
+        finish_with_best_.store(word == kFinishWithBestWord);
+        finish_.store(true);
       } else if (!word.empty()) {
         LOG_WARNING("unknown control line", {{"line", word}});
       }

@@ -1,5 +1,5 @@
-// What a running trainer is told from outside: SIGTERM (checkpoint, then leave), and the lines
-// "checkpoint" and "pause" on stdin. Asked between steps.
+// What a running trainer is told from outside: SIGTERM (checkpoint, then leave), and the lines of
+// control_words.h on stdin. Asked between steps.
 #pragma once
 
 #include <atomic>
@@ -16,6 +16,9 @@ class Control {
 
   bool terminate() const;
   bool pause() const { return pause_.load(); }
+  bool finish() const { return finish_.load(); }
+  // With the best numbers rather than the newest.
+  bool finish_with_best() const { return finish_with_best_.load(); }
   // True once for each time that a checkpoint was asked for.
   bool TakeCheckpointRequest() { return checkpoint_.exchange(false); }
 
@@ -26,6 +29,8 @@ class Control {
   int stop_pipe_[2] = {-1, -1};
   std::atomic<bool> pause_ = false;
   std::atomic<bool> checkpoint_ = false;
+  std::atomic<bool> finish_ = false;
+  std::atomic<bool> finish_with_best_ = false;
   std::thread reader_;
 };
 

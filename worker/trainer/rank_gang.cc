@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdlib>
 
 #include "absl/strings/escaping.h"
@@ -98,12 +99,15 @@ absl::StatusOr<Orders> RankGang::Agree(const Orders& own) {
   if (world_ == nullptr) return own;
   Orders agreed;
   GRAFT_RETURN_IF_ERROR(model::TorchCall("asking the ranks", [&] {
-    at::Tensor flags = at::zeros({3}, at::kFloat);
-    const bool told[] = {own.terminate, own.pause, own.checkpoint};
-    for (int64_t i = 0; i < 3; ++i) flags[i] = told[i] ? 1.0f : 0.0f;
+    const std::array<bool, 5> told = {own.terminate, own.pause, own.checkpoint, own.finish,
+                                      own.finish_with_best};
+    at::Tensor flags = at::zeros({told.size()}, at::kFloat);
+    for (size_t i = 0; i < told.size(); ++i) {
+      flags[static_cast<int64_t>(i)] = told[i] ? 1.0f : 0.0f;
+    }
     world_->all().AllReduce(flags, parallel::Reduce::kMax, "orders from outside");
     const auto all = flags.accessor<float, 1>();
-    agreed = {all[0] > 0, all[1] > 0, all[2] > 0};
+    agreed = {all[0] > 0, all[1] > 0, all[2] > 0, all[3] > 0, all[4] > 0};
   }));
   return agreed;
 }

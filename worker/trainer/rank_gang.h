@@ -27,6 +27,8 @@ struct Orders {
   bool terminate = false;
   bool pause = false;
   bool checkpoint = false;
+  bool finish = false;
+  bool finish_with_best = false;
 };
 
 class RankGang {

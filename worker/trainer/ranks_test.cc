@@ -20,6 +20,7 @@
 #include "worker/spec/byte_source.h"
 #include "worker/spec/safetensors.h"
 #include "worker/spec/test_models.h"
+#include "worker/trainer/control_words.h"
 #include "worker/trainer/test_run.h"
 
 namespace graft::trainer {
@@ -300,6 +301,32 @@ TEST_F(RanksTest, ACheckpointOfOneLayoutGoesOnUnderAnother) {
   config_.resume_from = folder_ + "/checkpoints-half/step-000008";
   GoOnAsTwoReplicas();
   EXPECT_LE(Difference("whole", "rest"), 1e-6);
+}
+
+// The agents of several nodes do not tell their ranks at the same moment.
+TEST_F(RanksTest, AWordToOneRankIsOneToAll) {
+  config_.parallelism.tp = config_.parallelism.pp = 2;
+  config_.schedule.epochs = 4000;  // it would last for long
+  for (const absl::string_view word : {kPauseWord, kFinishWord}) {
+    SCOPED_TRACE(word);
+    Into(std::string(word));
+    Start();
+    ranks_[0]->ReadEvents([](const Event& event) {
+      const auto* step = std::get_if<StepEvent>(&event);
+      return step == nullptr || step->step < 5;
+    });
+    ranks_[3]->Tell(word);
+    const auto events = Finish();
+    const bool pause = word == kPauseWord;
+    for (const auto& of_rank : events) {
+      ASSERT_FALSE(of_rank.empty());
+      const auto* done = std::get_if<DoneEvent>(&of_rank.back());
+      ASSERT_NE(done, nullptr) << FormatEvent(of_rank.back(), 0);
+      EXPECT_EQ(done->reason, pause ? DoneReason::kPaused : DoneReason::kCompleted);
+      EXPECT_EQ(done->step, std::get<DoneEvent>(events[0].back()).step);
+    }
+    EXPECT_EQ(FileExists(config_.output.folder + "/adapter_model.safetensors"), !pause);
+  }
 }
 
 // As over nodes, each with an agent's working folder of its own.

@@ -2,6 +2,7 @@
 // any moment ends with the bytes of the one that was not.
 #include <signal.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <functional>
@@ -15,6 +16,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/tier.h"
+#include "worker/trainer/control_words.h"
 #include "worker/trainer/events.h"
 #include "worker/trainer/run_config.h"
 #include "worker/trainer/test_run.h"
@@ -32,18 +34,30 @@ class RunTest : public TinyRunTest {
     config_.checkpoint.interval = 3;
   }
 
-  // Runs the program; SIGKILLs it at the event that `last` is true for. Returns the events that
-  // came.
-  std::vector<Event> RunUntil(const std::function<bool(const Event&)>& last) {
+  // Runs the program and calls `each` with its events; returns all that came.
+  std::vector<Event> RunWith(const std::function<void(TrainerProcess&, const Event&)>& each) {
     const std::string run = folder_ + "/run.json";
     WriteTestFile(run, FormatRunConfig(config_));
     TrainerProcess trainer(run);
     const std::vector<Event> events = trainer.ReadEvents([&](const Event& event) {
-      if (last(event)) kill(trainer.pid(), SIGKILL);
+      each(trainer, event);
       return true;
     });
     trainer.Wait();
     return events;
+  }
+  // SIGKILLs it at the event that `last` is true for.
+  std::vector<Event> RunUntil(const std::function<bool(const Event&)>& last) {
+    return RunWith([&](TrainerProcess& trainer, const Event& event) {
+      if (last(event)) kill(trainer.pid(), SIGKILL);
+    });
+  }
+  // Tells it something after a step.
+  std::vector<Event> RunAndTell(absl::string_view word, int64_t after) {
+    return RunWith([&](TrainerProcess& trainer, const Event& event) {
+      const auto* step = std::get_if<StepEvent>(&event);
+      if (step != nullptr && step->step == after) trainer.Tell(word);
+    });
   }
   // The same with the `kill_after`-th event where that is given.
   std::vector<Event> RunTrainer(std::optional<uint64_t> kill_after = std::nullopt) {
@@ -148,6 +162,71 @@ TEST_F(RunTest, ARunThatStopsEarlyLeavesItsBestEvenWhereThatWasBeforeAKill) {
   EXPECT_EQ(end->step, done->step);
   EXPECT_EQ(end->validation_loss, done->validation_loss);
   EXPECT_EQ(Adapter("out-killed"), Adapter("out-whole"));
+}
+
+TEST_F(RunTest, APausedRunLeavesACheckpointAndGoesOnToTheSameBytes) {
+  config_.schedule.epochs = 40;  // so that the word comes in time
+  Into("whole");
+  RunTrainer();
+  Into("paused");
+  const std::vector<Event> first = RunAndTell(kPauseWord, 7);
+  ASSERT_FALSE(first.empty());
+  const auto* done = std::get_if<DoneEvent>(&first.back());
+  ASSERT_NE(done, nullptr) << FormatEvent(first.back(), 0);
+  EXPECT_EQ(done->reason, DoneReason::kPaused);
+  EXPECT_GE(done->step, 7);
+  EXPECT_TRUE(done->output_folder.empty());
+  config_.resume_from = config_.checkpoint.folder;
+  const std::vector<Event> rest = RunTrainer();
+  ASSERT_FALSE(rest.empty());
+  EXPECT_EQ(std::get<RunEvent>(rest.front()).first_step, done->step);
+  EXPECT_EQ(Adapter("out-paused"), Adapter("out-whole"));
+}
+
+TEST_F(RunTest, ACheckpointThatIsAskedForIsTakenAndTheRunGoesOn) {
+  config_.schedule.epochs = 40;
+  config_.checkpoint.interval = 1000000;
+  Into("a");
+  std::vector<int64_t> saved;
+  bool completed = false;
+  for (const Event& event : RunAndTell(kCheckpointWord, 5)) {
+    if (const auto* checkpoint = std::get_if<CheckpointEvent>(&event)) {
+      saved.push_back(checkpoint->step);
+    }
+    const auto* done = std::get_if<DoneEvent>(&event);
+    completed |= done != nullptr && done->reason == DoneReason::kCompleted;
+  }
+  ASSERT_EQ(saved.size(), 2);
+  EXPECT_GT(saved[0], 5);
+  EXPECT_LT(saved[0], saved[1]);
+  EXPECT_TRUE(completed);
+}
+
+TEST_F(RunTest, ARunThatIsToFinishLeavesWhatItHasLearntOrItsBest) {
+  config_.dataset.validation = {folder_ + "/train.jsonl"};
+  config_.evaluation.interval = 2;
+  config_.checkpoint.interval = 2;
+  config_.schedule.epochs = 400;  // it would last for long
+  for (const absl::string_view word : {kFinishWord, kFinishWithBestWord}) {
+    SCOPED_TRACE(word);
+    Into(std::string(word));
+    const std::vector<Event> events = RunAndTell(word, 6);
+    ASSERT_FALSE(events.empty());
+    const auto* done = std::get_if<DoneEvent>(&events.back());
+    ASSERT_NE(done, nullptr) << FormatEvent(events.back(), 0);
+    EXPECT_EQ(done->reason, DoneReason::kCompleted);
+    EXPECT_GE(done->step, 6);
+    EXPECT_LT(done->step, 4800);
+    EXPECT_TRUE(FileExists(done->output_folder + "/adapter_model.safetensors"));
+    std::optional<double> newest, best;
+    for (const Event& event : events) {
+      const auto* eval = std::get_if<EvalEvent>(&event);
+      if (eval == nullptr || eval->step == 0) continue;
+      newest = eval->loss;
+      best = std::min(best.value_or(eval->loss), eval->loss);
+    }
+    EXPECT_EQ(done->validation_loss, word == kFinishWord ? newest : best);
+  }
 }
 
 double LastLoss(const std::vector<Event>& events) {

@@ -221,7 +221,7 @@ class RunLoop {
     }
     // Each rank may have read a folder of its own.
     GRAFT_RETURN_IF_ERROR(SameOnAll(gang_.ForFiles(), "the checkpoint's step", state.step));
-    if (HasBest(folder)) validation_->MakeRoomForBest();
+    if (HasBest(folder) && validation_->keeps_best()) validation_->MakeRoomForBest();
     GRAFT_RETURN_IF_ERROR(ReadCheckpointTensors(folder, Contents()));
     if (reducer_ != nullptr) reducer_->Restored();
     state_ = state;
@@ -274,12 +274,14 @@ class RunLoop {
     GRAFT_RETURN_IF_ERROR(validation_->EvaluateBase());
     while (state_.step < data_->total_steps) {
       const bool asked = control_.TakeCheckpointRequest();
-      GRAFT_ASSIGN_OR_RETURN(told_, gang_.Agree({control_.terminate(), control_.pause(), asked}));
+      GRAFT_ASSIGN_OR_RETURN(told_, gang_.Agree({control_.terminate(), control_.pause(), asked,
+                                                 control_.finish(), control_.finish_with_best()}));
       if (told_.terminate || told_.pause) {
         reason_ = told_.pause ? DoneReason::kPaused : DoneReason::kTerminated;
         phase_ = Phase::kStore;
         return SaveCheckpoint();
       }
+      if (told_.finish && state_.step > 0) return FinishEarly();
       GRAFT_RETURN_IF_ERROR(OneStep());
       const bool epoch_end = IsEpochEnd(state_.step);
       GRAFT_RETURN_IF_ERROR(validation_->AfterStep(epoch_end, state_.step == data_->total_steps));
@@ -290,6 +292,41 @@ class RunLoop {
       }
     }
     return absl::OkStatus();
+  }
+
+  // As asked for: done with what has been learnt.
+  absl::Status FinishEarly() {
+    GRAFT_RETURN_IF_ERROR(validation_->AtEnd());
+    GRAFT_RETURN_IF_ERROR(SaveCheckpoint());
+    if (told_.finish_with_best && state_.best_step != state_.step) FindBest();
+    return absl::OkStatus();
+  }
+
+  // The numbers of the best evaluation, from its checkpoint where they are not kept.
+  void FindBest() {
+    if (validation_->best_values().defined()) return;
+    const std::string folder =
+        JoinPath(config_.checkpoint.folder, CheckpointName(state_.best_step));
+    absl::Status found = state_.best_validation_loss.has_value() ? FindCheckpoint(folder).status()
+                                                                 : absl::NotFoundError("");
+    found = ::graft::trainer::Agree(gang_.ForFiles(), "best", found);
+    if (found.ok()) {
+      CheckpointContents contents;
+      contents.trained = TrainedParts(*decoder_, Refs(), validation_->MakeRoomForBest());
+      found = ReadCheckpointTensors(folder, contents);
+      if (found.ok()) return;
+    }
+    validation_->ForgetBest();
+    if (!gang_.first()) return;
+    events_.Warn(
+        "BEST_NOT_KEPT",
+        state_.best_validation_loss.has_value()
+            ? absl::StrCat("no checkpoint of step ", state_.best_step,
+                           ", the best one, is there; the output is that of step ", state_.step)
+            : absl::StrCat("without validation no step is the best; the output is that of "
+                           "step ",
+                           state_.step),
+        state_.step);
   }
 
   // Whether an epoch ends with the first `steps` steps.

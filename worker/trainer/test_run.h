@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -115,12 +117,13 @@ class TrainerProcess {
   // run_file.err.
   TrainerProcess(const std::string& run_file, int inherited_fd = -1)
       : complaints_(run_file + ".err") {
-    int out[2];
-    GRAFT_CHECK(pipe(out) == 0);
+    int out[2], in[2];
+    GRAFT_CHECK(pipe(out) == 0 && pipe2(in, O_CLOEXEC) == 0);
     const std::string program = TestEnv("GRAFT_BINARY_DIR") + "/bin/graft-trainer";
     const std::string fd_text = std::to_string(inherited_fd);
     pid_ = fork();
     if (pid_ == 0) {
+      dup2(in[0], STDIN_FILENO);
       dup2(out[1], STDOUT_FILENO);
       dup2(open(complaints_.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600), STDERR_FILENO);
       close(out[0]);
@@ -130,7 +133,9 @@ class TrainerProcess {
       _exit(127);
     }
     close(out[1]);
+    close(in[0]);
     out_ = out[0];
+    in_ = in[1];
   }
   TrainerProcess(const TrainerProcess&) = delete;
   TrainerProcess& operator=(const TrainerProcess&) = delete;
@@ -140,11 +145,17 @@ class TrainerProcess {
       waitpid(pid_, nullptr, 0);
     }
     close(out_);
+    close(in_);
     if (::testing::Test::HasFailure()) std::fputs(Complaints().c_str(), stderr);
   }
 
   // What it has written to its standard error.
   std::string Complaints() const { return ReadFile(complaints_).value_or(""); }
+  // A line on its standard input.
+  void Tell(absl::string_view word) {
+    const std::string line = absl::StrCat(word, "\n");
+    GRAFT_CHECK(write(in_, line.data(), line.size()) == static_cast<ssize_t>(line.size()));
+  }
   pid_t pid() const { return pid_; }
   // Reads events, calling `each`, until the pipe ends or `each` returns false.
   std::vector<Event> ReadEvents(const std::function<bool(const Event&)>& each) {
@@ -178,6 +189,7 @@ class TrainerProcess {
   const std::string complaints_;
   pid_t pid_ = -1;
   int out_ = -1;
+  int in_ = -1;
   std::string line_;
 };
 

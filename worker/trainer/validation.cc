@@ -35,6 +35,7 @@ absl::Status Validation::EvaluateBase() {
 absl::Status Validation::AfterStep(bool epoch_end, bool last) {
   const int64_t interval = p_.config.evaluation.interval;
   const bool due = last || (interval > 0 ? p_.state.step % interval == 0 : epoch_end);
+  if (due) looked_at_ = p_.state.step;
   if (due && p_.data.validation_plan.has_value()) {
     GRAFT_ASSIGN_OR_RETURN(const EvalResult result, p_.engine.Evaluate(*p_.data.validation_plan));
     Take(result);
@@ -66,7 +67,7 @@ void Validation::Take(const EvalResult& result) {
   if (p_.gang.first()) p_.events.Write(event);
   if (config.patience == 0) return;
   stop_early_ = state.bad_evaluations >= config.patience;
-  if (best && config.restore_best) best_values_ = p_.trained.values().clone();
+  if (best && keeps_best()) MakeRoomForBest();
 }
 
 void Validation::WarnOfOverfitting() {
@@ -80,10 +81,13 @@ void Validation::WarnOfOverfitting() {
                  state.step);
 }
 
-const at::Tensor& Validation::MakeRoomForBest() {
-  const EvaluationConfig& config = p_.config.evaluation;
-  if (config.patience > 0 && config.restore_best) best_values_ = p_.trained.values().clone();
-  return best_values_;
+absl::Status Validation::AtEnd() {
+  return looked_at_ == p_.state.step ? absl::OkStatus()
+                                     : AfterStep(/*epoch_end=*/false, /*last=*/true);
+}
+
+bool Validation::keeps_best() const {
+  return p_.config.evaluation.patience > 0 && p_.config.evaluation.restore_best;
 }
 
 bool Validation::RestoreBest() {

@@ -38,12 +38,16 @@ class Validation {
   absl::Status EvaluateBase();
   // After a step; `last` of the run.
   absl::Status AfterStep(bool epoch_end, bool last);
+  // Where the run ends before its last step.
+  absl::Status AtEnd();
 
   bool stop_early() const { return stop_early_; }
   // The trained numbers as they were at the best evaluation; undefined where they are not kept.
   const at::Tensor& best_values() const { return best_values_; }
-  // Room for those that a checkpoint has; undefined where they are not wanted.
-  const at::Tensor& MakeRoomForBest();
+  bool keeps_best() const;
+  // Room for those that a checkpoint has.
+  const at::Tensor& MakeRoomForBest() { return best_values_ = p_.trained.values().clone(); }
+  void ForgetBest() { best_values_ = at::Tensor(); }
   // Puts the best numbers back where they are wanted as the output; false where they are not.
   bool RestoreBest();
 
@@ -53,7 +57,8 @@ class Validation {
 
   const Parts p_;
   at::Tensor best_values_;
-  bool rises_ = false;  // since the evaluation before
+  int64_t looked_at_ = -1;  // the step of the newest evaluation
+  bool rises_ = false;      // since the evaluation before
   bool stop_early_ = false;
   bool warned_overfitting_ = false;
 };
