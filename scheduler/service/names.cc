@@ -19,6 +19,9 @@ bool IsId(absl::string_view id) {
   });
 }
 
+constexpr char kIdRule[] =
+    "2 to 63 characters of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit";
+
 }  // namespace
 
 absl::StatusOr<std::vector<std::string>> ParseName(absl::string_view name,
@@ -27,19 +30,23 @@ absl::StatusOr<std::vector<std::string>> ParseName(absl::string_view name,
   const std::vector<std::string> wanted = absl::StrSplit(pattern, '/');
   std::vector<std::string> ids;
   bool fits = parts.size() == wanted.size();
+  std::string odd;  // what stands where an id should
   for (size_t i = 0; fits && i < parts.size(); ++i) {
     if (wanted[i] != "*") {
       fits = parts[i] == wanted[i];
       continue;
     }
-    fits =
-        IsId(parts[i]) || (allow_any && parts[i] == "-") ||
-        (!parts[i].empty() && std::all_of(parts[i].begin(), parts[i].end(), absl::ascii_isdigit));
+    const bool number =
+        !parts[i].empty() && std::all_of(parts[i].begin(), parts[i].end(), absl::ascii_isdigit);
+    const bool id = number || IsId(parts[i]) || (allow_any && parts[i] == "-");
+    if (!id && odd.empty()) odd = parts[i];
     ids.push_back(parts[i]);
   }
-  if (fits) return ids;
-  return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
-                           absl::StrCat("'", name, "' is no name of the form ", pattern))
+  if (fits && odd.empty()) return ids;
+  const std::string why = fits && !odd.empty()
+                              ? absl::StrCat("'", name, "': '", odd, "' is no id: ", kIdRule)
+                              : absl::StrCat("'", name, "' is no name of the form ", pattern);
+  return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument, why)
       .Reason("NAME_INVALID")
       .Metadata("name", name)
       .Build();
@@ -48,9 +55,7 @@ absl::StatusOr<std::vector<std::string>> ParseName(absl::string_view name,
 absl::Status CheckId(absl::string_view id, absl::string_view field) {
   if (IsId(id)) return absl::OkStatus();
   return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
-                           absl::StrCat(field, " '", id,
-                                        "' is no id: 2 to 63 characters of a-z, 0-9, "
-                                        "'-', '_' and '.', beginning with a letter or digit"))
+                           absl::StrCat(field, " '", id, "' is no id: ", kIdRule))
       .Reason("NAME_INVALID")
       .Metadata("name", id)
       .Field(field, "not an id")

@@ -117,6 +117,18 @@ TEST_F(ListTest, DeletedJobsAreShownWhenAskedFor) {
 
 // --- Secrets ---
 
+TEST_F(ServiceTest, ANameThatIsNoneSaysWhichPartOfIt) {
+  v1::GetJobRequest get;
+  v1::Job job;
+  get.set_name("workspaces/default/jobs/a");
+  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::GetJob, get, job),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'a' is no id: 2 to 63")));
+  get.set_name("workspaces/default/models/aa");
+  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::GetJob, get, job),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("is no name of the form workspaces/*/jobs/*")));
+}
+
 TEST_F(ServiceTest, ASecretsValueIsSealedAndNeverAnswered) {
   const auto stub = v1::SecretService::NewStub(channel_);
   v1::CreateSecretRequest request;

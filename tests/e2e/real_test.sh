@@ -74,6 +74,11 @@ wait_steps held $((paused_at + 2))
 wait_state held COMPLETED
 [ "$(steps_done held)" -lt 4000 ] || fail "it did not finish early"
 
+echo "== a fork goes on from the checkpoint that it names"
+"$graft" job fork calm --name forked --from 25 >/dev/null
+wait_state forked COMPLETED
+[ "$(first_step forked)" = 25 ] || fail "it began at step $(first_step forked)"
+
 echo "== the adapter answers"
 "$graft" chat "tiny+$(adapter_of tiny)" -m "hello" --max-tokens 8 --temperature 0 >/dev/null
 echo "the real trainer passed"
