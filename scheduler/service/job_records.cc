@@ -79,32 +79,42 @@ void WriteAttempt(Turn& turn, const Job& job, const v1::Job& body) {
                                                      : v1::Attempt::STATE_STARTING);
   *record.mutable_create_time() = ToTimestamp(attempt.started);
   SetLayout(attempt.layout, *record.mutable_layout());
-  // Where it is does not change while it lasts.
+  // Where it is and what it began with do not change while it lasts.
   const std::string key = AttemptRecordKey(job.request.key, attempt.number);
   v1::Attempt before;
   const absl::StatusOr<Record> known = turn.Get(Family::kRecords, key);
   if (known.ok() && DecodeResource(key, known->value, before).ok()) {
     record.mutable_ranks()->Swap(before.mutable_ranks());
+    record.set_from_checkpoint(before.from_checkpoint());
   } else {
     WriteRanks(turn, attempt, *record.mutable_ranks());
+    record.set_from_checkpoint(body.status().latest_checkpoint());
   }
   record.set_message(attempt.end_message);
-  record.set_from_checkpoint(body.status().latest_checkpoint());
   turn.Put(Family::kRecords, key, EncodeResource(record));
 }
 
 // The attempt's last record, once the core holds none any more.
 void CloseAttempt(Turn& turn, const Job& job, const v1::Job& body) {
-  if (job.attempt.live() || job.attempts == 0) return;
-  const std::string key = AttemptRecordKey(job.request.key, job.attempts);
+  // One that left its node for another may have its successor in the same turn.
+  const bool followed = job.attempt.live();
+  const int number = followed ? job.attempts - 1 : job.attempts;
+  if (number < 1) return;
+  const std::string key = AttemptRecordKey(job.request.key, number);
   const absl::StatusOr<Record> record = turn.Get(Family::kRecords, key);
   v1::Attempt attempt;
   if (!record.ok() || !DecodeResource(key, record->value, attempt).ok()) return;
   if (attempt.has_end_time()) return;
-  const bool lost = job.reason_code == "RESTARTING" || job.state == JobState::kFailed;
+  const bool lost =
+      !followed && (job.reason_code == "RESTARTING" || job.state == JobState::kFailed);
   attempt.set_state(lost ? v1::Attempt::STATE_FAILED : v1::Attempt::STATE_ENDED);
-  attempt.set_message(job.reason);
-  attempt.set_reason(ReasonOf(job));
+  if (followed) {
+    attempt.set_message(
+        absl::StrCat("goes on as attempt ", job.attempts, " from step ", job.checkpoint.step));
+  } else {
+    attempt.set_message(job.reason);
+    attempt.set_reason(ReasonOf(job));
+  }
   *attempt.mutable_end_time() = ToTimestamp(turn.now());
   turn.Put(Family::kRecords, key, EncodeResource(attempt));
   KeepUsage(turn, body, attempt, lost);

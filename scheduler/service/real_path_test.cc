@@ -274,6 +274,34 @@ TEST_F(RealPathTest, ANodeTellsWhoHoldsItsDevicesAndWhenItIsDrained) {
   EXPECT_EQ(look().devices(0).attempt(), "");
 }
 
+TEST_F(RealPathTest, AnAttemptThatMovesIsClosedWhenItsSuccessorStartsAtOnce) {
+  RegisterWorker();
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, NewJob(), job), IsOk());
+  SyncUntil([](const auto& response) {
+    return response.attempts_size() == 1 &&
+           response.attempts(0).kind() != agent::DesiredAttempt::KIND_VALIDATE;
+  });
+  TestWorker other(channel_, "n1");
+  other.Register();
+  const auto nodes = v1::NodeService::NewStub(channel_);
+  v1::DrainNodeRequest drain;
+  drain.set_name("nodes/n0");
+  v1::Node node;
+  ASSERT_THAT(Call(*nodes, &v1::NodeService::Stub::DrainNode, drain, node), IsOk());
+  worker_->report().mutable_attempts(0)->set_state(agent::ActualAttempt::STATE_ENDED);
+  SyncUntil([](const auto& response) { return response.attempts_size() == 0; });
+  v1::ListAttemptsRequest list;
+  list.set_parent(job.name());
+  v1::ListAttemptsResponse tried;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::ListAttempts, list, tried), IsOk());
+  ASSERT_EQ(tried.attempts_size(), 2);
+  EXPECT_EQ(tried.attempts(0).ranks(0).device_uuid(), "cpu-n1-0");
+  EXPECT_EQ(tried.attempts(1).state(), v1::Attempt::STATE_ENDED);
+  EXPECT_TRUE(tried.attempts(1).has_end_time());
+  EXPECT_THAT(tried.attempts(1).message(), ::testing::HasSubstr("goes on as attempt 3"));
+}
+
 TEST_F(RealPathTest, EveryViolationIsAnsweredAtOnce) {
   v1::CreateJobRequest request = NewJob();
   auto& spec = *request.mutable_job()->mutable_spec();
