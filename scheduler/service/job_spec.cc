@@ -265,7 +265,22 @@ class Resolver {
     parallelism.set_data_parallel_size(dp);
   }
 
+  void CheckInterval(const v1::Interval& interval, absl::string_view field, bool may_be_time) {
+    const bool above = interval.every_case() == v1::Interval::kEpochs  ? interval.epochs() > 0
+                       : interval.every_case() == v1::Interval::kSteps ? interval.steps() > 0
+                       : interval.every_case() == v1::Interval::kTime
+                           ? interval.time().seconds() > 0
+                           : true;
+    if (!above) Violate(field, v1::REASON_FIELD_INVALID, "is not above 0; leave it out");
+    if (interval.every_case() == v1::Interval::kTime && !may_be_time) {
+      Violate(field, v1::REASON_FIELD_INVALID, "is steps or epochs; checkpoints alone go by time");
+    }
+  }
+
   void CheckSchedule() {
+    CheckInterval(spec_.schedule().val_check_interval(), "spec.schedule.val_check_interval", false);
+    CheckInterval(spec_.schedule().checkpoint_interval(), "spec.schedule.checkpoint_interval",
+                  true);
     const auto& optimizer = spec_.optimizer();
     if (optimizer.warmup_steps() > 0 && optimizer.has_warmup_ratio()) {
       Violate("spec.optimizer.warmup_ratio", v1::REASON_FIELDS_EXCLUSIVE,

@@ -9,6 +9,8 @@
 namespace graft::scheduler {
 namespace {
 
+constexpr double kCheckpointSeconds = 600;  // where nothing else is chosen
+
 namespace v1 = graft::v1;
 
 template <typename Enum>
@@ -113,6 +115,7 @@ Json EvaluationJson(const v1::JobSpec& spec) {
   const v1::ScheduleSection& schedule = spec.schedule();
   Json json = Json::MakeObject();
   json.Set("interval", schedule.val_check_interval().steps());
+  json.Set("interval_epochs", schedule.val_check_interval().epochs());
   if (schedule.has_early_stopping()) {
     const auto& early = schedule.early_stopping();
     json.Set("patience", static_cast<int64_t>(early.patience()));
@@ -150,7 +153,13 @@ std::string RunJson(const v1::JobSpec& spec, const Layout& layout) {
   output.Set("folder", "${output}");
   Json checkpoint = Json::MakeObject();
   checkpoint.Set("folder", "${checkpoints}");
-  checkpoint.Set("interval", spec.schedule().checkpoint_interval().steps());
+  const v1::Interval& every = spec.schedule().checkpoint_interval();
+  const bool chosen = every.every_case() != v1::Interval::EVERY_NOT_SET;
+  const double seconds = static_cast<double>(every.time().seconds()) +
+                         1e-9 * static_cast<double>(every.time().nanos());
+  checkpoint.Set("interval", every.steps());
+  checkpoint.Set("interval_epochs", chosen ? every.epochs() : 1.0);
+  checkpoint.Set("interval_seconds", chosen ? seconds : kCheckpointSeconds);
   checkpoint.Set("keep_last", static_cast<int64_t>(spec.schedule().keep_checkpoints()));
   const v1::Precision precision = spec.compute().precision();
   const bool known = precision == v1::PRECISION_FP32 || precision == v1::PRECISION_BF16 ||

@@ -82,6 +82,35 @@ TEST(RunJsonTest, RowsAnsweredWhileItTrainsAreAskedForOnDemand) {
   EXPECT_EQ(run.Find("evaluation")->GetInt("sample_tokens"), 40);
 }
 
+TEST(RunJsonTest, IntervalsAreStepsEpochsOrTime) {
+  v1::JobSpec spec = Spec();
+  Json run = RunOf(spec);
+  EXPECT_EQ(run.Find("checkpoint")->GetDouble("interval_seconds"), 600);
+  EXPECT_EQ(run.Find("checkpoint")->GetDouble("interval_epochs"), 1);
+  auto& checkpoints = *spec.mutable_schedule()->mutable_checkpoint_interval();
+  auto& validation = *spec.mutable_schedule()->mutable_val_check_interval();
+  checkpoints.mutable_time()->set_seconds(90);
+  validation.set_epochs(0.25);
+  run = RunOf(spec);
+  EXPECT_EQ(run.Find("checkpoint")->GetDouble("interval_seconds"), 90);
+  EXPECT_EQ(run.Find("checkpoint")->GetDouble("interval_epochs"), 0);
+  EXPECT_EQ(run.Find("evaluation")->GetDouble("interval_epochs"), 0.25);
+  checkpoints.set_steps(7);
+  run = RunOf(spec);
+  EXPECT_EQ(run.Find("checkpoint")->GetInt("interval"), 7);
+  EXPECT_EQ(run.Find("checkpoint")->GetDouble("interval_seconds"), 0);
+
+  validation.mutable_time()->set_seconds(5);
+  EXPECT_THAT(ViolationsStatus(ResolveSpec(spec, 1).violations),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("spec.schedule.val_check_interval is steps or epochs")));
+  validation.set_epochs(1);
+  checkpoints.set_steps(0);
+  EXPECT_THAT(ViolationsStatus(ResolveSpec(spec, 1).violations),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("spec.schedule.checkpoint_interval is not above 0")));
+}
+
 TEST(RunJsonTest, WhatThisBuildLacksIsRefusedByName) {
   const std::pair<const char*, std::function<void(v1::JobSpec&)>> asked[] = {
       {"spec.method.sft.label_smoothing",

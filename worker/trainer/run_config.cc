@@ -95,6 +95,7 @@ void VisitFields(V& v, OptimizerConfig& c) {
 template <typename V>
 void VisitFields(V& v, EvaluationConfig& c) {
   v("interval", c.interval);
+  v("interval_epochs", c.interval_epochs);
   v("patience", c.patience);
   v("min_delta", c.min_delta);
   v("restore_best", c.restore_best);
@@ -141,6 +142,8 @@ template <typename V>
 void VisitFields(V& v, CheckpointConfig& c) {
   v("folder", c.folder);
   v("interval", c.interval);
+  v("interval_epochs", c.interval_epochs);
+  v("interval_seconds", c.interval_seconds);
   v("keep_last", c.keep_last);
   v("keep_best", c.keep_best);
 }
@@ -204,10 +207,13 @@ absl::Status CheckRanges(const RunConfig& c) {
       {"optimizer.weight_decay", c.optimizer.weight_decay, 0, 1e3},
       {"optimizer.clip_norm", c.optimizer.clip_norm, 0, kMost},
       {"evaluation.interval", static_cast<double>(c.evaluation.interval), 0, kMost},
+      {"evaluation.interval_epochs", c.evaluation.interval_epochs, 0, kMost},
       {"evaluation.patience", static_cast<double>(c.evaluation.patience), 0, kMost},
       {"evaluation.sample_rows", static_cast<double>(c.evaluation.sample_rows), 0, 1000},
       {"evaluation.sample_tokens", static_cast<double>(c.evaluation.sample_tokens), 1, 1 << 20},
       {"checkpoint.interval", static_cast<double>(c.checkpoint.interval), 0, kMost},
+      {"checkpoint.interval_epochs", c.checkpoint.interval_epochs, 0, kMost},
+      {"checkpoint.interval_seconds", c.checkpoint.interval_seconds, 0, kMost},
       {"checkpoint.keep_last", static_cast<double>(c.checkpoint.keep_last), 1, kMost},
       {"output.max_shard_bytes", static_cast<double>(c.output.max_shard_bytes), 1 << 20, kMost},
       {"threads", static_cast<double>(c.threads), 0, 4096},

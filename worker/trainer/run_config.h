@@ -128,8 +128,9 @@ struct OptimizerConfig {
 };
 
 struct EvaluationConfig {
-  int64_t interval = 0;  // steps; 0: at the end of each epoch
-  int64_t patience = 0;  // evaluations without improvement until the run stops; 0: never
+  int64_t interval = 0;        // steps; 0: at the end of each epoch, or as the next field says
+  double interval_epochs = 0;  // so many epochs, or a part of one
+  int64_t patience = 0;        // evaluations without improvement until the run stops; 0: never
   double min_delta = 0;
   bool restore_best = true;  // output is the best by validation loss, when patience is set
   // Answered after the steps 10, 50 and 100 and at each evaluation, with at most so many tokens.
@@ -174,8 +175,12 @@ struct OutputConfig {
 };
 
 struct CheckpointConfig {
-  std::string folder;    // empty: no checkpoints
-  int64_t interval = 0;  // steps; 0: only when asked for and at the end of an epoch
+  std::string folder;  // empty: no checkpoints
+  // Steps, epochs or a part of one, and seconds between two of them, each where it is above 0;
+  // without any of the three at the end of each epoch. Also when asked for, and at the end.
+  int64_t interval = 0;
+  double interval_epochs = 0;
+  double interval_seconds = 0;
   int64_t keep_last = 2;
   bool keep_best = true;
 };

@@ -202,6 +202,35 @@ TEST_F(RunTest, ACheckpointThatIsAskedForIsTakenAndTheRunGoesOn) {
   EXPECT_TRUE(completed);
 }
 
+TEST_F(RunTest, IntervalsMayBePartsOfAnEpochOrSeconds) {
+  config_.dataset.validation = {folder_ + "/train.jsonl"};
+  config_.schedule.epochs = 1.5;  // of 12 steps
+  config_.evaluation.interval_epochs = 0.25;
+  config_.checkpoint.interval = 0;
+  config_.checkpoint.interval_epochs = 0.5;
+  const auto run = [&] {
+    std::pair<std::vector<int64_t>, std::vector<int64_t>> steps;
+    for (const Event& event : RunTrainer()) {
+      if (const auto* eval = std::get_if<EvalEvent>(&event)) steps.first.push_back(eval->step);
+      const auto* saved = std::get_if<CheckpointEvent>(&event);
+      if (saved != nullptr) steps.second.push_back(saved->step);
+    }
+    return steps;
+  };
+  Into("epochs");
+  const auto parts = run();
+  EXPECT_THAT(parts.first, ::testing::ElementsAre(3, 6, 9, 12, 15, 18));
+  EXPECT_THAT(parts.second, ::testing::ElementsAre(6, 12, 18));
+
+  config_.checkpoint.interval_epochs = 0;
+  config_.checkpoint.interval_seconds = 1e-3;  // each step takes longer
+  Into("seconds");
+  EXPECT_GE(run().second.size(), 15);
+  config_.checkpoint.interval_seconds = 3600;
+  Into("hour");
+  EXPECT_THAT(run().second, ::testing::ElementsAre(18));
+}
+
 TEST_F(RunTest, ARunThatIsToFinishLeavesWhatItHasLearntOrItsBest) {
   config_.dataset.validation = {folder_ + "/train.jsonl"};
   config_.evaluation.interval = 2;

@@ -273,7 +273,9 @@ class RunLoop {
   absl::Status Train() {
     GRAFT_RETURN_IF_ERROR(validation_->EvaluateBase());
     while (state_.step < data_->total_steps) {
-      const bool asked = control_.TakeCheckpointRequest();
+      const double seconds = config_.checkpoint.interval_seconds;
+      const bool late = seconds > 0 && SecondsSince(saved_at_) >= seconds;
+      const bool asked = control_.TakeCheckpointRequest() || late;
       GRAFT_ASSIGN_OR_RETURN(told_, gang_.Agree({control_.terminate(), control_.pause(), asked,
                                                  control_.finish(), control_.finish_with_best()}));
       if (told_.terminate || told_.pause) {
@@ -283,9 +285,8 @@ class RunLoop {
       }
       if (told_.finish && state_.step > 0) return FinishEarly();
       GRAFT_RETURN_IF_ERROR(OneStep());
-      const bool epoch_end = IsEpochEnd(state_.step);
-      GRAFT_RETURN_IF_ERROR(validation_->AfterStep(epoch_end, state_.step == data_->total_steps));
-      GRAFT_RETURN_IF_ERROR(MaybeCheckpoint(epoch_end));
+      GRAFT_RETURN_IF_ERROR(validation_->AfterStep(state_.step == data_->total_steps));
+      GRAFT_RETURN_IF_ERROR(MaybeCheckpoint());
       if (validation_->stop_early()) {
         reason_ = DoneReason::kEarlyStopped;
         return absl::OkStatus();
@@ -327,14 +328,6 @@ class RunLoop {
                            "step ",
                            state_.step),
         state_.step);
-  }
-
-  // Whether an epoch ends with the first `steps` steps.
-  bool IsEpochEnd(int64_t steps) const {
-    if (steps == data_->total_steps) return true;
-    const double per_epoch = data_->steps_per_epoch;
-    return std::floor(static_cast<double>(steps) / per_epoch) >
-           std::floor(static_cast<double>(steps - 1) / per_epoch);
   }
 
   absl::Status OneStep() {
@@ -425,12 +418,15 @@ class RunLoop {
     return absl::OkStatus();
   }
 
-  absl::Status MaybeCheckpoint(bool epoch_end) {
+  absl::Status MaybeCheckpoint() {
     if (checkpoints_ == nullptr) return absl::OkStatus();
-    const int64_t interval = config_.checkpoint.interval;
-    const bool due = interval > 0 ? state_.step % interval == 0 : epoch_end;
-    if (!due && !told_.checkpoint && state_.step != data_->total_steps) return absl::OkStatus();
-    return SaveCheckpoint();
+    const CheckpointConfig& every = config_.checkpoint;
+    const bool by_epochs =
+        every.interval_epochs > 0 || (every.interval == 0 && every.interval_seconds == 0);
+    const bool due = told_.checkpoint || state_.step == data_->total_steps ||
+                     (every.interval > 0 && state_.step % every.interval == 0) ||
+                     (by_epochs && data_->EndsPart(state_.step, every.interval_epochs));
+    return due ? SaveCheckpoint() : absl::OkStatus();
   }
 
   absl::Status SaveCheckpoint() {
@@ -439,6 +435,7 @@ class RunLoop {
     const Phase before = phase_;
     phase_ = Phase::kStore;
     saving_ = {state_, 0};
+    saved_at_ = begin;
     GRAFT_RETURN_IF_ERROR(checkpoints_->Save(Contents()));
     saving_.second = SecondsSince(begin);
     phase_ = before;
@@ -509,6 +506,7 @@ class RunLoop {
   const SteadyClock::time_point start_;
 
   Phase phase_ = Phase::kConfig;
+  SteadyClock::time_point saved_at_ = SteadyClock::now();
   Orders told_;
   DeviceChoice device_;
   ComputeChoice compute_;

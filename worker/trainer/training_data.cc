@@ -232,6 +232,16 @@ absl::Status PlanValidation(const RunConfig& config, std::vector<data::WeightedD
 
 }  // namespace
 
+bool TrainingData::EndsPart(int64_t steps, double epochs) const {
+  if (steps == total_steps) return true;
+  constexpr double kRounding = 1e-9;
+  const double part = steps_per_epoch * (epochs > 0 ? epochs : 1);
+  const auto parts = [part](int64_t done) {
+    return std::floor(static_cast<double>(done) / part + kRounding);
+  };
+  return parts(steps) > parts(steps - 1);
+}
+
 absl::StatusOr<data::DatasetOptions> RowOptionsOf(const DatasetConfig& dataset) {
   data::DatasetOptions options;
   GRAFT_ASSIGN_OR_RETURN(options.format, data::ParseRowFormat(dataset.format));

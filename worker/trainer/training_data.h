@@ -32,6 +32,10 @@ struct TrainingData {
   std::vector<int64_t> split_rows;
   int64_t total_steps = 0;
   double steps_per_epoch = 0;
+
+  // Whether so many epochs, or such a part of one, end with the first `steps` steps; 0: one epoch.
+  // The last step ends the last part.
+  bool EndsPart(int64_t steps, double epochs) const;
 };
 
 // How rows are read, by the run's dataset section.

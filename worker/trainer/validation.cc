@@ -32,9 +32,11 @@ absl::Status Validation::EvaluateBase() {
   return absl::OkStatus();
 }
 
-absl::Status Validation::AfterStep(bool epoch_end, bool last) {
-  const int64_t interval = p_.config.evaluation.interval;
-  const bool due = last || (interval > 0 ? p_.state.step % interval == 0 : epoch_end);
+absl::Status Validation::AfterStep(bool last) {
+  const EvaluationConfig& every = p_.config.evaluation;
+  const bool due =
+      last || (every.interval > 0 ? p_.state.step % every.interval == 0
+                                  : p_.data.EndsPart(p_.state.step, every.interval_epochs));
   if (due) looked_at_ = p_.state.step;
   if (due && p_.data.validation_plan.has_value()) {
     GRAFT_ASSIGN_OR_RETURN(const EvalResult result, p_.engine.Evaluate(*p_.data.validation_plan));
@@ -82,8 +84,7 @@ void Validation::WarnOfOverfitting() {
 }
 
 absl::Status Validation::AtEnd() {
-  return looked_at_ == p_.state.step ? absl::OkStatus()
-                                     : AfterStep(/*epoch_end=*/false, /*last=*/true);
+  return looked_at_ == p_.state.step ? absl::OkStatus() : AfterStep(/*last=*/true);
 }
 
 bool Validation::keeps_best() const {

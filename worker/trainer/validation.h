@@ -37,7 +37,7 @@ class Validation {
   // that it has made.
   absl::Status EvaluateBase();
   // After a step; `last` of the run.
-  absl::Status AfterStep(bool epoch_end, bool last);
+  absl::Status AfterStep(bool last);
   // Where the run ends before its last step.
   absl::Status AtEnd();
 
