@@ -307,7 +307,7 @@ TEST_F(RanksTest, ACheckpointOfOneLayoutGoesOnUnderAnother) {
 TEST_F(RanksTest, AWordToOneRankIsOneToAll) {
   config_.parallelism.tp = config_.parallelism.pp = 2;
   config_.schedule.epochs = 4000;  // it would last for long
-  for (const absl::string_view word : {kPauseWord, kFinishWord}) {
+  for (const absl::string_view word : {kPauseWord, kFinishWord, kFinishWithBestWord}) {
     SCOPED_TRACE(word);
     Into(std::string(word));
     Start();

@@ -65,6 +65,17 @@ class RunTest : public TinyRunTest {
     return RunUntil([&](const Event&) { return kill_after.has_value() && ++seen == *kill_after; });
   }
 
+  // Rows whose loss rises once the training rows are learnt by heart.
+  void ValidateOnOtherAnswers() {
+    std::string rows;
+    for (int i = 0; i < 8; ++i) {
+      rows += "{\"prompt\":\"say " + std::to_string(i) + " \",\"completion\":\"it is " +
+              std::to_string((i * 3 + 5) % 10) + "\"}\n";
+    }
+    WriteTestFile(folder_ + "/validation.jsonl", rows);
+    config_.dataset.validation = {folder_ + "/validation.jsonl"};
+  }
+
   std::string Adapter(const std::string& folder) {
     auto bytes = ReadFile(folder_ + "/" + folder + "/adapter_model.safetensors");
     return bytes.ok() ? *bytes : bytes.status().ToString();
@@ -122,13 +133,7 @@ TEST_F(RunTest, AKilledRunEndsWithTheBytesOfTheUninterruptedOne) {
 }
 
 TEST_F(RunTest, ARunThatStopsEarlyLeavesItsBestEvenWhereThatWasBeforeAKill) {
-  std::string rows;
-  for (int i = 0; i < 8; ++i) {
-    rows += "{\"prompt\":\"say " + std::to_string(i) + " \",\"completion\":\"it is " +
-            std::to_string((i * 3 + 5) % 10) + "\"}\n";
-  }
-  WriteTestFile(folder_ + "/validation.jsonl", rows);
-  config_.dataset.validation = {folder_ + "/validation.jsonl"};
+  ValidateOnOtherAnswers();
   config_.schedule.learning_rate = 2e-2;
   config_.schedule.epochs = 20;
   config_.evaluation.interval = 1;
@@ -223,28 +228,29 @@ TEST_F(RunTest, IntervalsMayBePartsOfAnEpochOrSeconds) {
   EXPECT_THAT(parts.second, ::testing::ElementsAre(6, 12, 18));
 
   config_.checkpoint.interval_epochs = 0;
-  config_.checkpoint.interval_seconds = 1e-3;  // each step takes longer
+  config_.checkpoint.interval_seconds = 1e-9;  // over behind every step
   Into("seconds");
-  EXPECT_GE(run().second.size(), 15);
+  EXPECT_EQ(run().second.size(), 18);
   config_.checkpoint.interval_seconds = 3600;
   Into("hour");
   EXPECT_THAT(run().second, ::testing::ElementsAre(18));
 }
 
 TEST_F(RunTest, ARunThatIsToFinishLeavesWhatItHasLearntOrItsBest) {
-  config_.dataset.validation = {folder_ + "/train.jsonl"};
+  ValidateOnOtherAnswers();
+  config_.schedule.learning_rate = 2e-2;
   config_.evaluation.interval = 2;
   config_.checkpoint.interval = 2;
   config_.schedule.epochs = 400;  // it would last for long
   for (const absl::string_view word : {kFinishWord, kFinishWithBestWord}) {
     SCOPED_TRACE(word);
     Into(std::string(word));
-    const std::vector<Event> events = RunAndTell(word, 6);
+    const std::vector<Event> events = RunAndTell(word, 60);
     ASSERT_FALSE(events.empty());
     const auto* done = std::get_if<DoneEvent>(&events.back());
     ASSERT_NE(done, nullptr) << FormatEvent(events.back(), 0);
     EXPECT_EQ(done->reason, DoneReason::kCompleted);
-    EXPECT_GE(done->step, 6);
+    EXPECT_GE(done->step, 60);
     EXPECT_LT(done->step, 4800);
     EXPECT_TRUE(FileExists(done->output_folder + "/adapter_model.safetensors"));
     std::optional<double> newest, best;
@@ -254,6 +260,7 @@ TEST_F(RunTest, ARunThatIsToFinishLeavesWhatItHasLearntOrItsBest) {
       newest = eval->loss;
       best = std::min(best.value_or(eval->loss), eval->loss);
     }
+    EXPECT_LT(best, newest);
     EXPECT_EQ(done->validation_loss, word == kFinishWord ? newest : best);
   }
 }

@@ -299,26 +299,25 @@ class RunLoop {
   absl::Status FinishEarly() {
     GRAFT_RETURN_IF_ERROR(validation_->AtEnd());
     GRAFT_RETURN_IF_ERROR(SaveCheckpoint());
-    if (told_.finish_with_best && state_.best_step != state_.step) FindBest();
-    return absl::OkStatus();
+    const bool newest_is_best = state_.best_step == state_.step;
+    return told_.finish_with_best && !newest_is_best ? FindBest() : absl::OkStatus();
   }
 
   // The numbers of the best evaluation, from its checkpoint where they are not kept.
-  void FindBest() {
-    if (validation_->best_values().defined()) return;
+  absl::Status FindBest() {
+    if (validation_->best_values().defined()) return absl::OkStatus();
+    if (checkpoints_ != nullptr) GRAFT_RETURN_IF_ERROR(checkpoints_->Wait());
     const std::string folder =
         JoinPath(config_.checkpoint.folder, CheckpointName(state_.best_step));
-    absl::Status found = state_.best_validation_loss.has_value() ? FindCheckpoint(folder).status()
-                                                                 : absl::NotFoundError("");
-    found = ::graft::trainer::Agree(gang_.ForFiles(), "best", found);
-    if (found.ok()) {
+    const absl::Status here = state_.best_validation_loss.has_value()
+                                  ? FindCheckpoint(folder).status()
+                                  : absl::NotFoundError("no validation");
+    if (Agree(gang_.ForFiles(), "the best checkpoint", here).ok()) {
       CheckpointContents contents;
       contents.trained = TrainedParts(*decoder_, Refs(), validation_->MakeRoomForBest());
-      found = ReadCheckpointTensors(folder, contents);
-      if (found.ok()) return;
+      return ReadCheckpointTensors(folder, contents);
     }
-    validation_->ForgetBest();
-    if (!gang_.first()) return;
+    if (!gang_.first()) return absl::OkStatus();
     events_.Warn(
         "BEST_NOT_KEPT",
         state_.best_validation_loss.has_value()
@@ -328,6 +327,7 @@ class RunLoop {
                            "step ",
                            state_.step),
         state_.step);
+    return absl::OkStatus();
   }
 
   absl::Status OneStep() {

@@ -47,7 +47,6 @@ class Validation {
   bool keeps_best() const;
   // Room for those that a checkpoint has.
   const at::Tensor& MakeRoomForBest() { return best_values_ = p_.trained.values().clone(); }
-  void ForgetBest() { best_values_ = at::Tensor(); }
   // Puts the best numbers back where they are wanted as the output; false where they are not.
   bool RestoreBest();
 
