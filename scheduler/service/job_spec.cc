@@ -269,7 +269,7 @@ class Resolver {
     const bool above = interval.every_case() == v1::Interval::kEpochs  ? interval.epochs() > 0
                        : interval.every_case() == v1::Interval::kSteps ? interval.steps() > 0
                        : interval.every_case() == v1::Interval::kTime
-                           ? interval.time().seconds() > 0
+                           ? interval.time().seconds() > 0 || interval.time().nanos() > 0
                            : true;
     if (!above) Violate(field, v1::REASON_FIELD_INVALID, "is not above 0; leave it out");
     if (interval.every_case() == v1::Interval::kTime && !may_be_time) {

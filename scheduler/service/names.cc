@@ -43,9 +43,8 @@ absl::StatusOr<std::vector<std::string>> ParseName(absl::string_view name,
     ids.push_back(parts[i]);
   }
   if (fits && odd.empty()) return ids;
-  const std::string why = fits && !odd.empty()
-                              ? absl::StrCat("'", name, "': '", odd, "' is no id: ", kIdRule)
-                              : absl::StrCat("'", name, "' is no name of the form ", pattern);
+  const std::string why = fits ? absl::StrCat("'", name, "': '", odd, "' is no id: ", kIdRule)
+                               : absl::StrCat("'", name, "' is no name of the form ", pattern);
   return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument, why)
       .Reason("NAME_INVALID")
       .Metadata("name", name)

@@ -9,9 +9,9 @@
 namespace graft::scheduler {
 namespace {
 
-constexpr double kCheckpointSeconds = 600;  // where nothing else is chosen
-
 namespace v1 = graft::v1;
+
+constexpr double kCheckpointSeconds = 600;  // where nothing else is chosen
 
 template <typename Enum>
 std::string Short(Enum value) {

@@ -115,8 +115,6 @@ TEST_F(ListTest, DeletedJobsAreShownWhenAskedFor) {
   EXPECT_TRUE(response.jobs(1).has_delete_time());
 }
 
-// --- Secrets ---
-
 TEST_F(ServiceTest, ANameThatIsNoneSaysWhichPartOfIt) {
   v1::GetJobRequest get;
   v1::Job job;
@@ -128,6 +126,8 @@ TEST_F(ServiceTest, ANameThatIsNoneSaysWhichPartOfIt) {
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("is no name of the form workspaces/*/jobs/*")));
 }
+
+// --- Secrets ---
 
 TEST_F(ServiceTest, ASecretsValueIsSealedAndNeverAnswered) {
   const auto stub = v1::SecretService::NewStub(channel_);

@@ -219,7 +219,8 @@ void AttemptRunner::OnRun(const trainer::RunEvent& run) {
     progress.set_best_val_loss(*run.best_validation_loss);
     progress.set_best_step(run.best_step);
   }
-  base_loss_ = run.base_validation_loss;
+  // Another rank's event may be read behind the first one's evaluation.
+  if (run.base_validation_loss.has_value()) base_loss_ = run.base_validation_loss;
   validation_rows_ = run.validation_rows;
   split_rows_ = run.split_rows;
   SetState(v1::ActualAttempt::STATE_RUNNING);

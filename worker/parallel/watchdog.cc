@@ -168,9 +168,9 @@ bool Watchdog::Beats() {
   for (const std::vector<uint8_t>& bytes : store_->multiGet(keys)) {
     beats.push_back(Beat::Parse(std::string(bytes.begin(), bytes.end())));
     const Beat& beat = beats.back();
-    // Rank 0 takes the store with it, and so is the last one to leave.
-    const bool last = rank_ == 0 && beats.size() > 1;
-    all_done = all_done && ((last ? beat.left : beat.done) || !beat.failure.empty());
+    // Rank 0 takes the store with it, and so waits until the others have left.
+    const bool waits_for_it = rank_ == 0 && beats.size() > 1;
+    all_done = all_done && ((waits_for_it ? beat.left : beat.done) || !beat.failure.empty());
   }
   if (all_done && rank_ != 0) Say(/*left=*/true);
   MutexLock lock(mu_);

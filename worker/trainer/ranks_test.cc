@@ -319,9 +319,8 @@ TEST_F(RanksTest, AWordToOneRankIsOneToAll) {
     const auto events = Finish();
     const bool pause = word == kPauseWord;
     for (const auto& of_rank : events) {
-      ASSERT_FALSE(of_rank.empty());
-      const auto* done = std::get_if<DoneEvent>(&of_rank.back());
-      ASSERT_NE(done, nullptr) << FormatEvent(of_rank.back(), 0);
+      const DoneEvent* done = GoodEnd(of_rank);
+      ASSERT_NE(done, nullptr);
       EXPECT_EQ(done->reason, pause ? DoneReason::kPaused : DoneReason::kCompleted);
       EXPECT_EQ(done->step, std::get<DoneEvent>(events[0].back()).step);
     }

@@ -221,7 +221,7 @@ class RunLoop {
     }
     // Each rank may have read a folder of its own.
     GRAFT_RETURN_IF_ERROR(SameOnAll(gang_.ForFiles(), "the checkpoint's step", state.step));
-    if (HasBest(folder) && validation_->keeps_best()) validation_->MakeRoomForBest();
+    if (HasBest(folder) && validation_->keeps_best()) validation_->KeepAsBest();
     GRAFT_RETURN_IF_ERROR(ReadCheckpointTensors(folder, Contents()));
     if (reducer_ != nullptr) reducer_->Restored();
     state_ = state;
@@ -314,7 +314,7 @@ class RunLoop {
                                   : absl::NotFoundError("no validation");
     if (Agree(gang_.ForFiles(), "the best checkpoint", here).ok()) {
       CheckpointContents contents;
-      contents.trained = TrainedParts(*decoder_, Refs(), validation_->MakeRoomForBest());
+      contents.trained = TrainedParts(*decoder_, Refs(), validation_->KeepAsBest());
       return ReadCheckpointTensors(folder, contents);
     }
     if (!gang_.first()) return absl::OkStatus();

@@ -83,6 +83,15 @@ inline void WriteTinyRun(const std::string& folder) {
   WriteTestFile(folder + "/train.jsonl", rows);
 }
 
+// What a run ended well with. Null, and a failure that shows its last event, where it did not.
+inline const DoneEvent* GoodEnd(const std::vector<Event>& events) {
+  const auto* done = events.empty() ? nullptr : std::get_if<DoneEvent>(&events.back());
+  if (done == nullptr) {
+    ADD_FAILURE() << (events.empty() ? "no events" : FormatEvent(events.back(), 0));
+  }
+  return done;
+}
+
 // A folder with a tiny run of 24 rows, LoRA of rank 4 on one thread, and its configuration.
 class TinyRunTest : public ::testing::Test {
  protected:

@@ -69,7 +69,7 @@ void Validation::Take(const EvalResult& result) {
   if (p_.gang.first()) p_.events.Write(event);
   if (config.patience == 0) return;
   stop_early_ = state.bad_evaluations >= config.patience;
-  if (best && keeps_best()) MakeRoomForBest();
+  if (best && keeps_best()) KeepAsBest();
 }
 
 void Validation::WarnOfOverfitting() {

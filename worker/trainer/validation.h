@@ -45,8 +45,8 @@ class Validation {
   // The trained numbers as they were at the best evaluation; undefined where they are not kept.
   const at::Tensor& best_values() const { return best_values_; }
   bool keeps_best() const;
-  // Room for those that a checkpoint has.
-  const at::Tensor& MakeRoomForBest() { return best_values_ = p_.trained.values().clone(); }
+  // Takes a copy of the present numbers for the best; a checkpoint's may be read into it.
+  const at::Tensor& KeepAsBest() { return best_values_ = p_.trained.values().clone(); }
   // Puts the best numbers back where they are wanted as the output; false where they are not.
   bool RestoreBest();
 
