@@ -80,7 +80,7 @@ void AdapterBuilder::AttachToEmbedding() {
   adapter.b = store.Declare(adapter.module + ".lora_embedding_B", {hidden, rank}, true, -1,
                             placer_.division().tp);
   placer_.Later([this, &adapter] {
-    DrawNormal(adapter.module, *adapter.b);
+    DrawNormal(adapter.module, 1, *adapter.b);
     return absl::OkStatus();
   });
 }
@@ -101,7 +101,7 @@ void AdapterBuilder::AttachToHead() {
   SetPieces(adapter.b, {placer_.spec().vocab, rank}, 0,
             {{0, vocab.begin, vocab.count, vocab.copies}});
   placer_.Later([this, &adapter] {
-    DrawUniform(adapter.module, *adapter.a);
+    DrawA(adapter.module, *adapter.a);
     return absl::OkStatus();
   });
 }
@@ -129,7 +129,7 @@ void AdapterBuilder::AttachStack(ExpertsAdapter adapter, int64_t layer, MoeBlock
                                adapter.gate_up ? Divided::kRows : Divided::kWhole, layer);
   placer_.decoder().experts_adapters.push_back(adapter);
   placer_.Later([this, adapter, &moe, &groups, rank] {
-    DrawUniform(adapter.module, *adapter.a);
+    DrawA(adapter.module, *adapter.a);
     for (size_t e = 0; e < groups.size(); ++e) {
       Adapter& own = groups[e].adapters.emplace_back();
       own.rank = rank;
@@ -144,18 +144,22 @@ void AdapterBuilder::AttachStack(ExpertsAdapter adapter, int64_t layer, MoeBlock
   });
 }
 
-// Kaiming uniform with a = sqrt(5), as a linear is started.
-void AdapterBuilder::DrawUniform(const std::string& module, const Trained& a) const {
+// Kaiming uniform with a = sqrt(5), as a linear is started; or normal.
+void AdapterBuilder::DrawA(const std::string& module, const Trained& a) const {
+  if (lora_.init == LoraInit::kGaussian) {
+    return DrawNormal(module, 1.0 / static_cast<double>(lora_.rank), a);
+  }
   SeededRandom random(lora_.seed ^ HashName(module));
   const double bound = 1.0 / std::sqrt(static_cast<double>(a.whole.back()));
   Draw(a, [&] { return (2 * random.UniformDouble() - 1) * bound; });
 }
 
-void AdapterBuilder::DrawNormal(const std::string& module, const Trained& b) const {
+void AdapterBuilder::DrawNormal(const std::string& module, double deviation,
+                                const Trained& to) const {
   SeededRandom random(lora_.seed ^ HashName(module));
-  Draw(b, [&] {
+  Draw(to, [&] {
     const double radius = std::sqrt(-2 * std::log(1 - random.UniformDouble()));
-    return radius * std::cos(2 * M_PI * random.UniformDouble());
+    return deviation * radius * std::cos(2 * M_PI * random.UniformDouble());
   });
 }
 
@@ -217,7 +221,7 @@ void AdapterBuilder::Start(LinearGroup& group) {
   for (Adapter& adapter : group.adapters) {
     joined = joined && adapter.a->offset == first + rank * group.in;
     rank += adapter.rank;
-    DrawUniform(adapter.module, *adapter.a);
+    DrawA(adapter.module, *adapter.a);
     if (adapter.magnitude != nullptr && !placer_.options().without_frozen) {
       StartMagnitude(group, adapter);
     }

@@ -29,8 +29,8 @@ class AdapterBuilder {
   void AttachTo(LinearGroup& group, const std::vector<const spec::HubLinear*>& linears);
   void DeclareOutputs(const LinearGroup& group, const spec::HubLinear& linear, Adapter& adapter);
   double Scale() const;
-  void DrawUniform(const std::string& module, const Trained& a) const;
-  void DrawNormal(const std::string& module, const Trained& b) const;
+  void DrawA(const std::string& module, const Trained& a) const;
+  void DrawNormal(const std::string& module, double deviation, const Trained& to) const;
   void Start(LinearGroup& group);
   void StartMagnitude(const LinearGroup& group, Adapter& adapter);
 

@@ -4,21 +4,23 @@
 #include <regex>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 
 namespace graft::model {
 namespace {
 
-absl::Status CheckPatterns(const std::vector<std::string>& wanted) {
+absl::Status CheckPatterns(const std::string& field, const std::vector<std::string>& wanted) {
   for (const std::string& w : wanted) {
     if (!absl::StartsWith(w, "re:")) continue;
     try {
       std::regex(w.substr(3));
     } catch (const std::regex_error& error) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "tuning.target_modules \"", w, "\" is no regular expression: ", error.what()));
+      return absl::InvalidArgumentError(
+          absl::StrCat("tuning.", field, " \"", w, "\" is no regular expression: ", error.what()));
     }
   }
   return absl::OkStatus();
@@ -35,6 +37,15 @@ bool Matches(const std::string& module, const std::vector<std::string>& wanted) 
     }
   }
   return false;
+}
+
+// The number in a module's name: 3 of "model.layers.3.mlp.up_proj"; -1: it is in no layer.
+int64_t LayerOf(const std::string& module) {
+  for (const absl::string_view part : absl::StrSplit(module, '.')) {
+    int64_t layer = -1;
+    if (absl::SimpleAtoi(part, &layer)) return layer;
+  }
+  return -1;
 }
 
 // peft's name of the module that holds a layer's stacked experts: beside the fused tensors that
@@ -68,18 +79,26 @@ absl::StatusOr<AdapterTargets> AdapterTargets::Choose(const spec::ModelDescripti
 
 absl::Status AdapterTargets::ChooseLinears() {
   const std::vector<std::string>& wanted = options_->lora.target_modules;
-  GRAFT_RETURN_IF_ERROR(CheckPatterns(wanted));
+  GRAFT_RETURN_IF_ERROR(CheckPatterns("target_modules", wanted));
+  GRAFT_RETURN_IF_ERROR(CheckPatterns("exclude_modules", options_->lora.exclude_modules));
+  for (const int64_t layer : options_->lora.layers_to_transform) {
+    if (layer >= 0 && layer < description_->spec.num_layers()) continue;
+    return absl::InvalidArgumentError(absl::StrCat("tuning.layers_to_transform names layer ", layer,
+                                                   "; this model has 0 to ",
+                                                   description_->spec.num_layers() - 1));
+  }
   std::set<std::string> suffixes;
   for (spec::HubLinear& linear : spec::HubLinears(*description_)) {
     suffixes.insert(linear.module.substr(linear.module.rfind('.') + 1));
-    if (!Matches(linear.module, wanted)) continue;
+    if (!Matches(linear.module, wanted) || LeftOut(linear.module)) continue;
     for (const spec::HubLinear::Part& part : linear.parts) adapted_.insert(part.name);
     linears_.push_back(std::move(linear));
   }
   if (!linears_.empty() || HasSpecialTargets()) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("tuning.target_modules [", absl::StrJoin(wanted, ", "),
-                   "] matches no linear layer; this model has ", absl::StrJoin(suffixes, ", ")));
+                   "] without exclude_modules and other layers matches no linear layer; this ",
+                   "model has ", absl::StrJoin(suffixes, ", ")));
 }
 
 // Named one by one, and not by a pattern that means every linear.
@@ -88,7 +107,15 @@ bool AdapterTargets::Names(const std::string& module) const {
   for (const std::string& w : options_->lora.target_modules) {
     if (w != "all-linear") named.push_back(w);
   }
-  return !named.empty() && Matches(module, named);
+  return !named.empty() && Matches(module, named) && !LeftOut(module);
+}
+
+bool AdapterTargets::LeftOut(const std::string& module) const {
+  const std::vector<std::string>& excluded = options_->lora.exclude_modules;
+  const std::vector<int64_t>& layers = options_->lora.layers_to_transform;
+  if (!excluded.empty() && Matches(module, excluded)) return true;
+  return !layers.empty() &&
+         std::find(layers.begin(), layers.end(), LayerOf(module)) == layers.end();
 }
 
 std::string AdapterTargets::HeadModule() const {
@@ -118,7 +145,7 @@ ExpertsTargets AdapterTargets::Experts(int64_t layer) const {
 bool AdapterTargets::AdaptsSomeExperts() const {
   for (int64_t i = 0; i < description_->spec.num_layers(); ++i) {
     const ExpertsTargets targets = Experts(i);
-    if (!targets.module.empty()) return targets.gate_up || targets.down;
+    if (targets.gate_up || targets.down) return true;
   }
   return false;
 }

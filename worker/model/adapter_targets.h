@@ -63,6 +63,8 @@ class AdapterTargets {
   absl::Status CheckSpecialTargets() const;
   absl::Status CheckSaved() const;
   bool Names(const std::string& module) const;
+  // By exclude_modules or layers_to_transform.
+  bool LeftOut(const std::string& module) const;
   bool AdaptsSomeExperts() const;
   bool HasSpecialTargets() const;
   bool adapts() const { return options_->train == Train::kLora; }

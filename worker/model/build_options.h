@@ -18,6 +18,9 @@ enum class Train { kNothing, kLora, kAllWeights };
 // Which biases are trained beside the adapters: none, all, or those of linears with an adapter.
 enum class TrainedBias { kNone, kAll, kAdapted };
 
+// How A is drawn: kaiming uniform as peft draws it, or normal with a deviation of 1 / rank.
+enum class LoraInit { kKaiming, kGaussian };
+
 struct LoraOptions {
   int64_t rank = 16;
   double alpha = 32;
@@ -29,10 +32,15 @@ struct LoraOptions {
   // or "gate_up_proj" and "down_proj" of them) are adapted where they are named, never by
   // "all-linear" or by default.
   std::vector<std::string> target_modules;
+  // Of those, the ones that are left out, in the same forms.
+  std::vector<std::string> exclude_modules;
+  // Of those, the ones in these layers, counted from 0; empty: in all.
+  std::vector<int64_t> layers_to_transform;
   // Trained whole beside the adapters, by suffix of the Hub name: embedding, head and norms.
   std::vector<std::string> modules_to_save;
   TrainedBias bias = TrainedBias::kNone;
-  uint64_t seed = 0;  // of A: kaiming uniform as peft draws it; B is 0
+  LoraInit init = LoraInit::kKaiming;
+  uint64_t seed = 0;  // of A; B is 0
 };
 
 struct BuildOptions {

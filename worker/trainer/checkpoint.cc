@@ -139,7 +139,6 @@ TensorParts Copies(const TensorParts& parts) {
   return out;
 }
 
-constexpr char kTrained[] = "trained";
 constexpr char kOptimizer[] = "optimizer";
 constexpr char kBest[] = "best";
 
@@ -180,7 +179,7 @@ absl::StatusOr<SavedCheckpoint> Checkpoints::Write(const CheckpointContents& con
   };
   const FileGang& gang = options_.gang;
   GRAFT_RETURN_IF_ERROR(Agree(gang, key + "/folder", gang.rank == 0 ? clean() : absl::OkStatus()));
-  GRAFT_RETURN_IF_ERROR(WriteTogether(gang, key, writing, kTrained, contents.trained));
+  GRAFT_RETURN_IF_ERROR(WriteTogether(gang, key, writing, kTrainedStem, contents.trained));
   GRAFT_RETURN_IF_ERROR(WriteTogether(gang, key, writing, kOptimizer, contents.optimizer));
   GRAFT_RETURN_IF_ERROR(WriteTogether(gang, key, writing, kBest, contents.best));
   SavedCheckpoint saved;
@@ -247,7 +246,7 @@ absl::StatusOr<CheckpointState> ReadCheckpointState(const std::string& folder) {
 }
 
 absl::Status ReadCheckpointTensors(const std::string& folder, const CheckpointContents& contents) {
-  GRAFT_RETURN_IF_ERROR(ReadParts(TensorFile(folder, kTrained), contents.trained));
+  GRAFT_RETURN_IF_ERROR(ReadParts(TensorFile(folder, kTrainedStem), contents.trained));
   if (!contents.optimizer.empty()) {
     GRAFT_RETURN_IF_ERROR(ReadParts(TensorFile(folder, kOptimizer), contents.optimizer));
   }

@@ -34,6 +34,7 @@
 namespace graft::trainer {
 
 inline constexpr int64_t kCheckpointVersion = 3;
+inline constexpr char kTrainedStem[] = "trained";  // the file with the trained tensors
 
 // What stands in state.json.
 struct CheckpointState {

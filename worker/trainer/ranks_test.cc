@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -98,24 +99,27 @@ class RanksTest : public TinyRunTest {
     return Finish();
   }
 
+  // The numbers of an adapter, of the tensors whose names end so.
+  std::vector<float> Numbers(const std::string& name, const std::string& end = "") {
+    const std::string path = folder_ + "/out-" + name + "/adapter_model.safetensors";
+    auto source = spec::OpenFile(path);
+    GRAFT_CHECK(source.ok()) << source.status();
+    auto index = spec::ReadSafetensorsHeader(**source, path);
+    GRAFT_CHECK(index.ok()) << index.status();
+    std::vector<float> all;
+    for (const auto& [tensor, info] : *index) {
+      if (!absl::EndsWith(tensor, end)) continue;
+      std::vector<float> values(static_cast<size_t>(info.elements()));
+      GRAFT_CHECK_OK(
+          (*source)->ReadAt(info.offset, info.bytes, reinterpret_cast<char*>(values.data())));
+      all.insert(all.end(), values.begin(), values.end());
+    }
+    return all;
+  }
+
   // The largest difference of two adapters.
   double Difference(const std::string& a, const std::string& b) {
-    const auto read = [&](const std::string& name) {
-      const std::string path = folder_ + "/out-" + name + "/adapter_model.safetensors";
-      auto source = spec::OpenFile(path);
-      GRAFT_CHECK(source.ok()) << source.status();
-      auto index = spec::ReadSafetensorsHeader(**source, path);
-      GRAFT_CHECK(index.ok()) << index.status();
-      std::vector<float> all;
-      for (const auto& [tensor, info] : *index) {
-        std::vector<float> values(static_cast<size_t>(info.elements()));
-        GRAFT_CHECK_OK(
-            (*source)->ReadAt(info.offset, info.bytes, reinterpret_cast<char*>(values.data())));
-        all.insert(all.end(), values.begin(), values.end());
-      }
-      return all;
-    };
-    const std::vector<float> x = read(a), y = read(b);
+    const std::vector<float> x = Numbers(a), y = Numbers(b);
     EXPECT_EQ(x.size(), y.size());
     double most = 0;
     for (size_t i = 0; i < std::min(x.size(), y.size()); ++i) {
@@ -287,6 +291,61 @@ TEST_F(RanksTest, AdaptersOfBothEndsAndWholeModulesAreThoseOfOneRank) {
   ASSERT_FALSE(many[0].empty());
   ASSERT_TRUE(std::holds_alternative<DoneEvent>(many[0].back())) << FormatEvent(many[0].back(), 0);
   EXPECT_LE(Difference("one", "many"), 1e-5);
+}
+
+TEST_F(RanksTest, AdaptersMayStartNormalAndAlikeUnderEveryLayout) {
+  config_.tuning.init = LoraInit::kGaussian;
+  config_.schedule.max_steps = 1;
+  config_.schedule.learning_rate = 1e-300;
+  Into("one");
+  RunAll();
+  const std::vector<float> a = Numbers("one", "lora_A.weight");
+  double squares = 0;
+  for (const float number : a) squares += static_cast<double>(number) * number;
+  EXPECT_NEAR(std::sqrt(squares / static_cast<double>(a.size())), 1.0 / 4, 0.02);
+  Into("many");
+  config_.parallelism.tp = config_.parallelism.pp = 2;
+  RunAll();
+  EXPECT_EQ(Difference("one", "many"), 0);
+}
+
+// Learns nothing more, so that what comes out is what it began with.
+TEST_F(RanksTest, ManyRanksStartFromWhatOneRankLeft) {
+  config_.tuning.target_modules = {"q_proj", "down_proj", "embed_tokens", "lm_head"};
+  config_.tuning.modules_to_save = {"norm"};
+  config_.schedule.max_steps = 4;
+  Into("first");
+  RunAll();
+  const std::string checkpoint = config_.checkpoint.folder;
+  config_.schedule.max_steps = 1;
+  config_.schedule.learning_rate = 1e-300;
+  config_.parallelism.tp = config_.parallelism.pp = 2;
+  for (const std::string& source : {checkpoint, config_.output.folder}) {
+    config_.start_from = source;
+    Into("again");
+    const auto again = RunAll();
+    ASSERT_NE(GoodEnd(again[0]), nullptr);
+    EXPECT_EQ(Difference("first", "again"), 0);
+  }
+}
+
+TEST_F(RanksTest, SharesOfAllWeightsStartFromACheckpoint) {
+  config_.tuning.kind = TuningKind::kAllWeights;
+  config_.schedule.max_steps = 4;
+  config_.schedule.learning_rate = 1e-2;
+  Into("first");
+  RunAll();
+  const std::string first = config_.output.folder + "/model.safetensors";
+  config_.start_from = config_.checkpoint.folder;
+  config_.schedule.max_steps = 1;
+  config_.schedule.learning_rate = 1e-300;
+  for (const int64_t zero : {1, 3}) {
+    config_.parallelism = {.dp = 2, .zero = zero};
+    Into("again");
+    const auto again = RunAll();
+    ASSERT_NE(GoodEnd(again[0]), nullptr);
+    EXPECT_EQ(*ReadFile(config_.output.folder + "/model.safetensors"), *ReadFile(first));
+  }
 }
 
 TEST_F(RanksTest, ACheckpointOfOneLayoutGoesOnUnderAnother) {

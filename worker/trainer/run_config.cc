@@ -35,6 +35,7 @@ void VisitFields(V& v, DatasetConfig& c) {
   v("chat_template", c.chat_template);
   v("max_seq_length", c.max_seq_length);
   v("packing", c.packing);
+  v("packing_max_samples", c.packing_max_samples);
   v("shuffle", c.shuffle);
   v("loss_on", c.loss_on);
   v("limit", c.limit);
@@ -53,10 +54,13 @@ void VisitFields(V& v, TuningConfig& c) {
   v("alpha", c.alpha);
   v("dropout", c.dropout);
   v("target_modules", c.target_modules);
+  v("exclude_modules", c.exclude_modules);
+  v("layers_to_transform", c.layers_to_transform);
   v("modules_to_save", c.modules_to_save);
   v("rslora", c.rslora);
   v("dora", c.dora);
   v("bias", c.bias);
+  v("init", c.init);
   v("init_seed", c.init_seed);
 }
 
@@ -97,6 +101,7 @@ void VisitFields(V& v, EvaluationConfig& c) {
   v("interval", c.interval);
   v("interval_epochs", c.interval_epochs);
   v("patience", c.patience);
+  v("patience_epochs", c.patience_epochs);
   v("min_delta", c.min_delta);
   v("restore_best", c.restore_best);
   v("sample_prompts", c.sample_prompts);
@@ -164,6 +169,7 @@ void VisitFields(V& v, RunConfig& c) {
   v("output", c.output);
   v("checkpoint", c.checkpoint);
   v("resume_from", c.resume_from);
+  v("start_from", c.start_from);
   v("seed", c.seed);
   v("threads", c.threads);
   v("device", c.device);
@@ -208,7 +214,9 @@ absl::Status CheckRanges(const RunConfig& c) {
       {"optimizer.clip_norm", c.optimizer.clip_norm, 0, kMost},
       {"evaluation.interval", static_cast<double>(c.evaluation.interval), 0, kMost},
       {"evaluation.interval_epochs", c.evaluation.interval_epochs, 0, kMost},
+      {"dataset.packing_max_samples", static_cast<double>(c.dataset.packing_max_samples), 0, kMost},
       {"evaluation.patience", static_cast<double>(c.evaluation.patience), 0, kMost},
+      {"evaluation.patience_epochs", c.evaluation.patience_epochs, 0, kMost},
       {"evaluation.sample_rows", static_cast<double>(c.evaluation.sample_rows), 0, 1000},
       {"evaluation.sample_tokens", static_cast<double>(c.evaluation.sample_tokens), 1, 1 << 20},
       {"checkpoint.interval", static_cast<double>(c.checkpoint.interval), 0, kMost},
@@ -269,7 +277,11 @@ absl::Status ValidateRunConfig(const RunConfig& c) {
   }
   GRAFT_RETURN_IF_ERROR(CheckSources(c.dataset));
   const bool validates = !c.dataset.validation.empty() || c.dataset.validation_split > 0;
-  if (c.evaluation.patience > 0 && !validates) {
+  if (c.evaluation.patience > 0 && c.evaluation.patience_epochs > 0) {
+    return absl::InvalidArgumentError(
+        "evaluation.patience and patience_epochs are both set; choose one");
+  }
+  if ((c.evaluation.patience > 0 || c.evaluation.patience_epochs > 0) && !validates) {
     return absl::InvalidArgumentError(
         "evaluation.patience needs dataset.validation, which is empty, or "
         "dataset.validation_split");

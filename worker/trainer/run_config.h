@@ -26,6 +26,7 @@ inline constexpr int64_t kMaxRunConfigBytes = 4 << 20;  // of the file
 enum class Method { kSft };
 enum class TuningKind { kLora, kLoraMerged, kAllWeights };
 enum class OptimizerKind { kAdamW, kAdamW8bit, kPagedAdamW8bit, kAdafactor, kLion, kSgd };
+enum class LoraInit { kKaiming, kGaussian };
 enum class LoraBias { kNone, kAll, kLoraOnly };
 // What backward finds again instead of keeping. The fused modules always make norms and products
 // anew, so `none` and `selective` are the same here; `full` keeps the input of each layer alone,
@@ -68,6 +69,7 @@ struct DatasetConfig {
   std::string chat_template;    // Jinja source instead of the model's own
   int64_t max_seq_length = 2048;
   bool packing = true;
+  int64_t packing_max_samples = 0;  // examples in a sequence; 0: as many as fit
   bool shuffle = true;
   LossOn loss_on = LossOn::kAnswers;
   int64_t limit = 0;  // first rows only; 0: all
@@ -91,11 +93,14 @@ struct TuningConfig {
   // Module names by suffix ("q_proj"), "all-linear", or one regular expression over full names as
   // "re:...". Empty: all linear layers but the head.
   std::vector<std::string> target_modules;
+  std::vector<std::string> exclude_modules;  // of those
+  std::vector<int64_t> layers_to_transform;  // of those, counted from 0; empty: all
   std::vector<std::string> modules_to_save;  // trained whole beside the adapters
   bool rslora = false;
   bool dora = false;
   LoraBias bias = LoraBias::kNone;
-  std::optional<int64_t> init_seed;  // of lora_A; absent: `seed`
+  LoraInit init = LoraInit::kKaiming;  // of lora_A
+  std::optional<int64_t> init_seed;    // of lora_A; absent: `seed`
 };
 
 struct ScheduleConfig {
@@ -131,8 +136,9 @@ struct EvaluationConfig {
   int64_t interval = 0;        // steps; 0: at the end of each epoch, or as the next field says
   double interval_epochs = 0;  // so many epochs, or a part of one
   int64_t patience = 0;        // evaluations without improvement until the run stops; 0: never
+  double patience_epochs = 0;  // the same in epochs, in place of evaluations
   double min_delta = 0;
-  bool restore_best = true;  // output is the best by validation loss, when patience is set
+  bool restore_best = true;  // output is the best by validation loss, when either is set
   // Answered after the steps 10, 50 and 100 and at each evaluation, with at most so many tokens.
   std::vector<std::string> sample_prompts;
   int64_t sample_rows = 0;  // of those that validate, evenly spread
@@ -201,6 +207,9 @@ struct RunConfig {
   CheckpointConfig checkpoint;
   std::string
       resume_from;  // a checkpoint folder, or the folder of checkpoints: the newest whole one
+  // An adapter's or a checkpoint's folder whose numbers take the place of fresh ones; nothing else
+  // of it is taken, and nothing where the run is resumed.
+  std::string start_from;
   int64_t seed = 0;
   int64_t threads = 0;          // 0: one per processor
   std::string device = "auto";  // a GPU where there is one; cpu, cuda, cuda:N
@@ -238,6 +247,12 @@ struct EnumNames<OptimizerKind> {
             {OptimizerKind::kAdafactor, "adafactor"},
             {OptimizerKind::kLion, "lion"},
             {OptimizerKind::kSgd, "sgd"}};
+  }
+};
+template <>
+struct EnumNames<LoraInit> {
+  static std::vector<std::pair<LoraInit, const char*>> Names() {
+    return {{LoraInit::kKaiming, "kaiming"}, {LoraInit::kGaussian, "gaussian"}};
   }
 };
 template <>

@@ -25,6 +25,9 @@ RunFailure Classify(Phase phase, const absl::Status& status) {
     case Phase::kResume:
       return {ErrorCode::kInvalidCheckpoint, status,
               "resume with the run.json of the checkpoint, or start anew without resume_from"};
+    case Phase::kStart:
+      return {ErrorCode::kInvalidCheckpoint, status,
+              "start_from takes an adapter or a checkpoint of the same model and tuning"};
     case Phase::kStore:
       return {ErrorCode::kStorage, status, "make room, or check the folder's permissions"};
     case Phase::kTrain:

@@ -9,7 +9,7 @@
 namespace graft::trainer {
 
 // Where in a run an error arose says what kind it is.
-enum class Phase { kConfig, kModel, kGather, kData, kResume, kTrain, kStore };
+enum class Phase { kConfig, kModel, kGather, kData, kResume, kStart, kTrain, kStore };
 
 // What `error` events are made of.
 struct RunFailure {

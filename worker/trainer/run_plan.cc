@@ -50,6 +50,20 @@ void PlanOfBatches(const data::BatchPlan& batches, spec::TrainingPlan* plan) {
 
 bool DividesTheModel(const ParallelismConfig& p) { return p.cp > 1 || p.pp > 1 || p.tp > 1; }
 
+// What is not as by default: a later trainer, which knows more fields, calls the same run the same.
+void AddChosen(const Json& config, const Json& defaults, const std::string& path,
+               std::string* out) {
+  for (const auto& [name, value] : config.as_object()) {
+    const Json* usual = defaults.Find(name);
+    const std::string here = absl::StrCat(path, "/", name);
+    if (usual != nullptr && value.is_object() && usual->is_object()) {
+      AddChosen(value, *usual, here, out);
+    } else if (usual == nullptr || value.Dump() != usual->Dump()) {
+      absl::StrAppend(out, here, "=", value.Dump(), "\n");
+    }
+  }
+}
+
 }  // namespace
 
 Precision WantedPrecision(const RunConfig& config, const DeviceTypes& types) {
@@ -87,8 +101,12 @@ model::BuildOptions BuildOptionsOf(const RunConfig& config, const ComputeChoice&
                   .rslora = t.rslora,
                   .dora = t.dora,
                   .target_modules = t.target_modules,
+                  .exclude_modules = t.exclude_modules,
+                  .layers_to_transform = t.layers_to_transform,
                   .modules_to_save = t.modules_to_save,
                   .bias = BiasOf(t.bias),
+                  .init = t.init == LoraInit::kGaussian ? model::LoraInit::kGaussian
+                                                        : model::LoraInit::kKaiming,
                   .seed = static_cast<uint64_t>(t.init_seed.value_or(config.seed))};
   return options;
 }
@@ -146,12 +164,15 @@ std::string IdentityOf(const RunConfig& config, const ComputeChoice& compute, in
   same.output = {};
   same.checkpoint = {};
   same.resume_from.clear();
+  same.start_from.clear();
   same.evaluation = {};
   same.events_fd = 1;
   same.device = RunConfig().device;
   same.threads = 0;  // another node has another number of cores
   same.log_interval = 1;
-  return Sha256::HexOf(absl::StrCat(FormatRunConfig(same), rows));
+  std::string chosen;
+  AddChosen(WriteConfig(same), WriteConfig(RunConfig()), "", &chosen);
+  return Sha256::HexOf(absl::StrCat(chosen, rows));
 }
 
 }  // namespace graft::trainer

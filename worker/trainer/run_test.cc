@@ -24,6 +24,9 @@
 namespace graft::trainer {
 namespace {
 
+using ::testing::HasSubstr;
+using ::testing::Not;
+
 class RunTest : public TinyRunTest {
  protected:
   void SetUp() override {
@@ -165,6 +168,114 @@ TEST_F(RunTest, ARunThatStopsEarlyLeavesItsBestEvenWhereThatWasBeforeAKill) {
   EXPECT_EQ(end->step, done->step);
   EXPECT_EQ(end->validation_loss, done->validation_loss);
   EXPECT_EQ(Adapter("out-killed"), Adapter("out-whole"));
+}
+
+TEST_F(RunTest, LayersMayBeLeftOutOfAnAdapter) {
+  config_.schedule.max_steps = 1;
+  config_.tuning.exclude_modules = {"re:.*mlp.*", "o_proj"};
+  config_.tuning.layers_to_transform = {1};
+  Into("a");
+  ASSERT_NE(GoodEnd(RunTrainer()), nullptr);
+  const std::string adapter = Adapter("out-a");
+  for (const char* module : {"q_proj", "k_proj", "v_proj"}) {
+    EXPECT_THAT(adapter, HasSubstr(std::string("layers.1.self_attn.") + module + ".lora_A"));
+  }
+  EXPECT_THAT(adapter, Not(HasSubstr("layers.0.")));
+  EXPECT_THAT(adapter, Not(HasSubstr("mlp")));
+  EXPECT_THAT(adapter, Not(HasSubstr("o_proj")));
+  config_.tuning.layers_to_transform = {99};
+  const std::vector<Event> events = RunTrainer();
+  ASSERT_FALSE(events.empty());
+  ASSERT_TRUE(std::holds_alternative<ErrorEvent>(events.back()));
+  EXPECT_THAT(std::get<ErrorEvent>(events.back()).message, HasSubstr("names layer 99"));
+}
+
+TEST_F(RunTest, PatienceMayBeEpochs) {
+  ValidateOnOtherAnswers();
+  config_.schedule.epochs = 40;
+  config_.schedule.learning_rate = 1e-2;
+  config_.evaluation.interval = 3;
+  config_.evaluation.patience_epochs = 1;  // of 12 steps
+  Into("a");
+  const std::vector<Event> events = RunTrainer();
+  const DoneEvent* done = GoodEnd(events);
+  ASSERT_NE(done, nullptr);
+  EXPECT_EQ(done->reason, DoneReason::kEarlyStopped);
+  int64_t best = 0;
+  for (const Event& event : events) {
+    const auto* eval = std::get_if<EvalEvent>(&event);
+    if (eval != nullptr && eval->best) best = eval->step;
+  }
+  EXPECT_EQ(done->step, best + 12);
+}
+
+// Learns nothing more, so that what comes out is what it began with.
+TEST_F(RunTest, ARunMayStartFromTheWeightsOfAnother) {
+  ValidateOnOtherAnswers();
+  config_.evaluation.at_start = true;
+  config_.tuning.dropout = 0;
+  for (const TuningKind kind : {TuningKind::kLora, TuningKind::kAllWeights}) {
+    config_.tuning.kind = kind;
+    config_.start_from.clear();
+    config_.schedule.max_steps = 6;
+    config_.schedule.learning_rate = 1e-2;
+    Into("first");
+    const std::vector<Event> first = RunTrainer();
+    ASSERT_NE(GoodEnd(first), nullptr);
+    config_.schedule.max_steps = 1;
+    config_.schedule.learning_rate = 1e-300;
+    const bool lora = kind == TuningKind::kLora;
+    const std::string file = lora ? "/adapter_model.safetensors" : "/model.safetensors";
+    std::vector<std::string> sources = {config_.checkpoint.folder};
+    if (lora) sources.push_back(config_.output.folder);
+    for (const std::string& source : sources) {
+      config_.start_from = source;
+      Into("again");
+      const std::vector<Event> again = RunTrainer();
+      ASSERT_NE(GoodEnd(again), nullptr);
+      EXPECT_EQ(std::get<RunEvent>(again.front()).first_step, 0);
+      EXPECT_EQ(*ReadFile(folder_ + "/out-again" + file), *ReadFile(folder_ + "/out-first" + file));
+      // Before and after are of the base and of what came out.
+      const auto loss = [](const std::vector<Event>& events, int64_t step) {
+        for (const Event& event : events) {
+          const auto* eval = std::get_if<EvalEvent>(&event);
+          if (eval != nullptr && eval->step == step) return eval->loss;
+        }
+        return std::nan("");
+      };
+      EXPECT_EQ(loss(again, 0), loss(first, 0));
+      EXPECT_EQ(loss(again, 1), loss(first, 6));
+    }
+  }
+}
+
+TEST_F(RunTest, WeightsOfAnotherTuningAreRefusedByName) {
+  config_.schedule.max_steps = 1;
+  Into("first");
+  ASSERT_NE(GoodEnd(RunTrainer()), nullptr);
+  const std::string adapter = config_.output.folder, checkpoint = config_.checkpoint.folder;
+  const TuningConfig tuning = config_.tuning;
+  Into("again");
+  const auto refusal = [&](const std::string& from) {
+    config_.start_from = from;
+    const std::vector<Event> events = RunTrainer();
+    config_.tuning = tuning;
+    const auto* error = events.empty() ? nullptr : std::get_if<ErrorEvent>(&events.back());
+    if (error == nullptr) return std::string("no error");
+    EXPECT_EQ(error->code, ErrorCode::kInvalidCheckpoint);
+    return error->message;
+  };
+  config_.tuning.alpha = 1;
+  EXPECT_THAT(refusal(adapter), HasSubstr("has tuning.alpha 32, this run 1"));
+  config_.tuning.rank = 2;
+  EXPECT_THAT(refusal(adapter), HasSubstr("has tuning.rank 4, this run 2"));
+  config_.tuning.rank = 2;
+  EXPECT_THAT(refusal(checkpoint), HasSubstr("wanted"));
+  config_.tuning.target_modules = {"q_proj"};
+  EXPECT_THAT(refusal(checkpoint), HasSubstr("is not trained by this run"));
+  config_.tuning.kind = TuningKind::kAllWeights;
+  EXPECT_THAT(refusal(adapter), HasSubstr("merge it into its base first"));
+  EXPECT_THAT(refusal(folder_ + "/nothing"), HasSubstr("no whole checkpoint"));
 }
 
 TEST_F(RunTest, APausedRunLeavesACheckpointAndGoesOnToTheSameBytes) {

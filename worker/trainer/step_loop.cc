@@ -36,6 +36,7 @@
 #include "worker/trainer/run_plan.h"
 #include "worker/trainer/schedule.h"
 #include "worker/trainer/sharded_state.h"
+#include "worker/trainer/starting_weights.h"
 #include "worker/trainer/training_data.h"
 #include "worker/trainer/validation.h"
 
@@ -89,8 +90,13 @@ class RunLoop {
     GRAFT_ASSIGN_OR_RETURN(data_, PrepareData(config_, *model_));
     phase_ = Phase::kModel;
     GRAFT_RETURN_IF_ERROR(Build());
-    phase_ = Phase::kResume;
-    if (!config_.resume_from.empty()) GRAFT_RETURN_IF_ERROR(Resume());
+    if (!config_.resume_from.empty()) {
+      phase_ = Phase::kResume;
+      GRAFT_RETURN_IF_ERROR(Resume());
+    } else if (!config_.start_from.empty()) {
+      phase_ = Phase::kStart;
+      GRAFT_RETURN_IF_ERROR(OpenStart());
+    }
     Announce();
     phase_ = Phase::kTrain;
     GRAFT_RETURN_IF_ERROR(Train());
@@ -233,6 +239,28 @@ class RunLoop {
     return absl::OkStatus();
   }
 
+  absl::Status OpenStart() {
+    absl::Status status;
+    GRAFT_RETURN_IF_ERROR(model::TorchCall("opening start_from", [&] {
+      absl::StatusOr<StartingWeights> opened =
+          StartingWeights::Open(config_, *model_, build_options_);
+      status = opened.ok() ? opened->Check(TrainedParts(*decoder_, Refs())) : opened.status();
+      if (status.ok()) starting_ = *std::move(opened);
+    }));
+    return status;
+  }
+
+  // Behind the evaluation of the base, which is the model without them.
+  absl::Status TakeStart() {
+    absl::Status filled;
+    GRAFT_RETURN_IF_ERROR(model::TorchCall("taking start_from", [&] {
+      filled = starting_->Fill(TrainedParts(*decoder_, Refs()));
+      starting_.reset();
+      if (filled.ok() && reducer_ != nullptr) reducer_->Restored();
+    }));
+    return filled;
+  }
+
   void Announce() {
     RunEvent run;
     if (const char* trace = std::getenv("TRACEPARENT")) run.traceparent = trace;
@@ -272,6 +300,7 @@ class RunLoop {
 
   absl::Status Train() {
     GRAFT_RETURN_IF_ERROR(validation_->EvaluateBase());
+    if (starting_.has_value()) GRAFT_RETURN_IF_ERROR(TakeStart());
     while (state_.step < data_->total_steps) {
       const double seconds = config_.checkpoint.interval_seconds;
       const bool late = seconds > 0 && SecondsSince(saved_at_) >= seconds;
@@ -435,6 +464,7 @@ class RunLoop {
     const Phase before = phase_;
     phase_ = Phase::kStore;
     saving_ = {state_, 0};
+    if (!validation_->evaluated(state_.step)) saving_.first.validation_loss.reset();
     saved_at_ = begin;
     GRAFT_RETURN_IF_ERROR(checkpoints_->Save(Contents()));
     saving_.second = SecondsSince(begin);
@@ -524,6 +554,7 @@ class RunLoop {
   std::unique_ptr<Engine> engine_;
 
   CheckpointState state_;
+  std::optional<StartingWeights> starting_;  // until they are taken
   std::optional<Samples> samples_;
   std::unique_ptr<Validation> validation_;
   double peak_flops_ = -1;  // of a product here; 0: not known, below: not asked yet

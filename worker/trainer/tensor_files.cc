@@ -139,6 +139,14 @@ absl::Status ReadParts(const std::string& path, const TensorParts& parts) {
   return absl::OkStatus();
 }
 
+absl::Status CheckParts(const std::string& path, const TensorParts& parts) {
+  GRAFT_ASSIGN_OR_RETURN(const spec::TensorIndex index, ListTensors(path));
+  for (const TensorPart& part : parts) {
+    GRAFT_RETURN_IF_ERROR(Expect(index, path, part).status());
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<spec::TensorIndex> ListTensors(const std::string& path) {
   GRAFT_ASSIGN_OR_RETURN(const auto source, spec::OpenFile(path));
   return spec::ReadSafetensorsHeader(*source, path);

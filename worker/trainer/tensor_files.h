@@ -67,8 +67,11 @@ class PartsFile {
   const UniqueFd fd_;
   const spec::TensorIndex index_;
 };
-// Fills every part from path.
+// Fills every part from path; INVALID_ARGUMENT as of PartsFile::Write.
 absl::Status ReadParts(const std::string& path, const TensorParts& parts);
+
+// Whether ReadParts finds every part there, by names and shapes.
+absl::Status CheckParts(const std::string& path, const TensorParts& parts);
 
 // The names and shapes in the file.
 absl::StatusOr<spec::TensorIndex> ListTensors(const std::string& path);

@@ -132,6 +132,7 @@ data::PlanOptions PlanOptionsOf(const RunConfig& config, const data::TokenStats&
   options.micro_batch_size = static_cast<int>(config.batch.micro);
   options.dp_size = static_cast<int>(config.parallelism.dp);
   options.packing = config.dataset.packing;
+  options.packing_max_samples = config.dataset.packing_max_samples;
   options.max_seq_length = stats.max_seq_length > 0
                                ? stats.max_seq_length
                                : static_cast<int>(config.dataset.max_seq_length);

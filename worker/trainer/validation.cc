@@ -67,8 +67,10 @@ void Validation::Take(const EvalResult& result) {
   event.epoch = static_cast<double>(state.step) / p_.data.steps_per_epoch;
   event.best = best;
   if (p_.gang.first()) p_.events.Write(event);
-  if (config.patience == 0) return;
-  stop_early_ = state.bad_evaluations >= config.patience;
+  if (!may_stop_early()) return;
+  const auto bad_steps = static_cast<double>(state.step - state.best_step);
+  stop_early_ = config.patience > 0 ? state.bad_evaluations >= config.patience
+                                    : bad_steps >= config.patience_epochs * p_.data.steps_per_epoch;
   if (best && keeps_best()) KeepAsBest();
 }
 
@@ -87,8 +89,12 @@ absl::Status Validation::AtEnd() {
   return looked_at_ == p_.state.step ? absl::OkStatus() : AfterStep(/*last=*/true);
 }
 
+bool Validation::may_stop_early() const {
+  return p_.config.evaluation.patience > 0 || p_.config.evaluation.patience_epochs > 0;
+}
+
 bool Validation::keeps_best() const {
-  return p_.config.evaluation.patience > 0 && p_.config.evaluation.restore_best;
+  return may_stop_early() && p_.config.evaluation.restore_best;
 }
 
 bool Validation::RestoreBest() {

@@ -42,6 +42,8 @@ class Validation {
   absl::Status AtEnd();
 
   bool stop_early() const { return stop_early_; }
+  // Whether the newest evaluation was of this step.
+  bool evaluated(int64_t step) const { return looked_at_ == step; }
   // The trained numbers as they were at the best evaluation; undefined where they are not kept.
   const at::Tensor& best_values() const { return best_values_; }
   bool keeps_best() const;
@@ -52,6 +54,7 @@ class Validation {
 
  private:
   void Take(const EvalResult& result);
+  bool may_stop_early() const;
   void WarnOfOverfitting();
 
   const Parts p_;

@@ -152,7 +152,8 @@ std::vector<std::vector<Group>> BatchPlan::Impl::GroupsOf(absl::Span<const int> 
     if (packing) {
       std::vector<int> own;
       for (const int index : share) own.push_back(lengths[index]);
-      groups[rank] = PackBestFit(own, Capacity());
+      const int64_t most = options.packing_max_samples * options.micro_batch_size;
+      groups[rank] = PackBestFit(own, Capacity(), most > 0 ? most : INT64_MAX);
       for (Group& group : groups[rank]) {
         for (int& index : group) index = share[index];
       }

@@ -54,6 +54,7 @@ struct PlanOptions {
   int micro_batch_size = 1;
   int dp_size = 1;
   bool packing = true;
+  int64_t packing_max_samples = 0;  // examples in a sequence; 0: as many as fit
   int max_seq_length = 2048;
 };
 

@@ -28,21 +28,22 @@ uint64_t Mix(uint64_t x) {
 
 }  // namespace
 
-std::vector<std::vector<int>> PackBestFit(absl::Span<const int> lengths, int64_t capacity) {
+std::vector<std::vector<int>> PackBestFit(absl::Span<const int> lengths, int64_t capacity,
+                                          int64_t most) {
   std::vector<std::vector<int>> groups;
   std::set<std::pair<int64_t, int>> room;  // what is left, group
   for (const int index : LongestFirst(lengths)) {
     const int64_t length = lengths[index];
     const auto best = room.lower_bound({length, 0});
+    auto [left, group] =
+        best == room.end() ? std::pair(capacity, static_cast<int>(groups.size())) : *best;
     if (best == room.end()) {
-      room.insert({capacity - length, static_cast<int>(groups.size())});
-      groups.push_back({index});
-      continue;
+      groups.emplace_back();
+    } else {
+      room.erase(best);
     }
-    const auto [left, group] = *best;
-    room.erase(best);
-    room.insert({left - length, group});
     groups[group].push_back(index);
+    if (static_cast<int64_t>(groups[group].size()) < most) room.insert({left - length, group});
   }
   for (std::vector<int>& group : groups) std::sort(group.begin(), group.end());
   return groups;

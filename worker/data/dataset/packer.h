@@ -9,9 +9,11 @@
 
 namespace graft::data {
 
-// Best fit, longest first: groups of indices into `lengths`, each of at most `capacity` in sum
-// (a length above it stands alone). Ties go to the lower index; within a group the indices ascend.
-std::vector<std::vector<int>> PackBestFit(absl::Span<const int> lengths, int64_t capacity);
+// Best fit, longest first: groups of at most `most` indices into `lengths`, each of at most
+// `capacity` in sum (a length above it stands alone). Ties go to the lower index; within a group
+// the indices ascend.
+std::vector<std::vector<int>> PackBestFit(absl::Span<const int> lengths, int64_t capacity,
+                                          int64_t most);
 
 // Shares the rows among `ranks` so that the most loaded rank has little more to do than the others:
 // longest first to the least loaded. With `equal_counts` no rank gets more than

@@ -13,8 +13,17 @@ namespace {
 
 using ::testing::ElementsAre;
 
+constexpr int64_t kAny = INT64_MAX;
+
 TEST(PackBestFitTest, FillsTheTightestGroupFirst) {
-  EXPECT_THAT(PackBestFit({6, 5, 4, 3}, 10), ElementsAre(ElementsAre(0, 2), ElementsAre(1, 3)));
+  EXPECT_THAT(PackBestFit({6, 5, 4, 3}, 10, kAny),
+              ElementsAre(ElementsAre(0, 2), ElementsAre(1, 3)));
+}
+
+TEST(PackBestFitTest, AGroupTakesNoMoreThanItMay) {
+  EXPECT_THAT(PackBestFit({1, 1, 1, 1, 1}, 10, 2),
+              ElementsAre(ElementsAre(0, 1), ElementsAre(2, 3), ElementsAre(4)));
+  EXPECT_THAT(PackBestFit({6, 4}, 10, 1), ElementsAre(ElementsAre(0), ElementsAre(1)));
 }
 
 TEST(PackBestFitTest, EveryRowStandsOnceAndNoGroupOverflows) {
@@ -23,7 +32,7 @@ TEST(PackBestFitTest, EveryRowStandsOnceAndNoGroupOverflows) {
     std::vector<int> lengths(random.Uniform(200));
     for (int& length : lengths) length = 1 + static_cast<int>(random.Uniform(100));
     std::vector<int> seen;
-    for (const std::vector<int>& group : PackBestFit(lengths, 100)) {
+    for (const std::vector<int>& group : PackBestFit(lengths, 100, kAny)) {
       int sum = 0;
       for (const int index : group) {
         sum += lengths[index];
@@ -48,7 +57,7 @@ TEST(PackBestFitTest, NeedsFewGroups) {
     sum += length;
   }
   const size_t least = static_cast<size_t>((sum + 2047) / 2048);
-  EXPECT_LE(PackBestFit(lengths, 2048).size(), least + 1);
+  EXPECT_LE(PackBestFit(lengths, 2048, kAny).size(), least + 1);
 }
 
 TEST(ShareAmongRanksTest, LoadsDifferByLessThanTheLongestRow) {
