@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -48,14 +49,17 @@ absl::Status WatchJob(Invocation& invocation) {
   return FollowJob(invocation, *client, name);
 }
 
+// `fill` puts into the request what flags say.
 template <typename Request>
-absl::Status Verb(Invocation& invocation, absl::string_view usage, absl::string_view said,
-                  grpc::Status (v1::JobService::Stub::*method)(grpc::ClientContext*, const Request&,
-                                                               v1::Job*)) {
+absl::Status Verb(
+    Invocation& invocation, absl::string_view usage, absl::string_view said,
+    grpc::Status (v1::JobService::Stub::*method)(grpc::ClientContext*, const Request&, v1::Job*),
+    const std::function<void(Request&)>& fill = [](Request&) {}) {
   GRAFT_RETURN_IF_ERROR(invocation.Parse(usage));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
   Request request;
   GRAFT_ASSIGN_OR_RETURN(*request.mutable_name(), JobName(invocation, *client));
+  fill(request);
   GRAFT_ASSIGN_OR_RETURN(const v1::Job job, client->Call<v1::Job>(client->jobs(), method, request));
   return invocation.Print(job, [&] {
     return absl::StrCat("job ", ShortName(job.name()), ": ", said, ", now ",
@@ -113,14 +117,39 @@ absl::Status ListAttempts(Invocation& invocation) {
   });
 }
 
+absl::Status ListCheckpoints(Invocation& invocation) {
+  GRAFT_RETURN_IF_ERROR(invocation.Parse("graft job checkpoints JOB"));
+  GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
+  v1::ListCheckpointsRequest request;
+  GRAFT_ASSIGN_OR_RETURN(*request.mutable_parent(), JobName(invocation, *client));
+  GRAFT_ASSIGN_OR_RETURN(const std::vector<v1::Checkpoint> checkpoints,
+                         AllPages(*client, client->jobs(), &v1::JobService::Stub::ListCheckpoints,
+                                  std::move(request), &v1::ListCheckpointsResponse::checkpoints));
+  return invocation.PrintList(Messages(checkpoints), [&] {
+    Table table({"STEP", "VAL LOSS", "SIZE", "ATTEMPT", "AGE", ""});
+    for (size_t column : {0u, 1u, 2u, 3u}) table.AlignRight(column);
+    for (const v1::Checkpoint& checkpoint : checkpoints) {
+      table.Add({absl::StrCat(checkpoint.step()),
+                 checkpoint.has_val_loss() ? FormatNumber(checkpoint.val_loss()) : "-",
+                 FormatBytes(checkpoint.size_bytes()), absl::StrCat(checkpoint.attempt()),
+                 AgeOf(checkpoint.create_time()), checkpoint.best() ? "best" : ""});
+    }
+    return table.Render(invocation.out);
+  });
+}
+
 absl::Status CheckpointJob(Invocation& invocation) {
   return Verb<v1::CheckpointJobRequest>(invocation, "graft job checkpoint JOB",
                                         "writing a checkpoint",
                                         &v1::JobService::Stub::CheckpointJob);
 }
 absl::Status FinishJob(Invocation& invocation) {
-  return Verb<v1::FinishJobRequest>(invocation, "graft job finish JOB", "finishing early",
-                                    &v1::JobService::Stub::FinishJob);
+  bool best = false;
+  invocation.flags.Bool("best", &best, "with the weights of its best validation, not the last");
+  return Verb<v1::FinishJobRequest>(
+      invocation, "graft job finish JOB [--best]", "finishing early",
+      &v1::JobService::Stub::FinishJob,
+      [&best](v1::FinishJobRequest& request) { request.set_use_best(best); });
 }
 
 absl::Status DeleteJob(Invocation& invocation) {
@@ -297,6 +326,7 @@ const std::vector<Command>& JobCommands() {
       {"job metrics", "loss and other curves", Metrics},
       {"job explain", "why it waits", ExplainJob},
       {"job attempts", "where it ran, and how each try ended", ListAttempts},
+      {"job checkpoints", "what it may be forked from", ListCheckpoints},
       {"job pause", "checkpoint it and free its devices", PauseJob},
       {"job resume", "go on from the checkpoint", ResumeJob},
       {"job cancel", "end it", CancelJob},

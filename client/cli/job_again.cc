@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/strip.h"
 #include "base/status_macros.h"
 #include "client/cli/job_submit.h"
 #include "client/cli/job_view.h"
@@ -27,6 +28,7 @@ absl::Status RerunJob(Invocation& invocation) {
   // What the resolved spec tells and no one may set; and what came out has its name already.
   spec.mutable_parallelism()->clear_data_parallel_size();
   spec.mutable_output()->clear_name();
+  spec.mutable_resources()->clear_after();
   GRAFT_RETURN_IF_ERROR(ApplySets(flags.sets, spec));
   return Submit(invocation, *client, std::move(request), flags);
 }
@@ -40,13 +42,16 @@ absl::Status ForkJob(Invocation& invocation) {
   GRAFT_RETURN_IF_ERROR(
       invocation.Parse("graft job fork JOB [--from POINT] [--set PATH=VALUE ...] [--name NAME]\n\n"
                        "A new job that goes on from a checkpoint of another, whatever became of "
-                       "that: weights, optimizer, place in the data."));
+                       "that: weights, optimizer, place in the data; weights alone where --set "
+                       "changes what the rest depends on (rows, batch, schedule, optimizer)."));
   GRAFT_ASSIGN_OR_RETURN(const std::string id, invocation.Word(0, "the JOB"));
   std::vector<std::string> paths;
   GRAFT_RETURN_IF_ERROR(ApplySets(flags.sets, *request.mutable_spec(), &paths));
   for (const std::string& path : paths) request.mutable_update_mask()->add_paths(path);
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
   request.set_name(client->Name("jobs", id));
+  absl::string_view point = request.from();
+  if (absl::ConsumePrefix(&point, "step:")) request.set_from(std::string(point));
   request.set_job_id(flags.name);
   request.set_validate_only(flags.dry_run);
   request.set_request_id(NewRequestId());

@@ -44,7 +44,7 @@ absl::Status CreateJob(Invocation& invocation) {
 }
 
 absl::Status TuneShort(Invocation& invocation, v1::FinetuningType type, absl::string_view usage) {
-  std::string output;
+  std::string output, from_adapter, from_job;
   double epochs = 0, learning_rate = 0;
   int64_t max_steps = 0, rank = 0, alpha = 0, batch = 0, max_seq_length = 0, seed = -1;
   SubmitFlags submit;
@@ -59,6 +59,11 @@ absl::Status TuneShort(Invocation& invocation, v1::FinetuningType type, absl::st
   flags.Int("batch", &batch, "N", "examples of one step");
   flags.Int("max-seq-length", &max_seq_length, "N", "longest sequence in tokens");
   flags.Int("seed", &seed, "N", "the seed");
+  flags.String("from-adapter", &from_adapter, "ADAPTER", "begin with the weights of the adapter");
+  flags.String(
+      "from-job", &from_job, "JOB[/POINT]",
+      "begin with what the job has made, or with the weights of its checkpoint: a step, best "
+      "or latest");
   GRAFT_RETURN_IF_ERROR(invocation.Parse(usage));
   GRAFT_ASSIGN_OR_RETURN(const std::string model, invocation.Word(0, "the MODEL"));
   GRAFT_ASSIGN_OR_RETURN(const std::string dataset, invocation.Word(1, "the DATASET"));
@@ -83,6 +88,20 @@ absl::Status TuneShort(Invocation& invocation, v1::FinetuningType type, absl::st
     spec.mutable_batch()->set_max_seq_length(static_cast<int32_t>(max_seq_length));
   }
   if (!output.empty()) spec.mutable_output()->set_name(output);
+  if (!from_adapter.empty() && !from_job.empty()) {
+    return absl::InvalidArgumentError("--from-adapter and --from-job exclude each other");
+  }
+  v1::StartFrom start;
+  if (!from_adapter.empty()) start.set_adapter(from_adapter);
+  const bool whole = absl::StartsWith(from_job, "workspaces/");
+  if (absl::StrContains(from_job, whole ? "/checkpoints/" : "/")) {
+    start.set_checkpoint(from_job);
+  } else if (!from_job.empty()) {
+    start.set_job(from_job);
+  }
+  if (start.source_case() != v1::StartFrom::SOURCE_NOT_SET) {
+    *spec.mutable_model()->mutable_start_from() = start;
+  }
   GRAFT_RETURN_IF_ERROR(ApplySets(submit.sets, spec));
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
   return Submit(invocation, *client, std::move(request), submit);

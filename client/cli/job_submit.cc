@@ -15,12 +15,43 @@ void SubmitFlags::Declare(FlagSet& flags, absl::string_view set_help) {
   flags.Bool("dry-run", &dry_run, "check it all and create nothing");
 }
 
+namespace {
+
+// "JOB/POINT" as a checkpoint's name.
+std::string CheckpointName(const client::Client& client, const std::string& written) {
+  if (absl::StartsWith(written, "workspaces/")) return written;
+  const size_t slash = written.rfind('/');
+  if (slash == std::string::npos) return written;
+  return absl::StrCat(client.Name("jobs", written.substr(0, slash)), "/checkpoints/",
+                      written.substr(slash + 1));
+}
+
+void MakeStartWhole(const client::Client& client, v1::ModelSection& model) {
+  v1::StartFrom& from = *model.mutable_start_from();
+  if (from.has_job()) from.set_job(client.Name("jobs", from.job()));
+  if (from.has_checkpoint()) from.set_checkpoint(CheckpointName(client, from.checkpoint()));
+  if (from.has_adapter() && !absl::StartsWith(from.adapter(), "workspaces/")) {
+    from.set_adapter(absl::StrCat(model.base(), "/adapters/", from.adapter()));
+  }
+}
+
+}  // namespace
+
 void MakeNamesWhole(const client::Client& client, v1::JobSpec& spec) {
   if (spec.has_model()) spec.mutable_model()->set_base(client.Name("models", spec.model().base()));
+  if (spec.model().has_start_from()) MakeStartWhole(client, *spec.mutable_model());
   for (auto* sources :
        {spec.mutable_dataset()->mutable_training(), spec.mutable_dataset()->mutable_validation()}) {
     for (v1::DatasetSource& source : *sources)
       source.set_fileset(client.Name("filesets", source.fileset()));
+  }
+  for (int i = 0; i < spec.resources().after_size(); ++i) {
+    std::string& job = *spec.mutable_resources()->mutable_after(i);
+    job = client.Name("jobs", job);
+  }
+  for (int i = 0; i < spec.resources().nodes_size(); ++i) {
+    std::string& node = *spec.mutable_resources()->mutable_nodes(i);
+    if (!absl::StartsWith(node, "nodes/")) node = absl::StrCat("nodes/", node);
   }
   if (spec.resources().has_queue() && !absl::StartsWith(spec.resources().queue(), "queues/")) {
     spec.mutable_resources()->set_queue(absl::StrCat("queues/", spec.resources().queue()));

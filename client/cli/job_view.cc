@@ -280,6 +280,14 @@ std::string JobPage(const Terminal& terminal, const v1::Job& job) {
     table.Add({"expected start", ClockTime(status.expected_start_time())});
   }
   table.Add({"model", Sanitize(job.spec().model().base())});
+  const v1::StartFrom& start = job.resolved_spec().model().start_from();
+  if (start.source_case() != v1::StartFrom::SOURCE_NOT_SET) {
+    table.Add(
+        {"starts from", absl::StrCat(Sanitize(start.has_adapter() ? start.adapter()
+                                              : start.has_job()   ? start.job()
+                                                                  : start.checkpoint()),
+                                     start.with_optimizer_state() ? ", with its optimizer" : "")});
+  }
   for (const auto& source : job.spec().dataset().training())
     table.Add({"training", Sanitize(source.fileset())});
   const v1::JobProgress& progress = status.progress();

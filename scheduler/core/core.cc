@@ -38,6 +38,9 @@ Effects Core::Restore(std::vector<Job> jobs, std::vector<std::pair<NodeState, No
     jobs_[key] = std::move(job);
   }
   RebuildShares();
+  for (const auto& [key, job] : jobs_) {
+    for (const JobKey& first : job.request.after) dependants_[first].insert(key);
+  }
   for (auto& [key, job] : jobs_) {
     if (job.state == JobState::kQueued) Enqueue(job);
     if (job.state == JobState::kCreated) created_.insert(key);
@@ -46,8 +49,8 @@ Effects Core::Restore(std::vector<Job> jobs, std::vector<std::pair<NodeState, No
   // What was being published is asked for again: publishing a session twice gives one version.
   for (const JobKey& key : std::vector<JobKey>(live_.begin(), live_.end())) {
     Job& job = jobs_.at(key);
-    if (!job.publishing_session.empty()) {
-      Publish(job, job.publishing_session, false, job.publishing_step);
+    if (!job.publishing.session.empty()) {
+      Publish(job, job.publishing.session, false, job.publishing.step);
     } else {
       FinishAttempt(job);
     }

@@ -215,6 +215,8 @@ class Core {
   absl::Status Resume(Job& job);
   absl::Status Ask(Job& job, JobVerb verb);
   static absl::Status CheckPriority(const JobRequest& request);
+  // Of a job that is over: those that were to start after it may, or never will.
+  void TellDependants(const Job& job);
   void LookAt(Job& job);
   // Jobs whose moment has come: a backoff or a time limit ends.
   void LookAtDue();
@@ -296,7 +298,9 @@ class Core {
   // Ends come nearer and shares change though nothing happens: then there is a pass all the same.
   absl::Time late_pass_ = absl::InfiniteFuture();
   bool pass_deferred_ = false;
-  absl::btree_set<JobKey> created_;                      // jobs in CREATED
+  absl::btree_set<JobKey> created_;  // jobs in CREATED
+  // Of a job that is not over: those that are to start after it.
+  absl::btree_map<JobKey, absl::btree_set<JobKey>> dependants_;
   absl::btree_set<JobKey> live_;                         // jobs with a live attempt
   std::set<std::pair<absl::Time, std::string>> leases_;  // of live nodes
   std::set<std::pair<absl::Time, std::string>> ends_;    // of nodes that leave: when to empty them

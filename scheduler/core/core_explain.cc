@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "scheduler/core/core.h"
 
 namespace graft::scheduler {
@@ -27,6 +28,11 @@ std::vector<WhyWaiting> Core::Holds(const Job& job, absl::Time now) const {
   if (job.state != JobState::kQueued) return holds;
   if (job.request.hold) {
     holds.push_back({"HELD", "it is held back; resume it to let it start", {}});
+  }
+  if (!job.request.after.empty()) {
+    holds.push_back({"DEPENDENCY",
+                     absl::StrCat("starts after ", absl::StrJoin(job.request.after, ", ")),
+                     {{"jobs", static_cast<int64_t>(job.request.after.size())}}});
   }
   if (const Queue& queue = QueueOf(job); queue.mode == QueueMode::kHeld) {
     holds.push_back(
@@ -53,7 +59,8 @@ std::vector<WhyWaiting> Core::Holds(const Job& job, absl::Time now) const {
 }
 
 absl::string_view Core::WaitCode(const Job& job, absl::Time now) const {
-  static constexpr absl::string_view kCodes[] = {"HELD", "VALIDATION", "BACKOFF", "PREEMPTING"};
+  static constexpr absl::string_view kCodes[] = {"HELD", "VALIDATION", "DEPENDENCY", "BACKOFF",
+                                                 "PREEMPTING"};
   const std::vector<WhyWaiting> holds = Holds(job, now);
   for (absl::string_view code : kCodes) {
     if (!holds.empty() && holds[0].code == code) return code;

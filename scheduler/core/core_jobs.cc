@@ -42,6 +42,22 @@ absl::Status CheckAdmission(const JobRequest& request,
       absl::StrCat("queue ", queue.name, " does not admit workspace ", request.workspace));
 }
 
+// What it is to start after is there, and may still complete.
+absl::Status CheckAfter(const JobRequest& request, const absl::btree_map<JobKey, Job>& jobs) {
+  for (const JobKey& first : request.after) {
+    const auto it = jobs.find(first);
+    if (it == jobs.end()) {
+      return absl::NotFoundError(absl::StrCat("there is no job ", first, " to start after"));
+    }
+    const JobState state = it->second.state;
+    if (IsTerminal(state) && state != JobState::kCompleted) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("job ", first, ", to start after, is ", JobStateName(state)));
+    }
+  }
+  return absl::OkStatus();
+}
+
 bool MayHelpToRetry(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
          absl::IsResourceExhausted(status) || absl::IsAborted(status);
@@ -75,6 +91,36 @@ void Core::Move(Job& job, JobState to, absl::string_view code, absl::string_view
   if (to == JobState::kCreated) created_.insert(job.request.key);
   if (to == JobState::kQueued || to == JobState::kCreated) effects_.pass_wanted = true;
   if (!GRAFT_PLANTED(6) || to != JobState::kPaused) effects_.jobs.insert(job.request.key);
+  if (IsTerminal(to)) TellDependants(job);
+  if (to == JobState::kQueued && !job.failed_with.empty()) {
+    Move(job, JobState::kFailed, "DEPENDENCY",
+         absl::StrCat("job ", job.failed_with, ", which it was to start after, did not complete"));
+  }
+}
+
+void Core::TellDependants(const Job& job) {
+  const JobKey& key = job.request.key;
+  for (const JobKey& first : job.request.after) {
+    if (const auto it = dependants_.find(first); it != dependants_.end()) it->second.erase(key);
+  }
+  const auto found = dependants_.find(key);
+  if (found == dependants_.end()) return;
+  const absl::btree_set<JobKey> dependants = std::move(found->second);
+  dependants_.erase(found);
+  for (const JobKey& name : dependants) {
+    Job& next = jobs_.at(name);
+    std::erase(next.request.after, key);
+    effects_.jobs.insert(name);
+    if (job.state != JobState::kCompleted) next.failed_with = key;
+    if (next.state != JobState::kQueued) continue;  // told when it comes there
+    if (next.failed_with.empty()) {
+      Reconsider(next);
+    } else {
+      Move(
+          next, JobState::kFailed, "DEPENDENCY",
+          absl::StrCat("job ", key, ", which it was to start after, is ", JobStateName(job.state)));
+    }
+  }
 }
 
 absl::Status Core::Apply(const JobSubmitted& event) {
@@ -87,8 +133,13 @@ absl::Status Core::Apply(const JobSubmitted& event) {
   }
   GRAFT_RETURN_IF_ERROR(CheckPriority(request));
   GRAFT_RETURN_IF_ERROR(CheckAdmission(request, queues_));
+  GRAFT_RETURN_IF_ERROR(CheckAfter(request, jobs_));
   Job& job = jobs_[request.key];
   job.request = request;
+  std::erase_if(job.request.after, [this](const JobKey& first) {
+    return jobs_.at(first).state == JobState::kCompleted;
+  });
+  for (const JobKey& first : job.request.after) dependants_[first].insert(request.key);
   job.sequence = next_sequence_++;
   job.created = now_;
   job.checkpoint = {request.start_version, request.start_step, ""};
@@ -145,7 +196,7 @@ absl::Status Core::Cancel(Job& job, absl::string_view why) {
   }
   if (IsTerminal(job.state)) job.state = JobState::kQueued;  // 7
   Move(job, JobState::kCancelling, "CANCELLED", why);
-  job.publishing_session.clear();
+  job.publishing = {};
   if (job.attempt.live()) {
     Tell(job, AttemptMode::kStop);
     FinishAttempt(job);
@@ -233,9 +284,11 @@ void Core::Report(Job& job, const std::string& node, const PartReport& report) {
       job.report_session = report.report_session;
       PublishReport(job);
     }
-    if (!report.checkpoint_session.empty() && job.state != JobState::kCancelling &&
-        report.checkpoint_session != job.checkpoint.session && job.publishing_session.empty()) {
-      Publish(job, report.checkpoint_session, false, report.checkpoint_step);
+    const Checkpoint& made = report.checkpoint;
+    if (!made.session.empty() && job.state != JobState::kCancelling &&
+        made.session != job.checkpoint.session && job.publishing.session.empty()) {
+      job.publishing = made;
+      Publish(job, made.session, false, made.step);
     }
   }
   const bool all_run =
@@ -294,7 +347,7 @@ void Core::FinishAttempt(Job& job) {
     if (part.state != PartState::kEnded && !(GRAFT_PLANTED(10) && attempt.number > 1)) return;
   }
   // A checkpoint on its way is waited for: the next attempt begins there.
-  if (!job.publishing_session.empty()) return;
+  if (!job.publishing.session.empty()) return;
   if (attempt.end == AttemptEnd::kSucceeded && job.state != JobState::kCancelling &&
       job.result_version.empty() && !attempt.result_session.empty()) {
     if (!attempt.result_asked) Publish(job, attempt.result_session, true, job.step);
@@ -360,6 +413,10 @@ void Core::Settle(Job& job, const Attempt& over) {
   }
   if (over.end == AttemptEnd::kSucceeded) {
     if (job.state == JobState::kStarting) Move(job, JobState::kRunning, "RUNNING", "");
+    if (job.time_is_up && job.finish) {
+      return Move(job, JobState::kCompleted, "TIME_LIMIT",
+                  absl::StrCat("finished at step ", job.step, ", where its time limit passed"));
+    }
     return Move(job, JobState::kCompleted, "COMPLETED", "finished");
   }
   if (job.time_is_up) {
@@ -415,10 +472,6 @@ void Core::Requeue(Job& job, const Attempt& over) {
 }
 
 void Core::Publish(Job& job, const std::string& session, bool result, int64_t step) {
-  if (!result) {
-    job.publishing_session = session;
-    job.publishing_step = step;
-  }
   effects_.jobs.insert(job.request.key);
   PublishCall call{.id = next_call_++,
                    .job = job.request.key,
@@ -462,7 +515,7 @@ absl::Status Core::Apply(const CallAnswered& event) {
       found != jobs_.end() &&
       (call.report || (found->second.attempt.number == call.attempt &&
                        found->second.state != JobState::kCancelling &&
-                       (call.result || found->second.publishing_session == call.session)));
+                       (call.result || found->second.publishing.session == call.session)));
   if (wanted && MayHelpToRetry(event.status)) {
     if (call.deadline == absl::InfiniteFuture()) return absl::OkStatus();  // it will be
     call_alarms_.erase({call.deadline, call.id});
@@ -488,8 +541,12 @@ absl::Status Core::Apply(const CallAnswered& event) {
           absl::StrCat("its result could not be published: ", event.status.message());
     }
   } else {
-    job.publishing_session.clear();
-    if (event.status.ok()) job.checkpoint = {event.version, call.step, call.session, now_};
+    const Checkpoint made = std::exchange(job.publishing, {});
+    if (event.status.ok()) {
+      job.checkpoint = made;
+      job.checkpoint.version = event.version;
+      job.checkpoint.published = now_;
+    }
     TouchDesired(job.attempt);
   }
   if (job.attempt.live()) FinishAttempt(job);
@@ -517,13 +574,19 @@ void Core::CheckTimeLimit(Job& job) {
   if (job.state != JobState::kStarting && job.state != JobState::kRunning) return;
   job.time_is_up = true;
   const absl::string_view reason = "its time limit has passed; it takes a checkpoint and ends";
-  if (job.request.pause_at_time_limit) {
+  if (job.request.at_time_limit == AtTimeLimit::kPause) {
     Move(job, JobState::kPausing, "TIME_LIMIT", reason);
   } else {
     job.reason_code = "TIME_LIMIT";
     job.reason = std::string(reason);
   }
-  Tell(job, AttemptMode::kCheckpointAndStop);
+  if (job.request.at_time_limit == AtTimeLimit::kComplete) {
+    job.finish = true;
+    effects_.jobs.insert(job.request.key);
+    TouchDesired(job.attempt);
+  } else {
+    Tell(job, AttemptMode::kCheckpointAndStop);
+  }
 }
 
 // A checkpoint that does not come must not keep devices for ever.

@@ -65,7 +65,7 @@ WaitingJob Core::ToWaiting(const Job& job) const {
 }
 
 bool Core::MayStart(const Job& job) const {
-  return !job.request.hold && job.not_before <= now_ &&
+  return !job.request.hold && job.request.after.empty() && job.not_before <= now_ &&
          (QueueOf(job).mode != QueueMode::kHeld ||
           GRAFT_PLANTED(18));  // 18: a held queue starts jobs
 }
@@ -216,7 +216,8 @@ void Core::StartGang(const PassStart& start) {
     GRAFT_CHECK(taken.ok()) << taken.ToString();
   }
   Hold(job, static_cast<int>(attempt.ranks.size()));
-  effects_.decisions.push_back({start.id, DecisionText(job, start)});
+  attempt.decision = DecisionText(job, start);
+  effects_.decisions.push_back({start.id, attempt.decision});
   if (GRAFT_PLANTED(15) && attempt.ranks.size() > 1) attempt.ranks.pop_back();  // a partial gang
   Start(job, std::move(attempt));
   Move(job, JobState::kStarting, "STARTING",

@@ -100,7 +100,7 @@ TEST_F(CoreTest, ALostWorkerRequeuesFromTheLastCheckpointUntilNoRestartIsLeft) {
   AddNode("n0", 1);
   ASSERT_THAT(Submit("a"), IsOk());
   ASSERT_THAT(Sync("n0", PartState::kRunning, AttemptEnd::kNone,
-                   {.checkpoint_session = "c", .checkpoint_step = 40}),
+                   {.checkpoint = {.step = 40, .session = "c"}}),
               IsOk());
   ASSERT_EQ(calls_.size(), 1);
   Step(CallAnswered{calls_[0].id, absl::OkStatus(), "v40"});
@@ -149,13 +149,71 @@ TEST_F(CoreTest, APausedJobTakesACheckpointAndGoesOnThere) {
   EXPECT_EQ(StateOf("a"), JobState::kPausing);
   EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kCheckpointAndStop);
   ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kStopped,
-                   {.checkpoint_session = "c", .checkpoint_step = 7}),
+                   {.checkpoint = {.step = 7, .session = "c"}}),
               IsOk());
   EXPECT_EQ(StateOf("a"), JobState::kPausing) << "the checkpoint is not published yet";
   Step(CallAnswered{calls_[0].id, absl::OkStatus(), "v7"});
   EXPECT_EQ(StateOf("a"), JobState::kPaused);
   ASSERT_THAT(Step(JobCommanded{"w/a", JobVerb::kResume, ""}).status, IsOk());
   EXPECT_EQ(core_.Desired("n0")[0].resume_from.step, 7);
+}
+
+TEST_F(CoreTest, AtItsTimeLimitAJobPausesFailsOrIsDone) {
+  AddNode("n0", 1);
+  const auto run_to_its_limit = [&](const std::string& id, AtTimeLimit then) {
+    ASSERT_THAT(Step(JobSubmitted{{.key = "w/" + id,
+                                   .workspace = "w",
+                                   .queue = "default",
+                                   .time_limit = absl::Seconds(100),
+                                   .at_time_limit = then}})
+                    .status,
+                IsOk());
+    ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+    now_ += absl::Seconds(99);
+    ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+    Step(Ticked{});
+    ASSERT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kRun);
+    ASSERT_FALSE(core_.Desired("n0")[0].finish);
+    now_ += absl::Seconds(1);
+    Step(Ticked{});
+  };
+  const auto end = [&](PartReport with, const char* version) {
+    const AttemptEnd how =
+        with.result_session.empty() ? AttemptEnd::kStopped : AttemptEnd::kSucceeded;
+    ASSERT_THAT(Sync("n0", PartState::kEnded, how, with), IsOk());
+    Step(CallAnswered{calls_.back().id, absl::OkStatus(), version});
+  };
+
+  run_to_its_limit("a", AtTimeLimit::kPause);
+  EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kCheckpointAndStop);
+  end({.checkpoint = {.step = 7, .session = "c"}}, "v7");
+  EXPECT_EQ(StateOf("a"), JobState::kPaused);
+  EXPECT_EQ(JobOf("a").reason_code, "TIME_LIMIT");
+  ASSERT_THAT(Step(JobCommanded{"w/a", JobVerb::kResume, ""}).status, IsOk());
+  ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+  now_ += absl::Seconds(99);
+  ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+  Step(Ticked{});
+  EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kRun) << "resuming gives it the time anew";
+  now_ += absl::Seconds(1);
+  Step(Ticked{});
+  EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kCheckpointAndStop);
+  end({.checkpoint = {.step = 9, .session = "d"}}, "v9");
+  EXPECT_EQ(StateOf("a"), JobState::kPaused);
+
+  run_to_its_limit("b", AtTimeLimit::kFail);
+  EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kCheckpointAndStop);
+  end({.checkpoint = {.step = 3, .session = "e"}}, "v3");
+  EXPECT_EQ(StateOf("b"), JobState::kFailed);
+  EXPECT_EQ(JobOf("b").reason_code, "TIME_LIMIT");
+
+  run_to_its_limit("c", AtTimeLimit::kComplete);
+  EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kRun);
+  EXPECT_TRUE(core_.Desired("n0")[0].finish);
+  end({.result_session = "r", .step = 5}, "v");
+  EXPECT_EQ(StateOf("c"), JobState::kCompleted);
+  EXPECT_EQ(JobOf("c").reason_code, "TIME_LIMIT");
+  EXPECT_EQ(JobOf("c").reason, "finished at step 5, where its time limit passed");
 }
 
 TEST_F(CoreTest, CancelWaitsForTheRanksToEnd) {
@@ -390,7 +448,7 @@ TEST_F(CoreTest, UsageSaysWhatWasHeldBusyLostAndWaitedFor) {
   ASSERT_THAT(Sync("n1", PartState::kRunning), IsOk());
   now_ += absl::Seconds(10);
   ASSERT_THAT(Sync("n0", PartState::kRunning, AttemptEnd::kNone,
-                   {.checkpoint_session = "c", .checkpoint_step = 5}),
+                   {.checkpoint = {.step = 5, .session = "c"}}),
               IsOk());
   Step(CallAnswered{calls_[0].id, absl::OkStatus(), "v5"});
   now_ += absl::Seconds(4);

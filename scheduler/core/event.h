@@ -31,8 +31,7 @@ struct PartReport {
   std::string rendezvous;
   std::string result_session;
   std::string report_session;
-  std::string checkpoint_session;  // a complete upload of a checkpoint, not yet published
-  int64_t checkpoint_step = 0;
+  Checkpoint checkpoint;  // a complete upload of one, not yet published
   int64_t step = 0;
   int64_t steps_total = 0;
   double step_seconds = 0;

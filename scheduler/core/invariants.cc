@@ -142,6 +142,9 @@ void InvariantChecker::CheckStart(const Core& core, const Job& job) {
     broken_.push_back(absl::StrCat("I6: ", key, " took room that was made for ", claim->second));
     break;
   }
+  if (!job.request.after.empty()) {
+    broken_.push_back(absl::StrCat("I9: ", key, " started before ", job.request.after[0]));
+  }
   const auto mode = modes_.find(job.request.queue);
   if (mode != modes_.end() && mode->second == QueueMode::kHeld &&
       core.queues().at(job.request.queue).mode == QueueMode::kHeld) {

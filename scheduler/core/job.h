@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,10 @@ enum class GangKind {
   // from, so it is never paused, moved or started again: when its attempt is over, it is.
   kGenerate = 1,
 };
+
+// What becomes of a job at its time limit: paused or failed behind a checkpoint (paused also
+// without one), or done with what it has learnt. Stored as numbers.
+enum class AtTimeLimit { kPause = 0, kFail = 1, kComplete = 2 };
 
 // What a submission says of itself. Constant after creation.
 struct JobRequest {
@@ -38,11 +43,11 @@ struct JobRequest {
   bool preemptible = true;
   // Ends the job after so much time on devices, with a checkpoint first; 0: no limit.
   absl::Duration time_limit = absl::ZeroDuration();
-  // What becomes of it then, when its checkpoint is taken: PAUSED (also for a job that has none),
-  // else FAILED.
-  bool pause_at_time_limit = true;
+  AtTimeLimit at_time_limit = AtTimeLimit::kPause;
   // Waits in QUEUED until it is resumed.
   bool hold = false;
+  // Jobs that must be COMPLETED before it starts; each leaves the list when it is.
+  std::vector<JobKey> after;
   // Another job's checkpoint that this one begins with; empty: none.
   std::string start_version;
   int64_t start_step = 0;
@@ -94,6 +99,7 @@ struct Attempt {
   std::vector<DeviceRef> held;                  // of its devices, those not given back
   absl::Time stop_at = absl::InfiniteFuture();  // its time for a checkpoint is over
   bool result_asked = false;                    // to be published
+  std::string decision;                         // why it was placed there
   // How long it would run by what was known when it started.
   absl::Duration expected = absl::InfiniteDuration();
 
@@ -105,6 +111,9 @@ struct Checkpoint {
   int64_t step = 0;
   std::string session;  // the upload it was published from
   absl::Time published = absl::InfinitePast();
+  // For people; they decide nothing.
+  std::optional<double> val_loss;  // at its step
+  int64_t bytes = 0;
 };
 
 // What a job has used, of attempts that have ended. Device-seconds are devices times seconds.
@@ -128,9 +137,8 @@ struct Job {
   int restarts = 0;
   Attempt attempt;  // the live one; a job never has two
   Checkpoint checkpoint;
-  // A checkpoint that is being published, or was reported and waits for it.
-  std::string publishing_session;
-  int64_t publishing_step = 0;
+  // A checkpoint that is being published, or was reported and waits for it: without a version.
+  Checkpoint publishing;
   int64_t checkpoint_request = 0;  // how many checkpoints people have asked for
   bool finish = false;             // people want it to end with what it has
   bool finish_with_best = false;   // ... with the weights of the best validation
@@ -138,6 +146,7 @@ struct Job {
   std::string report_session;      // the upload that holds the before/after report
   std::string report_version;      // once that is published; no state waits for it
   bool time_is_up = false;         // its time limit has stopped it
+  JobKey failed_with;              // a job of `after` that did not complete; empty: none
   JobUsage usage;
   double device_seconds_limited = 0;  // of them, those that a time limit counts no more
   absl::Time since;                   // when it came into its state

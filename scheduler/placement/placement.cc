@@ -18,6 +18,11 @@ bool Has(const std::vector<std::string>& all, const std::string& one) {
   return std::find(all.begin(), all.end(), one) != all.end();
 }
 
+bool MayUse(const GangRequest& request, const std::string& node) {
+  const std::vector<std::string>& only = request.only_nodes;
+  return (only.empty() || Has(only, node)) && !Has(request.avoid_nodes, node);
+}
+
 bool TaintsTolerated(const std::vector<std::string>& taints, const GangRequest& request) {
   return std::all_of(taints.begin(), taints.end(),
                      [&](const std::string& taint) { return Has(request.tolerations, taint); });
@@ -199,7 +204,7 @@ std::vector<int> MembersFor(const Topology& topology, const GangRequest& request
   members.erase(std::remove_if(members.begin(), members.end(),
                                [&](int id) {
                                  return topology.MemberEnd(id) < request.needed_until ||
-                                        Has(request.avoid_nodes, topology.member(id).name) ||
+                                        !MayUse(request, topology.member(id).name) ||
                                         !topology.MemberMatches(id, request.labels,
                                                                 request.tolerations);
                                }),
@@ -210,6 +215,7 @@ std::vector<int> MembersFor(const Topology& topology, const GangRequest& request
 GangRequest WithoutNodeConditions(const GangRequest& request) {
   GangRequest bare = request;
   bare.labels.clear();
+  bare.only_nodes.clear();
   bare.avoid_nodes.clear();
   bare.needed_until = absl::InfinitePast();
   return bare;
@@ -217,7 +223,7 @@ GangRequest WithoutNodeConditions(const GangRequest& request) {
 
 // Whether pools tell all that the request asks.
 bool PoolsSuffice(const Topology& topology, const GangRequest& request) {
-  if (!request.avoid_nodes.empty()) return false;
+  if (!request.only_nodes.empty() || !request.avoid_nodes.empty()) return false;
   if (request.needed_until != absl::InfinitePast() && !topology.EndsIndexed()) return false;
   return std::all_of(request.labels.begin(), request.labels.end(),
                      [&](const auto& label) { return topology.Indexed(label.first); });
@@ -298,7 +304,9 @@ std::string NodeMisfit(const Node& node, const GangRequest& request) {
   for (const std::string& taint : node.taints) {
     if (!Has(request.tolerations, taint)) return absl::StrCat("has the taint ", taint);
   }
-  if (Has(request.avoid_nodes, node.name)) return "is to be avoided";
+  if (!MayUse(request, node.name)) {
+    return Has(request.avoid_nodes, node.name) ? "is to be avoided" : "is none of those asked for";
+  }
   if (node.available_until < request.needed_until) {
     return absl::StrCat("leaves at ", absl::FormatTime(node.available_until));
   }

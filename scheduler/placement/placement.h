@@ -65,6 +65,8 @@ struct GangRequest {
   // Every one must be a label of the node.
   absl::btree_map<std::string, std::string> labels;
   std::vector<std::string> tolerations;
+  // Nodes that the gang may use; empty: all.
+  std::vector<std::string> only_nodes;
   // Nodes that the gang must not use (those it has just failed on).
   std::vector<std::string> avoid_nodes;
   bool allow_tp_across_domains = false;

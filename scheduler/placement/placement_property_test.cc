@@ -52,6 +52,7 @@ World Draw(SeededRandom& random) {
   if (random.Uniform(3) == 0) world.request.labels["zone"] = "a";
   if (random.Uniform(3) == 0) world.request.tolerations.push_back("odd");
   if (random.Uniform(4) == 0) world.request.avoid_nodes.push_back("n01");
+  if (random.Uniform(4) == 0) world.request.only_nodes = {"n00", "n01", "n02", "n03"};
   if (random.Uniform(2) == 0) {
     world.request.max_level = random.Uniform(2) == 0 ? Level::kRack : Level::kSpine;
   }

@@ -33,9 +33,9 @@ std::string WishKey(const WaitingJob& job) {
       absl::ToInt64Seconds(job.estimate), "\n", gang.device_kind, "\n", gang.min_memory_bytes, "\n",
       absl::StrJoin(gang.labels, "\x01", absl::PairFormatter("\x02")), "\n",
       absl::StrJoin(gang.tolerations, "\x01"), "\n", absl::StrJoin(gang.avoid_nodes, "\x01"), "\n",
-      absl::StrJoin(job.rather_not, "\x01"), "\n", gang.allow_tp_across_domains,
-      static_cast<int>(gang.max_level), ",", gang.nodes, ",", absl::ToUnixNanos(gang.needed_until),
-      "\n");
+      absl::StrJoin(gang.only_nodes, "\x01"), "\n", absl::StrJoin(job.rather_not, "\x01"), "\n",
+      gang.allow_tp_across_domains, static_cast<int>(gang.max_level), ",", gang.nodes, ",",
+      absl::ToUnixNanos(gang.needed_until), "\n");
   AppendLayout(gang.layout, key);
   for (const Layout& layout : job.other_layouts) AppendLayout(layout, key);
   return key;

@@ -80,6 +80,11 @@ TEST_F(AdviceTest, AModelSaysHowManyDevicesHoldIt) {
   EXPECT_EQ(model.spec().device_needs(0).memory_gib(), 24);
   EXPECT_EQ(model.spec().device_needs(0).lora(), 1);
   EXPECT_EQ(model.spec().device_needs(3).all_weights(), 1);
+  ASSERT_EQ(model.spec().linear_layers_size(), 7);
+  EXPECT_EQ(model.spec().linear_layers(0).name(), "q_proj");
+  EXPECT_EQ(model.spec().linear_layers(0).count(), model.spec().layers());
+  EXPECT_EQ(model.spec().linear_layers(0).in_features(), model.spec().hidden_size());
+  EXPECT_EQ(model.spec().rope(), "default");
 }
 
 TEST_F(AdviceTest, AnEstimateComesFromTheModelsFiles) {
@@ -93,15 +98,49 @@ TEST_F(AdviceTest, AnEstimateComesFromTheModelsFiles) {
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::EstimateJob, request, response), IsOk());
   EXPECT_TRUE(response.fits());
   EXPECT_EQ(response.estimate().steps(), 10);
-  EXPECT_GT(response.estimate().device_memory().weights(), 0);
+  const v1::Estimate::Memory& memory = response.estimate().device_memory();
+  EXPECT_GT(memory.weights(), 0);
+  EXPECT_GT(memory.gradients(), 0);
+  EXPECT_EQ(memory.optimizer(), 2 * memory.gradients()) << "AdamW's two states in fp32";
+  EXPECT_GT(memory.activations(), 0);
+  EXPECT_GE(memory.overhead(), 0);
+  EXPECT_GT(response.estimate().host_memory(), memory.total());
+  const int64_t lora_disk = response.estimate().disk();
+  EXPECT_GT(lora_disk, 0);
   EXPECT_EQ(response.estimate().layout().world_size(), 1);
   request.set_device_memory(1000);
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::EstimateJob, request, response), IsOk());
   EXPECT_FALSE(response.fits());
   EXPECT_EQ(response.warnings(response.warnings_size() - 1).code(), "DOES_NOT_FIT");
+  request.set_device_memory(int64_t{8} << 30);
+  request.mutable_spec()->mutable_tuning()->set_type(v1::FINETUNING_TYPE_ALL_WEIGHTS);
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::EstimateJob, request, response), IsOk());
+  EXPECT_GT(response.estimate().disk(), lora_disk);
   request.set_device_memory(-1);
   EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::EstimateJob, request, response),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("device_memory")));
+}
+
+TEST_F(AdviceTest, AJobMayNameItsNodes) {
+  AddGpus("a1", 4);
+  AddGpus("b1", 1);
+  v1::CreateJobRequest request = NewJob("there");
+  v1::ResourcesSection& resources = *request.mutable_job()->mutable_spec()->mutable_resources();
+  resources.add_nodes("nodes/b1");
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job), IsOk());
+  v1::ListAttemptsRequest list;
+  list.set_parent(job.name());
+  v1::ListAttemptsResponse tried;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::ListAttempts, list, tried), IsOk());
+  ASSERT_EQ(tried.attempts_size(), 1);
+  EXPECT_EQ(tried.attempts(0).ranks(0).node(), "nodes/b1");
+  request.set_job_id("nowhere");
+  resources.set_nodes(0, "nodes/c1");
+  const absl::Status status = Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job);
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument));
+  ASSERT_EQ(rpc::ReadErrorDetails(status).fields.size(), 1);
+  EXPECT_EQ(rpc::ReadErrorDetails(status).fields[0].field, "spec.resources.nodes");
 }
 
 TEST_F(AdviceTest, TheSchemaIsJsonAndItsExampleNamesEverySection) {

@@ -46,9 +46,10 @@ PartReport ToReport(const agent::ActualAttempt& actual) {
   report.rendezvous = actual.rendezvous_address();
   for (const agent::Upload& upload : actual.uploads()) {
     if (upload.kind() == agent::Upload::KIND_CHECKPOINT) {
-      if (upload.step() < report.checkpoint_step) continue;
-      report.checkpoint_session = upload.session();
-      report.checkpoint_step = upload.step();
+      if (upload.step() < report.checkpoint.step) continue;
+      report.checkpoint = {
+          .step = upload.step(), .session = upload.session(), .bytes = upload.size_bytes()};
+      if (upload.has_val_loss()) report.checkpoint.val_loss = upload.val_loss();
     } else if (upload.kind() == agent::Upload::KIND_ADAPTER ||
                upload.kind() == agent::Upload::KIND_MODEL) {
       report.result_session = upload.session();

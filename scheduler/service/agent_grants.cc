@@ -78,7 +78,7 @@ void AgentService::FillGrants(const DesiredPart& part, const Job& job, const v1:
   bool report = !spec.evaluation().report() || body.status().dataset().validation_rows() == 0;
   for (const Grant& grant : grants) {
     const bool used = grant.used || grant.session == job.checkpoint.session ||
-                      grant.session == job.publishing_session;
+                      grant.session == job.publishing.session;
     agent::UploadGrant& granted = *out.add_upload_grants();
     granted.set_session(grant.session);
     granted.set_kind(grant.kind);

@@ -23,6 +23,7 @@
 #include "scheduler/service/resources.h"
 #include "scheduler/service/run_json.h"
 #include "scheduler/service/session_records.h"
+#include "scheduler/service/start_from.h"
 #include "scheduler/service/validation_records.h"
 
 namespace graft::scheduler {
@@ -468,8 +469,10 @@ void AgentService::FillAttempt(const DesiredPart& part, const Core& core,
   const v1::JobSpec& spec = body->resolved_spec();
   const std::vector<std::string> base = absl::StrSplit(spec.model().base(), '/');
   const auto model = ReadResource<v1::Model>(context_.store, ModelRecordKey(base[1], base[3]), "");
+  const v1::StartFrom& start = spec.model().start_from();
   if (model.ok()) {
-    AddInput(model->fileset(), agent::Input::ROLE_MODEL, "model", reads, out)
+    const std::string& files = StartsFromModel(start) ? start.fileset_version() : model->fileset();
+    AddInput(files, agent::Input::ROLE_MODEL, "model", reads, out)
         .set_size_bytes(model->spec().weight_bytes());
   }
   const auto rows = [&](const auto& sources, absl::string_view key) {
@@ -482,6 +485,10 @@ void AgentService::FillAttempt(const DesiredPart& part, const Core& core,
   rows(spec.dataset().validation(), "validation");
   if (!part.resume_from.version.empty() && !part.validation) {
     AddInput(part.resume_from.version, agent::Input::ROLE_CHECKPOINT, "checkpoint", reads, out);
+  } else if (TakesWeights(start) && !part.validation) {
+    const auto role =
+        start.has_adapter() ? agent::Input::ROLE_ADAPTER : agent::Input::ROLE_CHECKPOINT;
+    AddInput(start.fileset_version(), role, "start", reads, out);
   }
   out.set_read_token(CapabilityToken(node, reads));
   if (!part.validation) FillGrants(part, job, *body, out);

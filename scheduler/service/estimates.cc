@@ -1,6 +1,7 @@
 #include "scheduler/service/estimates.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -65,13 +66,48 @@ void SetApiLayout(const spec::Layout& layout, v1::Layout& out) {
 }
 
 void SetMemory(const spec::MemoryEstimate& memory, v1::Estimate::Memory& out) {
-  out.set_weights(memory.Of("weights"));
-  out.set_gradients(memory.Of("gradients"));
-  out.set_optimizer(memory.Of("optimizer"));
-  out.set_activations(memory.Of("activations"));
+  const auto sum = [&memory](std::initializer_list<absl::string_view> components) {
+    int64_t bytes = 0;
+    for (const absl::string_view component : components) bytes += memory.Of(component);
+    return bytes;
+  };
+  out.set_weights(
+      sum({"weights", "adapters", "embedding and head", "gathered layers", "widened weights"}));
+  out.set_gradients(sum({"gradients", "sums under way"}));
+  out.set_optimizer(sum({"optimizer states", "shares of trained numbers"}));
+  out.set_activations(sum({"activations", "layer made again", "received keys and values"}));
+  out.set_reference(memory.Of("other models"));
   out.set_total(memory.total());
   out.set_overhead(memory.total() - out.weights() - out.gradients() - out.optimizer() -
-                   out.activations());
+                   out.activations() - out.reference());
+}
+
+// Of each trained number, that an optimizer keeps in a checkpoint.
+int StatesOf(spec::Optimizer optimizer) {
+  switch (optimizer) {
+    case spec::Optimizer::kSgd:
+    case spec::Optimizer::kAdafactor:  // a row and a column of each matrix
+      return 0;
+    case spec::Optimizer::kLion:
+    case spec::Optimizer::kSgdMomentum:
+      return 1;
+    default:
+      return 2;
+  }
+}
+
+// What comes to lie on a node's disk: its inputs, the checkpoints that stay, the best and the one
+// that is being written beside them, and the output.
+int64_t DiskOf(const spec::ModelDescription& model, const v1::JobSpec& resolved,
+               spec::TrainingPlan plan, int64_t dataset_bytes) {
+  plan.layout = {};
+  plan.zero = 0;
+  const int64_t trained = spec::CostModel(model).Memory(plan).Of("gradients");  // as many, in fp32
+  const int64_t checkpoint = trained * (1 + StatesOf(plan.optimizer));
+  const bool adapter = resolved.tuning().type() == v1::FINETUNING_TYPE_LORA;
+  const int64_t kept = resolved.schedule().keep_checkpoints() + 2;
+  return model.facts.weight_bytes + dataset_bytes + kept * checkpoint +
+         (adapter ? trained : model.facts.weight_bytes);
 }
 
 spec::DeviceRates RatesOf(const DeviceNumbers& device) {
@@ -91,12 +127,17 @@ absl::Duration ExpectedRunTime(const v1::Job& job) {
 }
 
 v1::Estimate EstimateFor(const spec::ModelDescription& model, const v1::JobSpec& resolved,
-                         const DeviceNumbers& device) {
+                         const DeviceNumbers& device, int64_t dataset_bytes) {
   const spec::CostModel cost(model);
   const spec::TrainingPlan plan = PlanOf(resolved);
   const spec::DeviceRates rates = RatesOf(device);
   v1::Estimate estimate;
   SetMemory(cost.Memory(plan), *estimate.mutable_device_memory());
+  estimate.set_disk(DiskOf(model, resolved, plan, dataset_bytes));
+  const int64_t nodes = std::max(resolved.parallelism().nodes(), 1);
+  const int64_t ranks = std::max<int64_t>(plan.layout.world() / nodes, 1);
+  estimate.set_host_memory(
+      ranks * (spec::kCpuResidentExtraBytes + (plan.gpu ? 0 : estimate.device_memory().total())));
   SetApiLayout(plan.layout, *estimate.mutable_layout());
   estimate.set_step_seconds(cost.Step(plan, rates).total());
   estimate.set_basis("computed");

@@ -18,7 +18,8 @@ struct DeviceNumbers {
 };
 
 graft::v1::Estimate EstimateFor(const spec::ModelDescription& model,
-                                const graft::v1::JobSpec& resolved, const DeviceNumbers& device);
+                                const graft::v1::JobSpec& resolved, const DeviceNumbers& device,
+                                int64_t dataset_bytes);
 
 // By what is known of the job's steps and of one of them; infinite where either is not.
 absl::Duration ExpectedRunTime(const graft::v1::Job& job);

@@ -155,6 +155,25 @@ class GrpcLink final : public FileserviceLink {
     return absl::IsNotFound(status) ? absl::OkStatus() : status;
   }
 
+  absl::Status DeleteVersion(const std::string& version) override {
+    v1::DeleteFileSetVersionRequest request;
+    request.set_name(version);
+    const absl::Status status = connection_
+                                    ->Call<google::protobuf::Empty>(
+                                        filesets_, &v1::FileSetService::Stub::DeleteFileSetVersion,
+                                        request, {.idempotent = true})
+                                    .status();
+    if (!status.ok() && !absl::IsNotFound(status)) return status;
+    v1::ListFileSetVersionsRequest rest;
+    rest.set_parent(version.substr(0, version.find("/versions/")));
+    rest.set_page_size(1);
+    const auto page = connection_->Call<v1::ListFileSetVersionsResponse>(
+        filesets_, &v1::FileSetService::Stub::ListFileSetVersions, rest, {.idempotent = true});
+    if (absl::IsNotFound(page.status())) return absl::OkStatus();
+    if (!page.ok() || !page->versions().empty()) return page.status();
+    return DeleteFileset(rest.parent());
+  }
+
   absl::StatusOr<std::vector<PinInfo>> ListPins() override {
     std::vector<PinInfo> pins;
     v1::ListPinsRequest request;
@@ -190,14 +209,7 @@ class GrpcLink final : public FileserviceLink {
               filesets_, &v1::FileSetService::Stub::ListFileSets, request, {.idempotent = true}));
       if (page.filesets().empty()) return absl::OkStatus();
       for (const v1::FileSet& fileset : page.filesets()) {
-        v1::DeleteFileSetRequest gone;
-        gone.set_name(fileset.name());
-        gone.set_allow_missing(true);
-        GRAFT_RETURN_IF_ERROR(
-            connection_
-                ->Call<google::protobuf::Empty>(filesets_, &v1::FileSetService::Stub::DeleteFileSet,
-                                                gone, {.idempotent = true})
-                .status());
+        GRAFT_RETURN_IF_ERROR(DeleteFileset(fileset.name()));
       }
     }
   }
@@ -255,6 +267,16 @@ class GrpcLink final : public FileserviceLink {
   }
 
  private:
+  absl::Status DeleteFileset(const std::string& name) {
+    v1::DeleteFileSetRequest gone;
+    gone.set_name(name);
+    gone.set_allow_missing(true);
+    return connection_
+        ->Call<google::protobuf::Empty>(filesets_, &v1::FileSetService::Stub::DeleteFileSet, gone,
+                                        {.idempotent = true})
+        .status();
+  }
+
   std::unique_ptr<rpc::Connection> connection_;
   v1::FileSetService::Stub filesets_;
   v1::DataService::Stub data_;
@@ -270,6 +292,7 @@ class NoLink final : public FileserviceLink {
   absl::StatusOr<int64_t> FreeBytes() override { return None(); }
   absl::Status PutPin(const std::string&, const std::string&) override { return None(); }
   absl::Status DeletePin(const std::string&, const std::string&) override { return None(); }
+  absl::Status DeleteVersion(const std::string&) override { return None(); }
   absl::StatusOr<std::vector<PinInfo>> ListPins() override { return None(); }
   absl::Status DeleteFilesets(const std::string&) override { return None(); }
   absl::Status EnsureFileset(const std::string&, int) override { return None(); }

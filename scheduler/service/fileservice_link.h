@@ -35,6 +35,9 @@ class FileserviceLink {
     std::string holder;
     absl::Time created;
   };
+  // The version, and its fileset where it was the last one there. FAILED_PRECONDITION while
+  // somebody holds a pin.
+  virtual absl::Status DeleteVersion(const std::string& version) = 0;
   // Of every workspace.
   virtual absl::StatusOr<std::vector<PinInfo>> ListPins() = 0;
   // Deletes every fileset of the workspace, pinned or not.

@@ -78,7 +78,8 @@ absl::StatusOr<v1::EstimateJobResponse> JobService::Estimate(
   }
   if (request.device_memory() > 0) device.memory_bytes = request.device_memory();
   v1::EstimateJobResponse response;
-  *response.mutable_estimate() = EstimateFor(described, check.resolved, device);
+  *response.mutable_estimate() =
+      EstimateFor(described, check.resolved, device, prepared.dataset_bytes);
   const auto usable =
       static_cast<int64_t>(static_cast<double>(device.memory_bytes) * spec::kUsableShare);
   const int64_t needed = response.estimate().device_memory().total();

@@ -16,6 +16,7 @@
 #include "scheduler/service/names.h"
 #include "scheduler/service/recipe_warnings.h"
 #include "scheduler/service/standard.h"
+#include "scheduler/service/start_from.h"
 #include "scheduler/service/template_service.h"
 #include "scheduler/service/validation_records.h"
 
@@ -144,11 +145,39 @@ Misfit MisfitOf(const ClusterView& cluster, const GangRequest& gang) {
     return {"spec.parallelism.tensor_parallel_size", "TP_ACROSS_DOMAINS"};
   }
   GangRequest loose = gang;
+  loose.only_nodes.clear();
+  if (!gang.only_nodes.empty() && FitsEmptyCluster(cluster, loose).ok()) {
+    return {"spec.resources.nodes"};
+  }
+  loose = gang;
   loose.nodes = 0;
   if (gang.nodes == 0 || !FitsEmptyCluster(cluster, loose).ok()) return {"spec.parallelism"};
   const Funnel funnel = Measure(cluster, gang);
   return {funnel.nodes_large_enough == 0 ? "spec.parallelism.gpus_per_node"
                                          : "spec.parallelism.nodes"};
+}
+
+// The jobs that it is to start after are of its workspace, and may still complete.
+void CheckAfter(const Store& store, const std::string& workspace, SpecCheck& check) {
+  const v1::ResourcesSection& resources = check.resolved.resources();
+  for (int i = 0; i < resources.after_size(); ++i) {
+    const std::string& name = resources.after(i);
+    const std::string field = absl::StrCat("spec.resources.after[", i, "]");
+    const auto ids = ParseName(name, "workspaces/*/jobs/*");
+    if (!ids.ok() || (*ids)[0] != workspace) {
+      Violate(check, field, v1::REASON_FIELD_INVALID,
+              absl::StrCat("is no job of workspaces/", workspace));
+      continue;
+    }
+    const auto job = ReadResource<v1::Job>(store, JobRecordKey((*ids)[0], (*ids)[1]), name);
+    if (!job.ok()) {
+      Violate(check, field, v1::REASON_REFERENCE_NOT_FOUND, absl::StrCat("there is no ", name));
+    } else if (job->status().state() == v1::JOB_STATE_FAILED ||
+               job->status().state() == v1::JOB_STATE_CANCELLED) {
+      Violate(check, field, v1::REASON_STATE_CONFLICT,
+              absl::StrCat(name, " is ", v1::JobState_Name(job->status().state()).substr(10)));
+    }
+  }
 }
 
 // What a job leaves behind goes to the fileservice's disk: checkpoints, and the output. Blocking,
@@ -180,14 +209,19 @@ SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
   v1::JobSpec asked = spec;
   Violations template_violations;
   const auto used = ApplyTemplate(context_.store, prepared.workspace, asked, template_violations);
+  const auto may_see = [&](const std::string& name) {
+    return call.identity->RoleIn(IdOf(name, 1)) >= rpc::Role::kViewer;
+  };
+  absl::StatusOr<StartSource> start = absl::NotFoundError("");
+  if (asked.model().has_start_from()) {
+    start = FindStart(context_.store, may_see, *asked.mutable_model()->mutable_start_from());
+    if (start.ok()) InheritFrom(*start, asked);
+  }
   SpecCheck check = ResolveSpec(asked, static_cast<int64_t>(context_.random.Next() & 0x7fffffff));
   prepared.asked = asked.parallelism();
   if (used != nullptr) CheckLimits(used->limits(), check.resolved, template_violations);
   for (auto& violation : template_violations) check.violations.push_back(std::move(violation));
   const std::string& base = check.resolved.model().base();
-  const auto may_see = [&](const std::string& name) {
-    return call.identity->RoleIn(IdOf(name, 1)) >= rpc::Role::kViewer;
-  };
   if (ParseName(base, "workspaces/*/models/*").ok()) {
     const auto model =
         ReadResource<v1::Model>(context_.store, ModelRecordKey(IdOf(base, 1), IdOf(base, 3)), base);
@@ -207,7 +241,6 @@ SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
       prepared.model = model->spec();
     }
   }
-  int64_t dataset_bytes = 0;
   const auto resolve = [&](auto* sources, absl::string_view field) {
     for (int i = 0; i < sources->size(); ++i) {
       std::string& name = *(*sources)[i].mutable_fileset();
@@ -223,13 +256,15 @@ SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
         continue;
       }
       prepared.digests.emplace_back(version->name, version->digest);
-      dataset_bytes += version->size_bytes;
+      prepared.dataset_bytes += version->size_bytes;
       name = version->name;
     }
   };
   resolve(check.resolved.mutable_dataset()->mutable_training(), "spec.dataset.training");
   resolve(check.resolved.mutable_dataset()->mutable_validation(), "spec.dataset.validation");
-  WarnOfDisk(context_.files, prepared.model.weight_bytes(), dataset_bytes, check);
+  CheckAfter(context_.store, prepared.workspace, check);
+  if (asked.model().has_start_from()) TakeStart(start, check, prepared);
+  WarnOfDisk(context_.files, prepared.model.weight_bytes(), prepared.dataset_bytes, check);
   for (v1::Warning& warning : RecipeWarnings(check.resolved, {})) {
     check.warnings.push_back(std::move(warning));
   }
@@ -239,6 +274,31 @@ SpecCheck JobService::CheckSpec(const rpc::Call& call, const v1::JobSpec& spec,
     }
   }
   return check;
+}
+
+void JobService::TakeStart(const absl::StatusOr<StartSource>& start, SpecCheck& check,
+                           Prepared& prepared) {
+  constexpr char kField[] = "spec.model.start_from";
+  if (!start.ok()) {
+    const absl::Status& status = start.status();
+    return Violate(check, kField,
+                   absl::IsNotFound(status)             ? v1::REASON_REFERENCE_NOT_FOUND
+                   : absl::IsFailedPrecondition(status) ? v1::REASON_STATE_CONFLICT
+                                                        : v1::REASON_FIELD_INVALID,
+                   status.message());
+  }
+  CheckStart(*start, check);
+  const absl::StatusOr<FilesetVersion> version = context_.files.Resolve(start->version);
+  if (!version.ok()) {
+    return Violate(check, kField,
+                   absl::IsNotFound(version.status()) ? v1::REASON_REFERENCE_NOT_FOUND
+                                                      : v1::REASON_DEPENDENCY_UNAVAILABLE,
+                   absl::StrCat("the files of ", start->name, ": ", version.status().message()));
+  }
+  prepared.digests.emplace_back(version->name, version->digest);
+  if (check.resolved.model().start_from().with_optimizer_state()) {
+    prepared.start = {.version = start->version, .step = start->step};
+  }
 }
 
 absl::StatusOr<JobService::Prepared> JobService::Prepare(const rpc::Call& call,
@@ -287,13 +347,17 @@ absl::StatusOr<JobRequest> JobService::RequestFor(const Core& core, Prepared& pr
     const bool had_gpus = HasDevices(cluster, job.gang);
     job.gang.device_kind = "cpu";
     const absl::Status on_cpus = FitsEmptyCluster(cluster, job.gang);
-    if (on_cpus.ok() || !had_gpus) fits = on_cpus;
-    v1::Warning& warning = *body.add_warnings();
-    warning.set_code("CPU_CHOSEN");
-    warning.set_field("spec.resources.device");
-    warning.set_message("no GPU of this cluster fits; the job runs on CPUs");
-    warning.set_explanation(
-        "Training on CPUs is slow; set device to gpu to wait for GPUs instead.");
+    if (on_cpus.ok() || !had_gpus) {
+      fits = on_cpus;
+      v1::Warning& warning = *body.add_warnings();
+      warning.set_code("CPU_CHOSEN");
+      warning.set_field("spec.resources.device");
+      warning.set_message("no GPU of this cluster fits; the job runs on CPUs");
+      warning.set_explanation(
+          "Training on CPUs is slow; set device to gpu to wait for GPUs instead.");
+    } else {
+      job.gang.device_kind = "gpu";  // of which the error tells
+    }
   }
   if (fits.ok() || cluster.nodes().empty()) return job;
   const Misfit misfit = MisfitOf(cluster, job.gang);
@@ -375,7 +439,7 @@ absl::StatusOr<v1::Job> JobService::Insert(Turn& turn, const rpc::Call& call,
 }
 
 void JobService::Create(CallPtr call, v1::CreateJobRequest request, std::string forked_from,
-                        Checkpoint start, rpc::Responder<v1::Job> responder) {
+                        rpc::Responder<v1::Job> responder) {
   // Shared with the closure that a std::function copies.
   auto answer = std::make_shared<rpc::Responder<v1::Job>>(std::move(responder));
   const absl::Status posted = context_.background.Post([=, this] {
@@ -383,7 +447,6 @@ void JobService::Create(CallPtr call, v1::CreateJobRequest request, std::string 
     if (!prepared.ok()) return answer->Answer(prepared.status());
     prepared->body.set_forked_from(forked_from);
     prepared->body.set_fake_trainer(context_.fake_trainer);
-    prepared->start = start;
     Mutate<v1::Job>(context_.control, std::move(*answer),
                     [this, call, request, prepared = *std::move(prepared)](Turn& turn) {
                       return Insert(turn, *call, request, prepared);
@@ -394,7 +457,7 @@ void JobService::Create(CallPtr call, v1::CreateJobRequest request, std::string 
 
 void JobService::CreateJob(CallPtr call, const v1::CreateJobRequest& request,
                            rpc::Responder<v1::Job> responder) {
-  Create(std::move(call), request, "", {}, std::move(responder));
+  Create(std::move(call), request, "", std::move(responder));
 }
 
 absl::StatusOr<SpecCheck> JobService::PrepareUnsubmitted(const rpc::Call& call,

@@ -6,6 +6,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -14,6 +15,7 @@
 #include "scheduler/core/core.h"
 #include "scheduler/service/events_stream.h"
 #include "scheduler/service/job_spec.h"
+#include "scheduler/service/pins.h"
 #include "scheduler/service/resources.h"
 #include "scheduler/service/usage_ledger.h"
 
@@ -22,6 +24,8 @@ namespace {
 
 namespace v1 = graft::v1;
 constexpr int kMaxHistory = 32;
+constexpr absl::string_view kAttemptPrefix = "attempt/";
+constexpr absl::string_view kCheckpointPrefix = "checkpoint/";
 
 v1::Reason ReasonOf(const Job& job) {
   static constexpr std::pair<absl::string_view, v1::Reason> kReasons[] = {
@@ -29,7 +33,7 @@ v1::Reason ReasonOf(const Job& job) {
       {"DRAINING", v1::REASON_NODE_DRAINING},      {"TIME_LIMIT", v1::REASON_TIME_LIMIT},
       {"PAUSED", v1::REASON_PAUSED_BY_USER},       {"IDLE", v1::REASON_IDLE},
       {"CANCELLED", v1::REASON_CANCELLED_BY_USER}, {"RESTARTING", v1::REASON_WORKER_LOST},
-      {"FAILED", v1::REASON_RANK_FAILED}};
+      {"FAILED", v1::REASON_RANK_FAILED},          {"DEPENDENCY", v1::REASON_DEPENDENCY_FAILED}};
   for (const auto& [code, reason] : kReasons) {
     if (job.reason_code == code) return reason;
   }
@@ -86,9 +90,11 @@ void WriteAttempt(Turn& turn, const Job& job, const v1::Job& body) {
   if (known.ok() && DecodeResource(key, known->value, before).ok()) {
     record.mutable_ranks()->Swap(before.mutable_ranks());
     record.set_from_checkpoint(before.from_checkpoint());
+    record.set_decision(before.decision());
   } else {
     WriteRanks(turn, attempt, *record.mutable_ranks());
     record.set_from_checkpoint(body.status().latest_checkpoint());
+    record.set_decision(attempt.decision);
   }
   record.set_message(attempt.end_message);
   turn.Put(Family::kRecords, key, EncodeResource(record));
@@ -120,19 +126,62 @@ void CloseAttempt(Turn& turn, const Job& job, const v1::Job& body) {
   KeepUsage(turn, body, attempt, lost);
 }
 
+// The best is the one of the lowest validation loss.
+void MarkBest(Turn& turn, const JobKey& job, v1::JobStatus& status, v1::Checkpoint& checkpoint) {
+  if (!checkpoint.has_val_loss()) return;
+  const std::string known = LastPart(status.best_checkpoint());
+  int64_t step = 0;
+  if (absl::SimpleAtoi(known, &step) && step != checkpoint.step()) {
+    const std::string key = CheckpointRecordKey(job, step);
+    const absl::StatusOr<Record> record = turn.Get(Family::kRecords, key);
+    v1::Checkpoint best;
+    if (record.ok() && DecodeResource(key, record->value, best).ok()) {
+      if (best.val_loss() <= checkpoint.val_loss()) return;
+      best.set_best(false);
+      turn.Put(Family::kRecords, key, EncodeResource(best));
+    }
+  }
+  checkpoint.set_best(true);
+  status.set_best_checkpoint(checkpoint.name());
+}
+
+// The newest ones stay, and the best.
+void PruneCheckpoints(Turn& turn, const Job& job, const v1::Job& body) {
+  const auto records = turn.List(absl::StrCat(kCheckpointPrefix, job.request.key, "/"));
+  if (!records.ok()) return;
+  const int keep = std::max(1, body.resolved_spec().schedule().keep_checkpoints());
+  int newer = 0;
+  for (const Record& record : *records) {
+    v1::Checkpoint checkpoint;
+    if (!DecodeResource(record.key, record.value, checkpoint).ok()) continue;
+    if (newer++ < keep || checkpoint.best() || checkpoint.step() == job.checkpoint.step) continue;
+    turn.Remove(Family::kRecords, record.key);
+    GiveUpVersion(turn, checkpoint.fileset_version(), body.name());
+  }
+}
+
 void WriteCheckpoint(Turn& turn, const Job& job, v1::Job& body) {
   if (job.checkpoint.version.empty()) return;
   const std::string key = CheckpointRecordKey(job.request.key, job.checkpoint.step);
   const std::string name = absl::StrCat(body.name(), "/checkpoints/", job.checkpoint.step);
   body.mutable_status()->set_latest_checkpoint(name);
-  if (turn.Get(Family::kRecords, key).ok()) return;
   v1::Checkpoint checkpoint;
+  const absl::StatusOr<Record> known = turn.Get(Family::kRecords, key);
+  if (known.ok() && DecodeResource(key, known->value, checkpoint).ok()) {
+    if (checkpoint.fileset_version() == job.checkpoint.version) return;
+    // The same step again, as of a run that was paused before its first one.
+    GiveUpVersion(turn, checkpoint.fileset_version(), body.name());
+  }
   checkpoint.set_name(name);
   checkpoint.set_step(job.checkpoint.step);
   checkpoint.set_attempt(job.attempts);
   checkpoint.set_fileset_version(job.checkpoint.version);
+  checkpoint.set_size_bytes(job.checkpoint.bytes);
   *checkpoint.mutable_create_time() = ToTimestamp(turn.now());
+  if (job.checkpoint.val_loss.has_value()) checkpoint.set_val_loss(*job.checkpoint.val_loss);
+  MarkBest(turn, job.request.key, *body.mutable_status(), checkpoint);
   turn.Put(Family::kRecords, key, EncodeResource(checkpoint));
+  PruneCheckpoints(turn, job, body);
 }
 
 // The fileset version of the base that the job was given.
@@ -261,10 +310,10 @@ std::string AdapterRecordKey(absl::string_view workspace, absl::string_view mode
 }
 // Newest first.
 std::string AttemptRecordKey(const JobKey& job, int attempt) {
-  return absl::StrCat("attempt/", job, "/", absl::StrFormat("%010d", 2'000'000'000 - attempt));
+  return absl::StrCat(kAttemptPrefix, job, "/", absl::StrFormat("%010d", 2'000'000'000 - attempt));
 }
 std::string CheckpointRecordKey(const JobKey& job, int64_t step) {
-  return absl::StrCat("checkpoint/", job, "/",
+  return absl::StrCat(kCheckpointPrefix, job, "/",
                       absl::StrFormat("%016x", ~static_cast<uint64_t>(step)));
 }
 
@@ -313,7 +362,7 @@ v1::Explanation::Code CauseCode(absl::string_view code) {
 absl::Status EraseJob(Turn& turn, Store& store, const JobKey& job, const v1::Job& body) {
   const std::vector<std::string> ids = absl::StrSplit(job, '/');
   std::vector<Record> hanging;
-  for (absl::string_view kind : {"attempt/", "checkpoint/"}) {
+  for (absl::string_view kind : {kAttemptPrefix, kCheckpointPrefix}) {
     GRAFT_ASSIGN_OR_RETURN(const auto records, turn.List(absl::StrCat(kind, job, "/")));
     hanging.insert(hanging.end(), records.begin(), records.end());
   }
@@ -324,7 +373,13 @@ absl::Status EraseJob(Turn& turn, Store& store, const JobKey& job, const v1::Job
                                  JobNewestKey(ids[0], ids[1], created), DoomedJobKey(job)}) {
     turn.Remove(Family::kRecords, key);
   }
-  for (const Record& record : hanging) turn.Remove(Family::kRecords, record.key);
+  for (const Record& record : hanging) {
+    turn.Remove(Family::kRecords, record.key);
+    v1::Checkpoint checkpoint;
+    if (!absl::StartsWith(record.key, kCheckpointPrefix)) continue;
+    if (!DecodeResource(record.key, record.value, checkpoint).ok()) continue;
+    GiveUpVersion(turn, checkpoint.fileset_version(), body.name());
+  }
   v1::Job deleted = body;
   *deleted.mutable_delete_time() = ToTimestamp(turn.now());
   PutResource(turn, DeletedJobKey(ids[0], ids[1], turn.now()), deleted);
@@ -358,6 +413,8 @@ bool WriteJobStatus(Turn& turn, const Job& job) {
   if (job.state == JobState::kQueued) status.clear_progress();
   status.mutable_progress()->set_steps_done(job.step);
   status.mutable_progress()->set_steps_total(job.steps_total);
+  // Packing changes what a pass holds, not how many updates there are.
+  status.mutable_progress()->set_unpacked_steps_total(job.steps_total);
   if (job.started != absl::InfiniteFuture())
     *status.mutable_start_time() = ToTimestamp(job.started);
   if (job.finished != absl::InfiniteFuture())

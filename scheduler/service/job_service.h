@@ -13,6 +13,7 @@
 #include "scheduler/service/mutate.h"
 #include "scheduler/service/places.h"
 #include "scheduler/service/progress.h"
+#include "scheduler/service/start_from.h"
 
 namespace graft::scheduler {
 
@@ -38,7 +39,8 @@ class JobService {
     std::vector<std::pair<std::string, std::string>> digests;  // version, digest
     graft::v1::ParallelismSection asked;                       // as it was sent
     graft::v1::ModelSpec model;
-    Checkpoint start;  // of a fork; empty: none
+    int64_t dataset_bytes = 0;
+    Checkpoint start;  // that it goes on from as if it were its own; empty: none
   };
 
   void CreateJob(CallPtr call, const graft::v1::CreateJobRequest& request,
@@ -96,6 +98,8 @@ class JobService {
 
   // Blocking: asks the fileservice.
   SpecCheck CheckSpec(const rpc::Call& call, const graft::v1::JobSpec& spec, Prepared& prepared);
+  // What its first attempt begins with.
+  void TakeStart(const absl::StatusOr<StartSource>& start, SpecCheck& check, Prepared& prepared);
   // What the core decides on; device and layout are chosen where they are left open, and told in
   // the body. On the loop.
   static absl::StatusOr<JobRequest> RequestFor(const Core& core, Prepared& prepared);
@@ -107,12 +111,9 @@ class JobService {
                                    const graft::v1::CreateJobRequest& request);
   // Prepares and inserts; answers by itself.
   void Create(CallPtr call, graft::v1::CreateJobRequest request, std::string forked_from,
-              Checkpoint start, rpc::Responder<graft::v1::Job> responder);
+              rpc::Responder<graft::v1::Job> responder);
   absl::StatusOr<graft::v1::CreateJobRequest> ForkRequest(const graft::v1::ForkJobRequest& request,
                                                           const graft::v1::Job& from) const;
-  // Where a fork begins; an empty checkpoint is the start.
-  absl::StatusOr<Checkpoint> ForkPoint(const graft::v1::ForkJobRequest& request,
-                                       const graft::v1::Job& from) const;
   absl::StatusOr<graft::v1::Job> Insert(Turn& turn, const rpc::Call& call,
                                         const graft::v1::CreateJobRequest& request,
                                         Prepared prepared);

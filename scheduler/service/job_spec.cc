@@ -26,8 +26,7 @@ using google::protobuf::Message;
 
 constexpr int kMostRanks = 1 << 20;  // more than any cluster; keeps products inside of int64
 constexpr int64_t kLongestTimeLimitSeconds =
-    10LL * 366 * 24 * 3600;            // ten years: longer is a mistake
-constexpr int kPackedExamples = 1000;  // in one sequence, as the contract has it
+    10LL * 366 * 24 * 3600;  // ten years: longer is a mistake
 constexpr double kLoraLearningRate = 2e-4;
 constexpr double kAllWeightsLearningRate = 5e-6;
 
@@ -139,6 +138,10 @@ class Resolver {
               "excludes spec.dataset.validation; leave one out");
     }
     CheckName(spec_.resources().queue(), "queues/*", "spec.resources.queue");
+    for (int i = 0; i < spec_.resources().nodes_size(); ++i) {
+      CheckName(spec_.resources().nodes(i), "nodes/*",
+                absl::StrCat("spec.resources.nodes[", i, "]"));
+    }
     if (!spec_.output().name().empty() && !CheckId(spec_.output().name(), "").ok()) {
       Violate("spec.output.name", v1::REASON_NAME_INVALID,
               "is no id: 2 to 63 characters of a-z, 0-9, '-', '_' and '.'");
@@ -315,41 +318,27 @@ class Resolver {
     const auto& resources = spec_.resources();
     Unavailable(spec_.tuning().base_quantization() > v1::TuningSection::BASE_QUANTIZATION_NONE,
                 "spec.tuning.base_quantization", "quantized bases are not in this build");
-    Unavailable(lora.exclude_modules_size() > 0, "spec.tuning.lora.exclude_modules",
-                "is not in this build; name the wanted layers in target_modules");
-    Unavailable(lora.layers_to_transform_size() > 0, "spec.tuning.lora.layers_to_transform",
-                "is not in this build");
-    Unavailable(lora.init() > v1::Lora::INIT_KAIMING, "spec.tuning.lora.init",
-                "this build starts adapters with kaiming alone");
+    Unavailable(lora.init() > v1::Lora::INIT_GAUSSIAN, "spec.tuning.lora.init",
+                "this build starts adapters with kaiming or gaussian");
     const auto& sft = spec_.method().sft();
     Unavailable(sft.label_smoothing() > 0, "spec.method.sft.label_smoothing",
                 "is not in this build");
     Unavailable(sft.neftune_noise_alpha() > 0, "spec.method.sft.neftune_noise_alpha",
                 "is not in this build");
     const auto& stopping = spec_.schedule().early_stopping();
-    Unavailable(stopping.patience_unit() == v1::EarlyStopping::PATIENCE_UNIT_EPOCHS,
-                "spec.schedule.early_stopping.patience_unit", "this build counts validations");
     Unavailable(stopping.has_metric() && stopping.metric() != "val_loss",
                 "spec.schedule.early_stopping.metric", "this build looks at val_loss alone");
-    Unavailable(spec_.batch().packing_max_samples() != kPackedExamples,
-                "spec.batch.packing_max_samples", "this build packs as many as fit; leave it out");
     Unavailable(spec_.evaluation().evaluations_size() > 0, "spec.evaluation.evaluations",
                 "is not in this build");
     Unavailable(
         spec_.parallelism().has_sequence_parallel() && !spec_.parallelism().sequence_parallel(),
         "spec.parallelism.sequence_parallel",
         "tensor-parallel ranks of this build always divide norms; leave it out");
-    Unavailable(spec_.model().has_start_from(), "spec.model.start_from", "is not in this build");
     Unavailable(spec_.has_integrations(), "spec.integrations", "is not in this build");
-    Unavailable(resources.after_size() > 0, "spec.resources.after", "is not in this build");
-    Unavailable(resources.nodes_size() > 0, "spec.resources.nodes",
-                "is not in this build; use node_selector");
     Unavailable(resources.device_indices_size() > 0, "spec.resources.device_indices",
                 "is not in this build");
     Unavailable(resources.device_products_size() > 0, "spec.resources.device_products",
                 "is not in this build; use node_selector");
-    Unavailable(resources.at_time_limit() == v1::ResourcesSection::AT_TIME_LIMIT_COMPLETE,
-                "spec.resources.at_time_limit", "this build can pause or fail, not complete");
   }
 
   void FillDependent() {
@@ -521,27 +510,39 @@ Level LevelOf(v1::ResourcesSection::Level level) {
   }
 }
 
+AtTimeLimit AtTimeLimitOf(v1::ResourcesSection::AtTimeLimit asked) {
+  if (asked == v1::ResourcesSection::AT_TIME_LIMIT_FAIL) return AtTimeLimit::kFail;
+  return asked == v1::ResourcesSection::AT_TIME_LIMIT_COMPLETE ? AtTimeLimit::kComplete
+                                                               : AtTimeLimit::kPause;
+}
+
 }  // namespace
 
 JobRequest ToJobRequest(const v1::JobSpec& resolved, const JobKey& key,
                         const std::string& workspace, const std::string& device) {
   const auto& resources = resolved.resources();
-  JobRequest request{
-      .key = key,
-      .workspace = workspace,
-      .queue = resources.queue().substr(std::string("queues/").size()),
-      .priority = resources.priority(),
-      .max_restarts = resources.max_restarts(),
-      .preemptible = resources.preemptible(),
-      .time_limit = absl::Seconds(resources.time_limit().seconds()),
-      .pause_at_time_limit = resources.at_time_limit() != v1::ResourcesSection::AT_TIME_LIMIT_FAIL,
-      .hold = resources.hold()};
+  JobRequest request{.key = key,
+                     .workspace = workspace,
+                     .queue = resources.queue().substr(std::string("queues/").size()),
+                     .priority = resources.priority(),
+                     .max_restarts = resources.max_restarts(),
+                     .preemptible = resources.preemptible(),
+                     .time_limit = absl::Seconds(resources.time_limit().seconds()),
+                     .at_time_limit = AtTimeLimitOf(resources.at_time_limit()),
+                     .hold = resources.hold()};
   request.gang.layout = LayoutOf(resolved);
   request.gang.device_kind = device;
   request.gang.min_memory_bytes = resources.min_device_memory_bytes();
   for (const auto& [label, value] : resources.node_selector()) request.gang.labels[label] = value;
   request.gang.tolerations.assign(resources.tolerations().begin(), resources.tolerations().end());
   request.gang.allow_tp_across_domains = resolved.parallelism().allow_tp_across_nodes();
+  for (const std::string& first : resources.after()) {
+    const std::string id = first.substr(first.rfind('/') + 1);
+    request.after.push_back(absl::StrCat(workspace, "/", id));
+  }
+  for (const std::string& node : resources.nodes()) {
+    request.gang.only_nodes.push_back(node.substr(std::string("nodes/").size()));
+  }
   request.gang.max_level = LevelOf(resources.max_level());
   request.gang.nodes = resolved.parallelism().nodes();
   return request;

@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "google/protobuf/util/field_mask_util.h"
@@ -157,34 +156,47 @@ void JobService::EraseDoomed() {
 
 // --- Fork ---
 
-absl::StatusOr<Checkpoint> JobService::ForkPoint(const v1::ForkJobRequest& request,
-                                                 const v1::Job& from) const {
-  const std::string& latest = from.status().latest_checkpoint();
-  std::string name = latest;
-  if (request.from() == "start" || (request.from().empty() && latest.empty())) return Checkpoint();
-  if (request.from() == "best") {
-    name = from.status().best_checkpoint();
-  } else if (!request.from().empty() && request.from() != "latest") {
-    name = absl::StrCat(from.name(), "/checkpoints/", request.from());
-  }
-  int64_t step = 0;
-  const bool is_step = absl::SimpleAtoi(name.substr(name.rfind('/') + 1), &step);
-  const auto record = is_step ? context_.store.Get(Family::kRecords,
-                                                   CheckpointRecordKey(JobKeyOf(from.name()), step))
-                              : absl::StatusOr<Record>(absl::NotFoundError(""));
-  v1::Checkpoint checkpoint;
-  if (!record.ok() || !DecodeResource(record->key, record->value, checkpoint).ok()) {
-    return rpc::ErrorBuilder(
-               absl::StatusCode::kInvalidArgument,
-               absl::StrCat(from.name(), " has no checkpoint '", request.from(),
-                            "'; `from` is best, latest, start, or the step of one that "
-                            "ListCheckpoints shows"))
+namespace {
+
+// Of the jobs to start after, those that there are and that have not completed.
+void KeepUnmet(const Store& store, v1::ResourcesSection& resources) {
+  auto& after = *resources.mutable_after();
+  after.erase(std::remove_if(after.begin(), after.end(),
+                             [&store](const std::string& name) {
+                               const JobKey key = JobKeyOf(name);
+                               const auto job =
+                                   ReadResource<v1::Job>(store, absl::StrCat("job/", key), name);
+                               return !job.ok() || job->status().state() == v1::JOB_STATE_COMPLETED;
+                             }),
+              after.end());
+}
+
+// Without a checkpoint a fork begins as the first job did.
+absl::Status SetStart(const Store& store, const v1::ForkJobRequest& request, const v1::Job& from,
+                      v1::ModelSection& model) {
+  const bool any = !from.status().latest_checkpoint().empty();
+  const std::string point = !request.from().empty() ? request.from() : any ? "latest" : "start";
+  if (point == "start") return absl::OkStatus();
+  const absl::StatusOr<v1::Checkpoint> checkpoint = FindCheckpoint(store, from, point);
+  if (!checkpoint.ok()) {
+    return rpc::ErrorBuilder(absl::StatusCode::kInvalidArgument,
+                             absl::StrCat(checkpoint.status().message(),
+                                          ", and start is where the job itself began"))
         .Reason("REFERENCE_NOT_FOUND")
         .Field("from", "names no checkpoint")
         .Build();
   }
-  return Checkpoint{checkpoint.fileset_version(), checkpoint.step(), ""};
+  const auto& paths = request.update_mask().paths();
+  const bool keeps_state = std::all_of(paths.begin(), paths.end(), KeepsState);
+  v1::StartFrom start;
+  start.set_checkpoint(checkpoint->name());
+  start.set_with_optimizer_state(request.has_with_optimizer_state() ? request.with_optimizer_state()
+                                                                    : keeps_state);
+  *model.mutable_start_from() = start;
+  return absl::OkStatus();
 }
+
+}  // namespace
 
 absl::StatusOr<v1::CreateJobRequest> JobService::ForkRequest(const v1::ForkJobRequest& request,
                                                              const v1::Job& from) const {
@@ -200,6 +212,7 @@ absl::StatusOr<v1::CreateJobRequest> JobService::ForkRequest(const v1::ForkJobRe
   // What is derived from the rest, and names that the first job has taken.
   spec.mutable_parallelism()->clear_data_parallel_size();
   spec.mutable_output()->clear_name();
+  KeepUnmet(context_.store, *spec.mutable_resources());
   for (const std::string& path : request.update_mask().paths()) {
     if (FieldMaskUtil::GetFieldDescriptors(v1::JobSpec::descriptor(), path, nullptr)) continue;
     return rpc::ErrorBuilder(
@@ -213,6 +226,7 @@ absl::StatusOr<v1::CreateJobRequest> JobService::ForkRequest(const v1::ForkJobRe
   options.set_replace_message_fields(true);
   options.set_replace_repeated_fields(true);
   FieldMaskUtil::MergeMessageTo(request.spec(), request.update_mask(), options, &spec);
+  GRAFT_RETURN_IF_ERROR(SetStart(context_.store, request, from, *spec.mutable_model()));
   return create;
 }
 
@@ -220,23 +234,9 @@ void JobService::ForkJob(CallPtr call, const v1::ForkJobRequest& request,
                          rpc::Responder<v1::Job> responder) {
   const absl::StatusOr<v1::Job> from = Read(request.name());
   if (!from.ok()) return responder.Answer(from.status());
-  const absl::StatusOr<Checkpoint> start = ForkPoint(request, *from);
-  if (!start.ok()) return responder.Answer(start.status());
-  const auto& paths = request.update_mask().paths();
-  const bool leaves_alone = std::none_of(paths.begin(), paths.end(), [](const std::string& path) {
-    return absl::StartsWith(path, "optimizer") || absl::StartsWith(path, "schedule");
-  });
-  const bool with_state =
-      request.has_with_optimizer_state() ? request.with_optimizer_state() : leaves_alone;
-  if (!start->version.empty() && !with_state) {
-    return responder.Answer(rpc::FeatureUnavailable(
-        "fork.weights_only",
-        "this build goes on from a checkpoint with its optimizer's state alone; leave optimizer "
-        "and schedule as they are, or fork from start"));
-  }
   absl::StatusOr<v1::CreateJobRequest> create = ForkRequest(request, *from);
   if (!create.ok()) return responder.Answer(create.status());
-  Create(std::move(call), *std::move(create), request.name(), *start, std::move(responder));
+  Create(std::move(call), *std::move(create), request.name(), std::move(responder));
 }
 
 }  // namespace graft::scheduler

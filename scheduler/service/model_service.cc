@@ -69,6 +69,34 @@ std::vector<std::string> TunedFrom(Turn& turn, const std::string& base) {
   return names;
 }
 
+// By suffix and shape, in the order of the first layer that has them.
+void AddLinearLayers(const spec::ModelDescription& model, v1::ModelSpec& out) {
+  for (const spec::HubLinear& linear : spec::HubLinears(model)) {
+    const std::string name = linear.module.substr(linear.module.rfind('.') + 1);
+    auto& known = *out.mutable_linear_layers();
+    auto same = std::find_if(known.begin(), known.end(), [&](const auto& one) {
+      return one.name() == name && one.in_features() == linear.in &&
+             one.out_features() == linear.out;
+    });
+    if (same == known.end()) {
+      v1::ModelSpec::LinearLayer& layer = *known.Add();
+      layer.set_name(name);
+      layer.set_in_features(linear.in);
+      layer.set_out_features(linear.out);
+      layer.set_count(1);
+    } else {
+      same->set_count(same->count() + 1);
+    }
+  }
+}
+
+// As many of an expert's width as every token passes.
+int32_t SharedExperts(const spec::MoeSpec& moe) {
+  if (moe.shared_ffn == 0) return 0;
+  const bool even = moe.expert_ffn > 0 && moe.shared_ffn % moe.expert_ffn == 0;
+  return even ? static_cast<int32_t>(moe.shared_ffn / moe.expert_ffn) : 1;
+}
+
 }  // namespace
 
 v1::ModelSpec ToApi(const spec::ModelDescription& model) {
@@ -97,9 +125,14 @@ v1::ModelSpec ToApi(const spec::ModelDescription& model) {
     out.mutable_experts()->set_per_token(static_cast<int32_t>(decoder.moe.experts_per_token));
     out.mutable_experts()->set_intermediate_size(decoder.moe.expert_ffn);
     out.mutable_experts()->set_active_parameters(model.facts.active_parameters);
+    out.mutable_experts()->set_shared(SharedExperts(decoder.moe));
   }
+  AddLinearLayers(model, out);
+  if (!decoder.ropes.empty()) out.set_rope(spec::RopeKindName(decoder.ropes[0].kind));
+  out.set_tokenizer(model.facts.tokenizer);
   out.set_chat_template(model.facts.chat_template);
   out.set_supports_tools(model.facts.supports_tools);
+  out.set_supports_system(model.facts.supports_system);
   out.set_weight_bytes(model.facts.weight_bytes);
   const spec::CostModel cost(model);
   for (const spec::CardSize& card : spec::CardSizes()) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "scheduler/service/resources.h"
+
 namespace graft::scheduler {
 
 void NodeUseBoard::Put(const std::string& node, const graft::agent::v1::SynchronizeRequest& report,
@@ -33,6 +35,9 @@ const NodeUseBoard::NodeUse* NodeUseBoard::Find(absl::string_view node, absl::Ti
 
 void NodeUseBoard::Overlay(const std::string& node, absl::Time now, graft::v1::Node& body) const {
   MutexLock lock(mu_);
+  if (const auto it = nodes_.find(node); it != nodes_.end()) {
+    *body.mutable_last_seen_time() = ToTimestamp(it->second.told);
+  }
   const NodeUse* use = Find(node, now);
   if (use == nullptr) return;
   body.set_disk_free_bytes(use->disk_free_bytes);

@@ -3,7 +3,9 @@
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "graft/v1/job.pb.h"
 #include "graft/v1/model.pb.h"
@@ -13,6 +15,9 @@ namespace graft::scheduler {
 namespace {
 
 namespace v1 = graft::v1;
+// "version.given-up/{version}/{holder}" -> holder
+constexpr absl::string_view kGivenUpPrefix = "version.given-up/";
+constexpr int kGivenUpAtATime = 1000;
 using Pin = std::pair<std::string, std::string>;  // version, holder
 
 void Need(std::set<Pin>& needed, const std::string& version, const std::string& holder) {
@@ -23,6 +28,7 @@ void AddJob(const v1::Job& job, std::set<Pin>& needed) {
   const v1::DatasetSection& dataset = job.resolved_spec().dataset();
   for (const auto& source : dataset.training()) Need(needed, source.fileset(), job.name());
   for (const auto& source : dataset.validation()) Need(needed, source.fileset(), job.name());
+  Need(needed, job.resolved_spec().model().start_from().fileset_version(), job.name());
   for (const v1::JobResult& result : job.status().results()) {
     Need(needed, result.fileset_version(), job.name());
   }
@@ -78,11 +84,43 @@ absl::Status Reconcile(const ServiceContext& context) {
   return absl::OkStatus();
 }
 
+absl::Status DeleteGivenUp(const ServiceContext& context) {
+  GRAFT_ASSIGN_OR_RETURN(const auto page, context.store.List({.prefix = std::string(kGivenUpPrefix),
+                                                              .limit = kGivenUpAtATime}));
+  std::vector<std::string> done;
+  absl::Status first;
+  for (const Record& record : page.records) {
+    const size_t end = record.key.size() - record.value.size() - 1;
+    const std::string version =
+        record.key.substr(kGivenUpPrefix.size(), end - kGivenUpPrefix.size());
+    absl::Status status = context.files.DeletePin(version, record.value);
+    if (status.ok()) status = context.files.DeleteVersion(version);
+    // Whoever else holds it gives it up in turn.
+    if (status.ok() || absl::IsNotFound(status) || absl::IsFailedPrecondition(status)) {
+      done.push_back(record.key);
+    } else {
+      first.Update(status);
+    }
+  }
+  if (done.empty()) return first;
+  context.control.Submit({.work = [done](Turn& turn) {
+    for (const std::string& key : done) turn.Remove(Family::kRecords, key);
+    return absl::OkStatus();
+  }});
+  return first;
+}
+
 }  // namespace
+
+void GiveUpVersion(Turn& turn, const std::string& version, const std::string& holder) {
+  if (version.empty()) return;
+  turn.Put(Family::kRecords, absl::StrCat(kGivenUpPrefix, version, "/", holder), holder);
+}
 
 void ReconcilePins(const ServiceContext& context) {
   if (context.fileservice_address.empty()) return;
-  const absl::Status status = Reconcile(context);
+  absl::Status status = DeleteGivenUp(context);
+  status.Update(Reconcile(context));
   if (!status.ok()) {
     LOG_WARNING("pins were not reconciled; it is tried again", {{"why", status.message()}});
   }

@@ -3,7 +3,12 @@
 // ranks are stand-ins.
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
+#include <optional>
+#include <set>
+
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "graft/agent/v1/agent.grpc.pb.h"
 #include "graft/v1/job.grpc.pb.h"
 #include "graft/v1/model.grpc.pb.h"
@@ -76,8 +81,85 @@ class RealPathTest : public ServiceTest {
     return request;
   }
 
+  // The attempt that trains, with its grants.
+  agent::DesiredAttempt Train() {
+    const agent::SynchronizeResponse desired = SyncUntil([](const auto& response) {
+      return response.attempts_size() == 1 &&
+             response.attempts(0).kind() == agent::DesiredAttempt::KIND_TRAIN &&
+             response.attempts(0).upload_grants_size() == 2;
+    });
+    worker_->report().mutable_attempts(0)->set_state(agent::ActualAttempt::STATE_RUNNING);
+    return desired.attempts(0);
+  }
+
+  // Fills a session that is granted for it.
+  void Upload(agent::Upload::Kind kind, int64_t step, std::optional<double> val_loss) {
+    const auto granted = [&](const agent::SynchronizeResponse& response) -> std::string {
+      for (const auto& grant : response.attempts(0).upload_grants()) {
+        if (grant.kind() == kind && filled_.insert(grant.session()).second) return grant.session();
+      }
+      return "";
+    };
+    std::string session;
+    SyncUntil([&](const auto& response) { return !(session = granted(response)).empty(); });
+    agent::Upload& upload = *worker_->report().mutable_attempts(0)->add_uploads();
+    upload.set_session(session);
+    upload.set_kind(kind);
+    upload.set_step(step);
+    upload.set_size_bytes(100 + step);
+    if (val_loss.has_value()) upload.set_val_loss(*val_loss);
+  }
+
+  // Until it is published.
+  v1::Job Checkpoint(const v1::Job& job, int64_t step, std::optional<double> val_loss) {
+    Upload(agent::Upload::KIND_CHECKPOINT, step, val_loss);
+    worker_->report().clear_revision();
+    const std::string name = absl::StrCat(job.name(), "/checkpoints/", step);
+    for (int i = 0; i < 200; ++i) {
+      worker_->Sync();
+      v1::Job now = Look(job.name());
+      if (now.status().latest_checkpoint() == name) return now;
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+    ADD_FAILURE() << name << " was never published";
+    return {};
+  }
+
+  // The attempt ends with its adapter.
+  v1::Job Complete(const v1::Job& job) {
+    Upload(agent::Upload::KIND_ADAPTER, 0, std::nullopt);
+    worker_->report().mutable_attempts(0)->set_state(agent::ActualAttempt::STATE_ENDED);
+    SyncUntil([](const auto& response) { return response.attempts_size() == 0; });
+    worker_->report().clear_attempts();
+    return Look(job.name());
+  }
+
+  v1::Job Look(const std::string& name) {
+    v1::GetJobRequest get;
+    get.set_name(name);
+    v1::Job job;
+    EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::GetJob, get, job), IsOk());
+    return job;
+  }
+
+  // "40 30 20*", newest first, the best marked.
+  std::string CheckpointsOf(const v1::Job& job) {
+    v1::ListCheckpointsRequest list;
+    list.set_parent(job.name());
+    v1::ListCheckpointsResponse listed;
+    EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::ListCheckpoints, list, listed), IsOk());
+    std::string steps;
+    for (const v1::Checkpoint& checkpoint : listed.checkpoints()) {
+      absl::StrAppend(&steps, steps.empty() ? "" : " ", checkpoint.step(),
+                      checkpoint.best() ? "*" : "");
+      EXPECT_EQ(checkpoint.size_bytes(), 100 + checkpoint.step());
+    }
+    return steps;
+  }
+
   std::unique_ptr<v1::ModelService::Stub> models_;
   std::unique_ptr<TestWorker> worker_;
+  std::set<std::string> filled_;  // sessions
   bool rows_first_ = true;
 };
 
@@ -108,6 +190,7 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::ListAttempts, tries, tried), IsOk());
   ASSERT_EQ(tried.attempts_size(), 1) << "reading the rows took no device";
   EXPECT_EQ(tried.attempts(0).ranks(0).device_uuid(), "cpu-n0-0");
+  EXPECT_THAT(tried.attempts(0).decision(), ::testing::HasSubstr("n0"));
   EXPECT_EQ(attempt.inputs_size(), 2);
   EXPECT_NE(attempt.run_json().find("\"kind\":\"lora\""), std::string::npos);
 
@@ -191,6 +274,132 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, second, job), IsOk());
   EXPECT_EQ(job.status().state(), v1::JOB_STATE_QUEUED) << "its rows were read before";
   EXPECT_EQ(job.status().dataset().training_rows(), 240);
+}
+
+TEST_F(RealPathTest, TheNewestCheckpointsStayAndTheBest) {
+  RegisterWorker();
+  v1::CreateJobRequest request = NewJob();
+  request.mutable_job()->mutable_spec()->mutable_schedule()->set_keep_checkpoints(2);
+  v1::Job job;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, job), IsOk());
+  Train();
+  job = Checkpoint(job, 10, 3.0);
+  EXPECT_EQ(job.status().best_checkpoint(), job.name() + "/checkpoints/10");
+  Checkpoint(job, 20, 1.0);
+  EXPECT_EQ(CheckpointsOf(job), "20* 10");
+  Checkpoint(job, 30, std::nullopt);
+  job = Checkpoint(job, 40, 2.0);
+  EXPECT_EQ(CheckpointsOf(job), "40 30 20*");
+  EXPECT_EQ(job.status().best_checkpoint(), job.name() + "/checkpoints/20");
+  job = Checkpoint(job, 50, 0.5);
+  EXPECT_EQ(CheckpointsOf(job), "50* 40");
+  const auto given_up = store_.List({.prefix = "version.given-up/"});
+  ASSERT_THAT(given_up, IsOk());
+  EXPECT_EQ(given_up->records.size(), 3) << "their files go, too";
+
+  Complete(job);
+  v1::DeleteJobRequest gone;
+  gone.set_name(job.name());
+  google::protobuf::Empty nothing;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::DeleteJob, gone, nothing), IsOk());
+  EXPECT_EQ(store_.List({.prefix = "version.given-up/"})->records.size(), 5);
+}
+
+TEST_F(RealPathTest, AJobMayStartFromAnAdapterOrACheckpoint) {
+  RegisterWorker();
+  v1::CreateJobRequest request = NewJob();
+  v1::Lora& lora = *request.mutable_job()->mutable_spec()->mutable_tuning()->mutable_lora();
+  lora.set_rank(4);
+  lora.set_alpha(6);
+  lora.add_target_modules("q_proj");
+  v1::Job first;
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, first), IsOk());
+  Train();
+  Checkpoint(first, 10, 1.0);
+  Checkpoint(first, 20, 2.0);
+  Complete(first);
+
+  const auto start = [&](const auto& fill, const std::string& id) {
+    v1::CreateJobRequest create = ServiceTest::NewJob(id);
+    fill(*create.mutable_job()->mutable_spec()->mutable_model()->mutable_start_from());
+    return create;
+  };
+  v1::Job job;
+  const auto adapter =
+      start([&](v1::StartFrom& from) { from.set_job(first.name()); }, "from-adapter");
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, adapter, job), IsOk());
+  const v1::JobSpec& spec = job.resolved_spec();
+  EXPECT_EQ(spec.tuning().lora().rank(), 4) << "as the adapter has it";
+  EXPECT_EQ(spec.tuning().lora().alpha(), 6);
+  ASSERT_EQ(spec.tuning().lora().target_modules_size(), 1);
+  EXPECT_EQ(spec.model().start_from().adapter(), "workspaces/default/models/base/adapters/tickets");
+  const std::string version = "workspaces/default/filesets/tickets/versions/1";
+  EXPECT_EQ(spec.model().start_from().fileset_version(), version);
+  EXPECT_TRUE(std::any_of(files_.pins.begin(), files_.pins.end(), [&](const auto& pin) {
+    return pin.version == version && pin.holder == job.name();
+  }));
+  const agent::DesiredAttempt attempt = Train();
+  ASSERT_EQ(attempt.inputs_size(), 3);
+  EXPECT_EQ(attempt.inputs(2).key(), "start");
+  EXPECT_EQ(attempt.inputs(2).version(), version);
+  EXPECT_NE(attempt.run_json().find(R"("start_from":"${inputs.start}")"), std::string::npos);
+  Complete(job);
+
+  const auto best =
+      start([&](v1::StartFrom& from) { from.set_checkpoint(first.name() + "/checkpoints/best"); },
+            "best");
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, best, job), IsOk());
+  EXPECT_EQ(job.resolved_spec().model().start_from().checkpoint(),
+            first.name() + "/checkpoints/10");
+  EXPECT_EQ(Train().inputs(2).version(),
+            "workspaces/default/filesets/tickets-1-checkpoints/versions/1");
+  Complete(job);
+
+  // A fork goes on with everything, or with the weights where the rest is of no use.
+  v1::ForkJobRequest fork;
+  fork.set_name(first.name());
+  fork.set_job_id("fork");
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::ForkJob, fork, job), IsOk());
+  EXPECT_TRUE(job.resolved_spec().model().start_from().with_optimizer_state());
+  const agent::DesiredAttempt forked = Train();
+  EXPECT_EQ(forked.inputs(2).key(), "checkpoint");
+  EXPECT_EQ(forked.run_json().find("start_from"), std::string::npos);
+  Complete(job);
+  fork.set_job_id("fork-2");
+  fork.set_from("10");
+  fork.mutable_spec()->mutable_optimizer()->set_learning_rate(1e-5);
+  fork.mutable_update_mask()->add_paths("optimizer.learning_rate");
+  ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::ForkJob, fork, job), IsOk());
+  EXPECT_FALSE(job.resolved_spec().model().start_from().with_optimizer_state());
+  EXPECT_EQ(Train().inputs(2).key(), "start");
+  Complete(job);
+
+  const auto refusal = [&](v1::CreateJobRequest create) {
+    const absl::Status status = Call(*jobs_, &v1::JobService::Stub::CreateJob, create, job);
+    const auto details = rpc::ReadErrorDetails(status);
+    return details.fields.empty() ? status.ToString() : details.fields[0].field;
+  };
+  v1::CreateJobRequest other = adapter;
+  v1::JobSpec& changed = *other.mutable_job()->mutable_spec();
+  other.set_job_id("other");
+  changed.mutable_tuning()->mutable_lora()->set_rank(8);
+  EXPECT_EQ(refusal(other), "spec.tuning.lora.rank");
+  changed.mutable_tuning()->Clear();
+  changed.mutable_tuning()->set_type(v1::FINETUNING_TYPE_ALL_WEIGHTS);
+  EXPECT_EQ(refusal(other), "spec.tuning.type");
+  changed.mutable_tuning()->Clear();
+  changed.mutable_model()->mutable_start_from()->set_with_optimizer_state(true);
+  EXPECT_EQ(refusal(other), "spec.model.start_from");
+  changed.mutable_model()->mutable_start_from()->Clear();
+  EXPECT_EQ(refusal(other), "spec.model.start_from");
+  changed.mutable_model()->mutable_start_from()->set_adapter(
+      "workspaces/default/models/base/adapters/absent");
+  EXPECT_EQ(refusal(other), "spec.model.start_from");
+  fork.set_job_id("fork-3");
+  fork.set_with_optimizer_state(true);
+  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::ForkJob, fork, job),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       ::testing::HasSubstr("spec.optimizer.learning_rate is not that of")));
 }
 
 TEST_F(RealPathTest, BadRowsFailTheJobBeforeAnyDeviceIsTaken) {

@@ -100,6 +100,7 @@ Json GangJson(const GangRequest& gang) {
   json.Set("labels", Labels(gang.labels)).Set("tolerations", Strings(gang.tolerations));
   json.Set("across", gang.allow_tp_across_domains);
   json.Set("max_level", static_cast<int>(gang.max_level)).Set("nodes", gang.nodes);
+  if (!gang.only_nodes.empty()) json.Set("only_nodes", Strings(gang.only_nodes));
   return json;
 }
 GangRequest GangOf(const Json& json) {
@@ -112,6 +113,7 @@ GangRequest GangOf(const Json& json) {
   gang.allow_tp_across_domains = json.GetBool("across");
   gang.max_level = static_cast<Level>(json.GetInt("max_level", static_cast<int>(Level::kCluster)));
   gang.nodes = static_cast<int>(json.GetInt("nodes"));
+  gang.only_nodes = StringsOf(json, "only_nodes");
   return gang;
 }
 
@@ -126,7 +128,10 @@ Json RequestJson(const JobRequest& request) {
   json.Set("max_restarts", request.max_restarts).Set("validate", request.needs_validation);
   json.Set("preemptible", request.preemptible).Set("kind", static_cast<int>(request.kind));
   json.Set("time_limit_us", absl::ToInt64Microseconds(request.time_limit));
-  json.Set("pause_at_limit", request.pause_at_time_limit).Set("hold", request.hold);
+  json.Set("pause_at_limit", request.at_time_limit == AtTimeLimit::kPause);
+  json.Set("complete_at_limit", request.at_time_limit == AtTimeLimit::kComplete);
+  json.Set("hold", request.hold);
+  if (!request.after.empty()) json.Set("after", Strings(request.after));
   json.Set("start_version", request.start_version).Set("start_step", request.start_step);
   return json;
 }
@@ -146,8 +151,11 @@ JobRequest RequestOf(const Json& json) {
   request.preemptible = json.GetBool("preemptible", true);
   request.kind = static_cast<GangKind>(json.GetInt("kind"));
   request.time_limit = absl::Microseconds(json.GetInt("time_limit_us"));
-  request.pause_at_time_limit = json.GetBool("pause_at_limit", true);
+  request.at_time_limit = json.GetBool("complete_at_limit")      ? AtTimeLimit::kComplete
+                          : json.GetBool("pause_at_limit", true) ? AtTimeLimit::kPause
+                                                                 : AtTimeLimit::kFail;
   request.hold = json.GetBool("hold");
+  request.after = StringsOf(json, "after");
   request.start_version = json.GetString("start_version");
   request.start_step = json.GetInt("start_step");
   return request;
@@ -226,6 +234,27 @@ JobUsage UsageOf(const Json& json) {
           .preemptions = static_cast<int>(json.GetInt("preemptions"))};
 }
 
+void SetCheckpoint(Json& json, absl::string_view key, const Checkpoint& checkpoint) {
+  json.Set(key, checkpoint.version).Set(absl::StrCat(key, "_step"), checkpoint.step);
+  json.Set(absl::StrCat(key, "_session"), checkpoint.session);
+  json.Set(absl::StrCat(key, "_bytes"), checkpoint.bytes);
+  if (checkpoint.val_loss) json.Set(absl::StrCat(key, "_val_loss"), *checkpoint.val_loss);
+  if (checkpoint.published != absl::InfinitePast()) {
+    SetTime(json, absl::StrCat(key, "_us"), checkpoint.published);
+  }
+}
+
+Checkpoint CheckpointOf(const Json& json, absl::string_view key) {
+  Checkpoint checkpoint{.version = json.GetString(key),
+                        .step = json.GetInt(absl::StrCat(key, "_step")),
+                        .session = json.GetString(absl::StrCat(key, "_session")),
+                        .bytes = json.GetInt(absl::StrCat(key, "_bytes"))};
+  const std::string loss = absl::StrCat(key, "_val_loss"), time = absl::StrCat(key, "_us");
+  if (json.Find(loss) != nullptr) checkpoint.val_loss = json.GetDouble(loss);
+  if (json.Find(time) != nullptr) checkpoint.published = TimeOf(json, time);
+  return checkpoint;
+}
+
 Json DeviceJson(const Device& device) {
   Json json = Json::MakeObject();
   json.Set("index", device.index).Set("kind", device.kind).Set("memory", device.memory_bytes);
@@ -243,17 +272,14 @@ std::string EncodeJob(const Job& job) {
   json.Set("code", job.reason_code).Set("reason", job.reason);
   json.Set("attempts", job.attempts).Set("restarts", job.restarts);
   if (job.attempt.live()) json.Set("attempt", AttemptJson(job.attempt));
-  json.Set("checkpoint", job.checkpoint.version).Set("checkpoint_step", job.checkpoint.step);
-  json.Set("checkpoint_session", job.checkpoint.session);
+  SetCheckpoint(json, "checkpoint", job.checkpoint);
   json.Set("checkpoint_request", job.checkpoint_request).Set("finish", job.finish);
   json.Set("finish_with_best", job.finish_with_best);
-  json.Set("publishing", job.publishing_session).Set("publishing_step", job.publishing_step);
+  SetCheckpoint(json, "publishing", job.publishing);
   json.Set("result", job.result_version).Set("time_is_up", job.time_is_up);
+  if (!job.failed_with.empty()) json.Set("failed_with", job.failed_with);
   json.Set("report_session", job.report_session).Set("report", job.report_version);
   json.Set("usage", UsageJson(job.usage)).Set("uncounted", job.device_seconds_limited);
-  if (job.checkpoint.published != absl::InfinitePast()) {
-    SetTime(json, "checkpoint_us", job.checkpoint.published);
-  }
   SetTime(json, "since_us", job.since);
   json.Set("step", job.step).Set("steps", job.steps_total);
   SetTime(json, "created_us", job.created);
@@ -274,20 +300,16 @@ absl::StatusOr<Job> DecodeJob(absl::string_view bytes) {
   job.attempts = static_cast<int>(json.GetInt("attempts"));
   job.restarts = static_cast<int>(json.GetInt("restarts"));
   if (const Json* attempt = json.Find("attempt")) job.attempt = AttemptOf(*attempt);
-  job.checkpoint = {json.GetString("checkpoint"), json.GetInt("checkpoint_step"),
-                    json.GetString("checkpoint_session")};
+  job.checkpoint = CheckpointOf(json, "checkpoint");
   job.checkpoint_request = json.GetInt("checkpoint_request");
   job.finish = json.GetBool("finish");
   job.finish_with_best = json.GetBool("finish_with_best");
-  job.publishing_session = json.GetString("publishing");
-  job.publishing_step = json.GetInt("publishing_step");
+  job.publishing = CheckpointOf(json, "publishing");
   job.result_version = json.GetString("result");
   job.report_session = json.GetString("report_session");
   job.report_version = json.GetString("report");
   job.time_is_up = json.GetBool("time_is_up");
-  if (json.Find("checkpoint_us") != nullptr) {
-    job.checkpoint.published = TimeOf(json, "checkpoint_us");
-  }
+  job.failed_with = json.GetString("failed_with");
   if (const Json* usage = json.Find("usage")) job.usage = UsageOf(*usage);
   job.device_seconds_limited = json.GetDouble("uncounted");
   job.step = json.GetInt("step");

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/json.h"
 #include "scheduler/service/job_spec.h"
+#include "scheduler/service/start_from.h"
 
 namespace graft::scheduler {
 namespace {
@@ -54,6 +55,7 @@ Json DatasetJson(const v1::JobSpec& spec) {
   json.Set("chat_template", spec.model().chat_template());
   json.Set("max_seq_length", static_cast<int64_t>(spec.batch().max_seq_length()));
   json.Set("packing", spec.batch().sequence_packing()).Set("shuffle", dataset.shuffle());
+  json.Set("packing_max_samples", static_cast<int64_t>(spec.batch().packing_max_samples()));
   json.Set("loss_on", Short(dataset.loss_on()));
   json.Set("validation_limit", spec.schedule().val_limit());
   json.Set("validation_split", dataset.validation_split());
@@ -79,8 +81,13 @@ Json TuningJson(const v1::TuningSection& tuning) {
   if (!tuning.has_lora()) return json;
   json.Set("rank", static_cast<int64_t>(lora.rank())).Set("alpha", lora.alpha());
   json.Set("dropout", lora.dropout()).Set("target_modules", StringList(lora.target_modules()));
+  json.Set("exclude_modules", StringList(lora.exclude_modules()));
+  Json layers = Json::MakeArray();
+  for (const int32_t layer : lora.layers_to_transform()) layers.Append(int64_t{layer});
+  json.Set("layers_to_transform", std::move(layers));
   json.Set("modules_to_save", StringList(lora.modules_to_save()));
   json.Set("rslora", lora.rslora()).Set("dora", lora.dora()).Set("bias", Short(lora.bias()));
+  json.Set("init", Short(lora.init()));
   if (lora.has_init_seed()) json.Set("init_seed", lora.init_seed());
   return json;
 }
@@ -118,7 +125,8 @@ Json EvaluationJson(const v1::JobSpec& spec) {
   json.Set("interval_epochs", schedule.val_check_interval().epochs());
   if (schedule.has_early_stopping()) {
     const auto& early = schedule.early_stopping();
-    json.Set("patience", static_cast<int64_t>(early.patience()));
+    const bool epochs = early.patience_unit() == v1::EarlyStopping::PATIENCE_UNIT_EPOCHS;
+    json.Set(epochs ? "patience_epochs" : "patience", static_cast<int64_t>(early.patience()));
     json.Set("min_delta", early.min_delta()).Set("restore_best", early.restore_best());
   }
   // Also where the rows are in the training fileset: a run without any makes no report.
@@ -173,6 +181,7 @@ std::string RunJson(const v1::JobSpec& spec, const Layout& layout) {
   run.Set("evaluation", EvaluationJson(spec)).Set("guards", std::move(guards));
   run.Set("parallelism", std::move(parallelism)).Set("output", std::move(output));
   run.Set("checkpoint", std::move(checkpoint)).Set("seed", spec.schedule().seed());
+  if (TakesWeights(spec.model().start_from())) run.Set("start_from", "${inputs.start}");
   run.Set("threads", static_cast<int64_t>(spec.compute().threads()));
   run.Set("precision", known ? Short(precision) : std::string("auto"));
   const auto kept = spec.compute().activation_checkpointing();

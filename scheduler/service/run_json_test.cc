@@ -117,17 +117,14 @@ TEST(RunJsonTest, WhatThisBuildLacksIsRefusedByName) {
        [](v1::JobSpec& spec) { spec.mutable_method()->mutable_sft()->set_label_smoothing(0.1); }},
       {"spec.method.sft.neftune_noise_alpha",
        [](v1::JobSpec& spec) { spec.mutable_method()->mutable_sft()->set_neftune_noise_alpha(5); }},
-      {"spec.schedule.early_stopping.patience_unit",
-       [](v1::JobSpec& spec) {
-         spec.mutable_schedule()->mutable_early_stopping()->set_patience_unit(
-             v1::EarlyStopping::PATIENCE_UNIT_EPOCHS);
-       }},
       {"spec.schedule.early_stopping.metric",
        [](v1::JobSpec& spec) {
          spec.mutable_schedule()->mutable_early_stopping()->set_metric("-exact_match");
        }},
-      {"spec.batch.packing_max_samples",
-       [](v1::JobSpec& spec) { spec.mutable_batch()->set_packing_max_samples(2); }},
+      {"spec.tuning.lora.init",
+       [](v1::JobSpec& spec) {
+         spec.mutable_tuning()->mutable_lora()->set_init(v1::Lora::INIT_PISSA);
+       }},
       {"spec.evaluation.evaluations",
        [](v1::JobSpec& spec) {
          spec.mutable_evaluation()->add_evaluations("workspaces/default/evaluations/e1");
@@ -137,9 +134,31 @@ TEST(RunJsonTest, WhatThisBuildLacksIsRefusedByName) {
   for (const auto& [field, ask] : asked) {
     v1::JobSpec spec = Spec();
     ask(spec);
-    EXPECT_THAT(ViolationsStatus(ResolveSpec(spec, 1).violations),
+    const SpecCheck check = ResolveSpec(spec, 1);
+    ASSERT_FALSE(check.violations.empty()) << field;
+    EXPECT_THAT(ViolationsStatus(check.violations),
                 StatusIs(absl::StatusCode::kUnimplemented, HasSubstr(field)));
   }
+}
+
+TEST(RunJsonTest, WhatIsLeftOutOfAdaptersPacksAndPatienceReachesTheTrainer) {
+  v1::JobSpec spec = Spec();
+  v1::Lora& lora = *spec.mutable_tuning()->mutable_lora();
+  lora.add_exclude_modules("down_proj");
+  lora.add_layers_to_transform(3);
+  lora.set_init(v1::Lora::INIT_GAUSSIAN);
+  spec.mutable_batch()->set_packing_max_samples(2);
+  v1::EarlyStopping& early = *spec.mutable_schedule()->mutable_early_stopping();
+  early.set_patience(2);
+  early.set_patience_unit(v1::EarlyStopping::PATIENCE_UNIT_EPOCHS);
+  const Json run = RunOf(spec);
+  const Json& tuning = *run.Find("tuning");
+  EXPECT_EQ(tuning.Find("exclude_modules")->Dump(), R"(["down_proj"])");
+  EXPECT_EQ(tuning.Find("layers_to_transform")->Dump(), "[3]");
+  EXPECT_EQ(tuning.GetString("init"), "gaussian");
+  EXPECT_EQ(run.Find("dataset")->GetInt("packing_max_samples"), 2);
+  EXPECT_EQ(run.Find("evaluation")->GetInt("patience_epochs"), 2);
+  EXPECT_EQ(run.Find("evaluation")->Find("patience"), nullptr);
 }
 
 }  // namespace

@@ -107,6 +107,35 @@ TEST_F(UpkeepTest, DamagedOrOldRequestIdsAreForgotten) {
   EXPECT_FALSE(Has("someone\nmethod\nid", Family::kIdempotency));
 }
 
+TEST_F(UpkeepTest, VersionsThatWereGivenUpAreDeletedOnceNobodyElseHoldsThem) {
+  const std::string mine = "workspaces/w/filesets/a-checkpoints/versions/1";
+  const std::string shared = "workspaces/w/filesets/a-checkpoints/versions/2";
+  const std::string job = "workspaces/w/jobs/a", fork = "workspaces/w/jobs/fork";
+  const auto give_up = [&](const std::string& version, const std::string& holder) {
+    control_->Submit({.work = [version, holder](Turn& turn) {
+      GiveUpVersion(turn, version, holder);
+      return absl::OkStatus();
+    }});
+    Write("fence", "");
+  };
+  files_.pins = {{mine, job, clock_.WallNow()},
+                 {shared, job, clock_.WallNow()},
+                 {shared, fork, clock_.WallNow()}};
+  give_up(mine, job);
+  give_up(shared, job);
+  ReconcilePins(*context_);
+  EXPECT_EQ(files_.deleted, (std::set<std::string>{mine}));
+  ASSERT_EQ(files_.pins.size(), 1);
+  EXPECT_EQ(files_.pins[0].holder, fork);
+  give_up(shared, fork);
+  ReconcilePins(*context_);
+  EXPECT_EQ(files_.deleted, (std::set<std::string>{mine, shared}));
+  files_.deleted.clear();
+  Write("fence", "");
+  ReconcilePins(*context_);
+  EXPECT_TRUE(files_.deleted.empty()) << "once";
+}
+
 TEST_F(UpkeepTest, PinsFollowTheRecords) {
   graft::v1::Model model;
   model.set_name("workspaces/w/models/base");

@@ -74,10 +74,31 @@ wait_steps held $((paused_at + 2))
 wait_state held COMPLETED
 [ "$(steps_done held)" -lt 4000 ] || fail "it did not finish early"
 
+echo "== the newest two checkpoints stay, and the best"
+kept=$("$graft" job checkpoints calm -o json | grep -c '"fileset_version"')
+[ "$kept" = 2 ] || [ "$kept" = 3 ] || fail "$("$graft" job checkpoints calm)"
+"$graft" job checkpoints calm | grep -q ' best' || fail "$("$graft" job checkpoints calm)"
+
 echo "== a fork goes on from the checkpoint that it names"
-"$graft" job fork calm --name forked --from 25 >/dev/null
+kept=$("$graft" job checkpoints calm | sed -n '$p' | awk '{ print $1 }')  # the oldest
+"$graft" job fork calm --name forked --from "$kept" >/dev/null
 wait_state forked COMPLETED
-[ "$(first_step forked)" = 25 ] || fail "it began at step $(first_step forked)"
+[ "$(first_step forked)" = "$kept" ] || fail "it began at step $(first_step forked), not at $kept"
+
+echo "== a new job begins with the weights of another, and learns no more here"
+for from in calm calm/latest; do
+  name=onward-${from#calm/}
+  "$graft" lora tiny tickets --name "$name" --from-job "$from" --lr 1e-30 --max-steps 2 \
+    --max-seq-length 512 --set schedule.seed=8 >/dev/null
+  wait_state "$name" COMPLETED
+  [ "$(first_step "$name")" = 0 ] || fail "it began at step $(first_step "$name")"
+  [ "$(last_of "$name" val_loss)" = "$(last_of calm val_loss)" ] \
+    || fail "validation loss $(last_of "$name" val_loss), not $(last_of calm val_loss)"
+done
+"$graft" job fork calm --name slower --set optimizer.learning_rate=1e-30 --set schedule.max_steps=2 >/dev/null
+wait_state slower COMPLETED
+[ "$(last_of slower val_loss)" = "$(last_of calm val_loss)" ] || fail "the fork has not its weights"
+refused "spec.tuning.lora.rank" "$graft" lora tiny tickets --from-job calm --rank 3
 
 echo "== the adapter answers"
 "$graft" chat "tiny+$(adapter_of tiny)" -m "hello" --max-tokens 8 --temperature 0 >/dev/null

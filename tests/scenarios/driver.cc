@@ -224,6 +224,10 @@ absl::Status Scenario::SubmitJob(const Line& line) {
   request.time_limit = line.Time("limit", absl::ZeroDuration());
   request.preemptible = line.Yes("preemptible");
   request.hold = line.Text("hold", "no") == "yes";
+  if (line.pairs.contains("after")) {
+    const std::vector<std::string> first = absl::StrSplit(line.Text("after", ""), ',');
+    request.after = first;
+  }
   return Step(JobSubmitted{request});
 }
 
@@ -284,8 +288,7 @@ absl::Status Scenario::Progress(const Line& line) {
     part->step_seconds =
         absl::ToDoubleSeconds(line.Time("each", absl::Seconds(part->step_seconds)));
     if (line.words[0] == "step") continue;
-    part->checkpoint_session = absl::StrCat(part->job, "@", step);
-    part->checkpoint_step = step;
+    part->checkpoint = {.step = step, .session = absl::StrCat(part->job, "@", step)};
   }
   return absl::OkStatus();
 }

@@ -406,9 +406,9 @@ void Simulation::StepPart(Worker& worker, Part& part) {
     return;
   }
   const auto checkpoint = [&] {
-    report.checkpoint_session =
-        absl::StrCat("c/", report.job, "/", report.attempt, "/", report.step);
-    report.checkpoint_step = report.step;
+    report.checkpoint = {
+        .step = report.step,
+        .session = absl::StrCat("c/", report.job, "/", report.attempt, "/", report.step)};
   };
   if (part.mode == AttemptMode::kCheckpointAndStop) {
     if (leads && report.state == PartState::kRunning && report.step > 0) checkpoint();

@@ -40,6 +40,8 @@ struct NormPlacement {
 };
 
 enum class RopeKind : uint8_t { kDefault, kLinear, kDynamic, kLlama3, kYarn, kLongRope };
+// As config.json names it: "llama3".
+std::string RopeKindName(RopeKind kind);
 
 // A rotary position embedding. rope.h computes its frequencies.
 struct RopeSpec {
@@ -208,8 +210,10 @@ struct ModelFacts {
   std::string precision;
   bool quantized = false;
   bool has_tokenizer = false;
-  std::string chat_template;    // empty: none
-  bool supports_tools = false;  // the template reads `tools`
+  std::string chat_template;     // empty: none
+  bool supports_tools = false;   // the template reads `tools`
+  bool supports_system = false;  // the template knows the role
+  std::string tokenizer;         // bpe, unigram, wordpiece, wordlevel; empty: not known
 };
 
 }  // namespace graft::spec

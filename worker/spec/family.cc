@@ -270,4 +270,11 @@ void SetAttentionBias(AttentionSpec& attention, bool qkv, bool o) {
   attention.o_bias = o;
 }
 
+std::string RopeKindName(RopeKind kind) {
+  for (const RopeName& one : kRopeNames) {
+    if (one.kind == kind) return one.name;
+  }
+  return "";
+}
+
 }  // namespace graft::spec

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/container/btree_set.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -21,6 +22,8 @@ namespace graft::spec {
 namespace {
 
 constexpr char kConfig[] = "config.json";
+constexpr int64_t kTokenizerLookedAt = int64_t{2}
+                                       << 20;  // bytes; added tokens stand before the model
 
 std::string ShapeText(const std::vector<int64_t>& shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
@@ -266,8 +269,37 @@ std::string TemplateOf(const Json& tokenizer_config) {
   return "";
 }
 
+void SetTemplateFacts(ModelFacts& facts) {
+  facts.supports_tools = absl::StrContains(facts.chat_template, "tools");
+  facts.supports_system = absl::StrContains(facts.chat_template, "system");
+}
+
+// The type of "model" in the beginning of tokenizer.json, whose vocabulary behind it is long.
+std::string TokenizerKind(absl::string_view text) {
+  constexpr absl::string_view kModel = "\"model\"", kType = "\"type\"";
+  for (size_t at = text.find(kModel); at != text.npos; at = text.find(kModel, at + 1)) {
+    absl::string_view rest = text.substr(at + kModel.size());
+    const auto skip = [&rest](absl::string_view token) {
+      rest = absl::StripLeadingAsciiWhitespace(rest);
+      return absl::ConsumePrefix(&rest, token);
+    };
+    if (!skip(":") || !skip("{") || !skip(kType) || !skip(":") || !skip("\"")) continue;
+    return absl::AsciiStrToLower(rest.substr(0, rest.find('"')));
+  }
+  return "";
+}
+
+absl::StatusOr<std::string> ReadTokenizerKind(const ModelFiles& files) {
+  if (!HasFile(files, "tokenizer.json")) return std::string();
+  GRAFT_ASSIGN_OR_RETURN(const auto source, files.Open("tokenizer.json"));
+  std::string begin(static_cast<size_t>(std::min(source->size(), kTokenizerLookedAt)), '\0');
+  GRAFT_RETURN_IF_ERROR(source->ReadAt(0, static_cast<int64_t>(begin.size()), begin.data()));
+  return TokenizerKind(begin);
+}
+
 absl::Status ReadSideFacts(const ModelFiles& files, ModelFacts& facts) {
   facts.has_tokenizer = HasFile(files, "tokenizer.json") || HasFile(files, "tokenizer.model");
+  GRAFT_ASSIGN_OR_RETURN(facts.tokenizer, ReadTokenizerKind(files));
   if (HasFile(files, "chat_template.jinja")) {
     GRAFT_ASSIGN_OR_RETURN(facts.chat_template,
                            ReadWhole(files, "chat_template.jinja", kMaxConfigBytes));
@@ -281,7 +313,7 @@ absl::Status ReadSideFacts(const ModelFiles& files, ModelFacts& facts) {
     }
     facts.chat_template = TemplateOf(*json);
   }
-  facts.supports_tools = absl::StrContains(facts.chat_template, "tools");
+  SetTemplateFacts(facts);
   return absl::OkStatus();
 }
 
@@ -347,7 +379,12 @@ absl::StatusOr<ModelDescription> ReadGgufModel(const ModelFiles& files, const st
   model->facts.name = GgufString(gguf, "general.name");
   model->facts.has_tokenizer = gguf.Find("tokenizer.ggml.tokens") != nullptr;
   model->facts.chat_template = GgufString(gguf, "tokenizer.chat_template");
-  model->facts.supports_tools = absl::StrContains(model->facts.chat_template, "tools");
+  SetTemplateFacts(model->facts);
+  // SentencePiece's, "llama", merges pairs as well.
+  if (model->facts.has_tokenizer) {
+    const std::string kind = GgufString(gguf, "tokenizer.ggml.model");
+    model->facts.tokenizer = kind == "t5" ? "unigram" : kind == "bert" ? "wordpiece" : "bpe";
+  }
   return model;
 }
 

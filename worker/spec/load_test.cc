@@ -237,7 +237,8 @@ TEST(LoadTest, FactsComeFromTheFilesBeside) {
   GRAFT_ASSERT_OK_AND_ASSIGN(const ModelDescription described, DescribeConfig(config));
   const auto files = NumberedModel(config, described);
   std::vector<std::pair<std::string, std::string>> all = {
-      {"tokenizer.json", "{}"},
+      {"tokenizer.json", R"({"added_tokens": [{"content": "\"model\""}],
+                             "model": {"type": "BPE", "vocab": {}}})"},
       {"chat_template.jinja", "{% if tools %}{{ tools | tojson }}{% endif %}"},
       {"generation_config.json", "{\"eos_token_id\": [2, 7]}"}};
   for (const char* name : {"config.json", "model.safetensors"}) {
@@ -247,6 +248,8 @@ TEST(LoadTest, FactsComeFromTheFilesBeside) {
   GRAFT_ASSERT_OK_AND_ASSIGN(const ModelDescription model, ReadModel(*FilesInMemory(all)));
   EXPECT_TRUE(model.facts.has_tokenizer);
   EXPECT_TRUE(model.facts.supports_tools);
+  EXPECT_FALSE(model.facts.supports_system);
+  EXPECT_EQ(model.facts.tokenizer, "bpe");
   EXPECT_THAT(model.spec.eos_ids, ElementsAre(2, 7));
   EXPECT_EQ(model.facts.precision, "F32");
   EXPECT_EQ(model.facts.weight_bytes, model.facts.parameters * 4);

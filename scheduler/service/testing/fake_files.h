@@ -41,6 +41,14 @@ class FakeFiles final : public FileserviceLink {
                pins.end());
     return absl::OkStatus();
   }
+  absl::Status DeleteVersion(const std::string& version) override {
+    MutexLock lock(mu);
+    for (const PinInfo& pin : pins) {
+      if (pin.version == version) return absl::FailedPreconditionError(pin.holder);
+    }
+    deleted.insert(version);
+    return absl::OkStatus();
+  }
   absl::StatusOr<std::vector<PinInfo>> ListPins() override {
     MutexLock lock(mu);
     return pins;
@@ -57,8 +65,13 @@ class FakeFiles final : public FileserviceLink {
   }
   absl::StatusOr<FilesetVersion> Publish(const std::string& session, const std::string&,
                                          const std::string&) override {
-    return FilesetVersion{session.substr(0, session.find("/uploads/")) + "/versions/1", "sha256:11",
-                          5};
+    MutexLock lock(mu);
+    std::string& version = published[session];
+    if (version.empty()) {
+      const std::string fileset = session.substr(0, session.find("/uploads/"));
+      version = absl::StrCat(fileset, "/versions/", ++versions[fileset]);
+    }
+    return FilesetVersion{version, "sha256:11", 5};
   }
   absl::StatusOr<std::unique_ptr<spec::ModelFiles>> OpenModel(const std::string& version) override {
     MutexLock lock(mu);
@@ -69,7 +82,10 @@ class FakeFiles final : public FileserviceLink {
 
   Mutex mu;
   std::vector<PinInfo> pins;
-  std::set<std::string> emptied;  // workspaces
+  std::map<std::string, std::string> published;  // versions by session
+  std::map<std::string, int> versions;           // by fileset
+  std::set<std::string> emptied;                 // workspaces
+  std::set<std::string> deleted;                 // versions
   std::map<std::string, std::vector<std::pair<std::string, std::string>>> models;
   int sessions = 0;
   std::atomic<int64_t> free_bytes{int64_t{1} << 50};
