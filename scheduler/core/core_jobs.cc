@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "scheduler/core/core.h"
@@ -56,6 +57,12 @@ absl::Status CheckAfter(const JobRequest& request, const absl::btree_map<JobKey,
     }
   }
   return absl::OkStatus();
+}
+
+std::string WaitsFor(const Job& job) {
+  return job.request.after.empty()
+             ? "waits for devices"
+             : absl::StrCat("starts after ", absl::StrJoin(job.request.after, ", "));
 }
 
 bool MayHelpToRetry(const absl::Status& status) {
@@ -114,6 +121,7 @@ void Core::TellDependants(const Job& job) {
     if (job.state != JobState::kCompleted) next.failed_with = key;
     if (next.state != JobState::kQueued) continue;  // told when it comes there
     if (next.failed_with.empty()) {
+      next.reason = WaitsFor(next);
       Reconsider(next);
     } else {
       Move(
@@ -150,7 +158,7 @@ absl::Status Core::Apply(const JobSubmitted& event) {
   created_.insert(request.key);
   effects_.jobs.insert(request.key);
   effects_.pass_wanted = true;
-  if (!request.needs_validation) Move(job, JobState::kQueued, "QUEUED", "waits for devices");
+  if (!request.needs_validation) Move(job, JobState::kQueued, "QUEUED", WaitsFor(job));
   return absl::OkStatus();
 }
 
@@ -406,7 +414,8 @@ void Core::Settle(Job& job, const Attempt& over) {
   }
   if (job.request.kind == GangKind::kGenerate) return SettleSession(job, over);
   if (over.validation && over.end == AttemptEnd::kSucceeded) {
-    return Move(job, JobState::kQueued, "QUEUED", "its inputs are sound; waits for devices");
+    return Move(job, JobState::kQueued, "QUEUED",
+                absl::StrCat("its inputs are sound; ", WaitsFor(job)));
   }
   if (over.end == AttemptEnd::kHopeless) {
     return Move(job, JobState::kFailed, "FAILED", over.end_message);

@@ -101,6 +101,7 @@ class RealPathTest : public ServiceTest {
       return "";
     };
     std::string session;
+    worker_->report().clear_revision();  // a grant may be known already: the call must not be held
     SyncUntil([&](const auto& response) { return !(session = granted(response)).empty(); });
     agent::Upload& upload = *worker_->report().mutable_attempts(0)->add_uploads();
     upload.set_session(session);
@@ -131,7 +132,12 @@ class RealPathTest : public ServiceTest {
     worker_->report().mutable_attempts(0)->set_state(agent::ActualAttempt::STATE_ENDED);
     SyncUntil([](const auto& response) { return response.attempts_size() == 0; });
     worker_->report().clear_attempts();
-    return Look(job.name());
+    v1::WaitJobRequest wait;
+    wait.set_name(job.name());
+    v1::WaitJobResponse waited;
+    EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::WaitJob, wait, waited), IsOk());
+    EXPECT_EQ(waited.job().status().state(), v1::JOB_STATE_COMPLETED);
+    return waited.job();
   }
 
   v1::Job Look(const std::string& name) {
