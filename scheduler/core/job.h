@@ -22,7 +22,7 @@ enum class GangKind {
 };
 
 // What becomes of a job at its time limit: paused or failed behind a checkpoint (paused also
-// without one), or done with what it has learnt. Stored as numbers.
+// without one), or done with what it has learnt.
 enum class AtTimeLimit { kPause = 0, kFail = 1, kComplete = 2 };
 
 // What a submission says of itself. Constant after creation.

@@ -328,6 +328,19 @@ TEST_F(AgentTest, ACheckpointThatWasNotUploadedHoldsNothingUp) {
   EXPECT_EQ(files_->uploads().back().first, "adapter");
 }
 
+TEST_F(AgentTest, AnAttemptThatIsToFinishBeforeItsRanksStartFinishes) {
+  setenv("GRAFT_FAKE_STEP_SECONDS", "0.02", 1);
+  StartAgent();
+  v1::DesiredAttempt wish = Wish(100000);
+  wish.set_goal(v1::DesiredAttempt::GOAL_FINISH);
+  scheduler_.Desire({wish});
+  ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_ENDED));
+  EXPECT_LT(scheduler_.attempt().progress().steps_done(), 1000);
+  ASSERT_FALSE(files_->uploads().empty());
+  EXPECT_EQ(files_->uploads().back().first, "adapter");
+  unsetenv("GRAFT_FAKE_STEP_SECONDS");
+}
+
 TEST_F(AgentTest, APausedAttemptLeavesItsCheckpoint) {
   setenv("GRAFT_FAKE_STEP_SECONDS", "0.02", 1);
   StartAgent();

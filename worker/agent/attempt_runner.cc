@@ -120,6 +120,7 @@ void AttemptRunner::TryStartRanks() {
       return;
     }
   }
+  ApplyGoal();  // it may have become to finish while the inputs came
 }
 
 absl::Status AttemptRunner::StartRank(const v1::LocalRank& local) {
@@ -479,8 +480,8 @@ void AttemptRunner::ApplyGoal() {
     case v1::DesiredAttempt::GOAL_FINISH:
       if (Started() && !finish_sent_) {
         finish_sent_ = true;
+        // Without a deadline: nobody waits for the devices, and a last step may be long.
         SendToRanks(desired_.use_best() ? trainer::kFinishWithBestWord : trainer::kFinishWord);
-        ArmDeadline();
       }
       break;
     default:

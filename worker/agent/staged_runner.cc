@@ -19,7 +19,11 @@ bool StagedRunner::over() const {
 }
 
 bool StagedRunner::Wanted() {
-  if (desired_.goal() == v1::DesiredAttempt::GOAL_RUN) return true;
+  // One that is to finish has a result to bring: an attempt before it was lost.
+  if (desired_.goal() == v1::DesiredAttempt::GOAL_RUN ||
+      desired_.goal() == v1::DesiredAttempt::GOAL_FINISH) {
+    return true;
+  }
   SetState(v1::ActualAttempt::STATE_ENDED);
   return false;
 }
