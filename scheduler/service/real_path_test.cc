@@ -8,7 +8,6 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "graft/agent/v1/agent.grpc.pb.h"
 #include "graft/v1/job.grpc.pb.h"
 #include "graft/v1/model.grpc.pb.h"
@@ -115,15 +114,12 @@ class RealPathTest : public ServiceTest {
   v1::Job Checkpoint(const v1::Job& job, int64_t step, std::optional<double> val_loss) {
     Upload(agent::Upload::KIND_CHECKPOINT, step, val_loss);
     worker_->report().clear_revision();
-    const std::string name = absl::StrCat(job.name(), "/checkpoints/", step);
-    for (int i = 0; i < 200; ++i) {
-      worker_->Sync();
-      v1::Job now = Look(job.name());
-      if (now.status().latest_checkpoint() == name) return now;
-      absl::SleepFor(absl::Milliseconds(20));
-    }
-    ADD_FAILURE() << name << " was never published";
-    return {};
+    v1::Job now;
+    SyncUntil([&](const auto&) {
+      now = Look(job.name());
+      return now.status().latest_checkpoint() == absl::StrCat(job.name(), "/checkpoints/", step);
+    });
+    return now;
   }
 
   // The attempt ends with its adapter.
