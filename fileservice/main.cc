@@ -29,7 +29,7 @@
 namespace graft::fileservice {
 namespace {
 
-constexpr absl::Duration kDrainTime = absl::Seconds(30);
+constexpr absl::Duration kDrainTime = absl::Seconds(20);  // less than its unit's TimeoutStopSec
 
 constexpr absl::string_view kUsage =
     R"(usage: graft-fileservice --data DIR [--config FILE] [OPTIONS]

@@ -70,9 +70,18 @@ absl::Status NodeVerb(Invocation& invocation, absl::string_view usage, bool with
                                                                     const Request&, v1::Node*)) {
   std::string reason;
   if (with_reason) invocation.flags.String("reason", &reason, "TEXT", "why, for those who see it");
+  constexpr bool kDrains = std::is_same_v<Request, v1::DrainNodeRequest>;
+  int64_t timeout = -1;
+  if (kDrains) {
+    invocation.flags.Int("timeout", &timeout, "SECONDS",
+                         "end what has left no checkpoint by then without one");
+  }
   GRAFT_RETURN_IF_ERROR(invocation.Parse(usage));
   Request request;
   GRAFT_ASSIGN_OR_RETURN(*request.mutable_name(), NodeName(invocation));
+  if constexpr (kDrains) {
+    if (timeout >= 0) request.mutable_timeout()->set_seconds(timeout);
+  }
   if constexpr (!std::is_same_v<Request, v1::UncordonNodeRequest>) request.set_reason(reason);
   GRAFT_ASSIGN_OR_RETURN(client::Client * client, invocation.Connect());
   GRAFT_ASSIGN_OR_RETURN(const v1::Node node,
@@ -89,8 +98,9 @@ absl::Status UncordonNode(Invocation& invocation) {
                                            &v1::NodeService::Stub::UncordonNode);
 }
 absl::Status DrainNode(Invocation& invocation) {
-  return NodeVerb<v1::DrainNodeRequest>(invocation, "graft node drain NODE [--reason TEXT]", true,
-                                        &v1::NodeService::Stub::DrainNode);
+  return NodeVerb<v1::DrainNodeRequest>(invocation,
+                                        "graft node drain NODE [--reason TEXT] [--timeout SECONDS]",
+                                        true, &v1::NodeService::Stub::DrainNode);
 }
 
 absl::Status JoinToken(Invocation& invocation) {

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "rpc/auth.h"
+#include "rpc/held_calls.h"
 
 namespace graft::rpc {
 
@@ -22,7 +23,7 @@ class Call {
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
   // Reports CANCELLED for a call that nobody finished.
-  ~Call() { Report(absl::StatusCode::kCancelled); }
+  ~Call() { Report(absl::Status(absl::StatusCode::kCancelled, "")); }
 
   std::string method;       // "graft.v1.JobService/GetJob"
   std::string request_id;   // unique; in the trailing metadata, the log and every error
@@ -41,14 +42,20 @@ class Call {
   }
   // The status with the request's id in it; counts and logs the call, once.
   absl::Status Finish(const absl::Status& status);
+  // For a call that is held until something happens: `end` is called, with the status to end it
+  // with, when the server begins to shut down, or at once if it has; not after Finish, but perhaps
+  // beside it. At most once a call.
+  void OnShutdown(std::function<void(const absl::Status&)> end);
+
   // Set by the server.
   std::function<void(const Call&, absl::Status)> on_finish;
+  HeldCalls* held_calls = nullptr;  // outlives the calls that are not finished
 
  private:
-  void Report(absl::StatusCode code) {
-    if (on_finish && !reported_.exchange(true)) on_finish(*this, absl::Status(code, ""));
-  }
+  void Report(const absl::Status& status);
+
   std::atomic<bool> reported_{false};
+  std::atomic<uint64_t> held_{0};
 };
 
 }  // namespace graft::rpc

@@ -29,6 +29,7 @@
 #include "rpc/auth.h"
 #include "rpc/bulk_args.h"
 #include "rpc/caller_limits.h"
+#include "rpc/held_calls.h"
 #include "rpc/metrics.h"
 #include "rpc/service.h"
 
@@ -54,6 +55,7 @@ class ServerCore {
   Authenticator* const authenticator;
   const absl::Duration default_deadline;
   CallerLimits limits;
+  HeldCalls held_calls;
   const std::shared_ptr<prometheus::Registry> registry;  // shared with the metrics server
   CallMetrics metrics;
   const std::string id_prefix;
@@ -157,6 +159,7 @@ absl::Status Method::Begin(grpc::CallbackServerContext& context,
   call.start = core->clock.Now();
   call.request_id = core->NextRequestId();
   call.rule = rule;
+  call.held_calls = &core->held_calls;
   call.on_finish = [this](const Call& ended, absl::Status status) {
     const absl::Duration took = core->clock.Now() - ended.start;
     core->metrics.Count(metrics_index, status.code(), took);
@@ -377,8 +380,22 @@ constexpr absl::Duration kHealthInterval = absl::Seconds(1);
 
 }  // namespace
 
+void Call::Report(const absl::Status& status) {
+  if (reported_.exchange(true) || !on_finish) return;
+  if (held_calls != nullptr) held_calls->Release(held_);
+  on_finish(*this, status);
+}
+
+void Call::OnShutdown(std::function<void(const absl::Status&)> end) {
+  if (held_calls == nullptr) return;
+  held_ = held_calls->Hold([end = std::move(end)] {
+    end(absl::UnavailableError("the server is shutting down; call again"));
+  });
+  if (reported_) held_calls->Release(held_);
+}
+
 absl::Status Call::Finish(const absl::Status& status) {
-  if (on_finish && !reported_.exchange(true)) on_finish(*this, status);
+  Report(status);
   if (status.ok()) return status;
   ErrorBuilder error(status);
   error.RequestId(request_id);
@@ -506,7 +523,7 @@ void Server::Shutdown(absl::Duration grace) {
     if (first) state_->server->GetHealthCheckService()->Shutdown();
   }
   if (!first) return;
-  if (state_->options.on_drain) state_->options.on_drain();
+  state_->core.held_calls.EndAll();
   state_->server->Shutdown(absl::ToChronoTime(absl::Now() + grace));
 }
 

@@ -60,8 +60,6 @@ struct ServerOptions {
   std::string metrics_address;
   // The truth of /healthz and of gRPC's health service: OK, or why not. Called from any thread.
   std::function<absl::Status()> health;
-  // Called once at the start of Shutdown: hanging gets and watches should be answered now.
-  std::function<void()> on_drain;
 };
 
 class Server {
@@ -79,8 +77,8 @@ class Server {
   int metrics_port() const;  // 0 without metrics_address
   // Where a daemon registers metrics of its own.
   prometheus::Registry& registry();
-  // Takes no more calls, lets those in flight end for `grace`, then cancels them. May be called
-  // twice.
+  // Takes no more calls, ends those that are held (Call::OnShutdown, every StreamWriter), lets the
+  // others end by themselves for `grace`, then cancels them. May be called twice.
   void Shutdown(absl::Duration grace);
 
  private:

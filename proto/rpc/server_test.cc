@@ -17,6 +17,7 @@
 #include "gtest/gtest.h"
 #include "rpc/access_token.h"
 #include "rpc/client.h"
+#include "rpc/held_calls.h"
 #include "rpc/service.h"
 #include "rpc/testing/echo.grpc.pb.h"
 #include "rpc/tls_material.h"
@@ -64,10 +65,16 @@ class Echoer {
     return response;
   }
 
-  // Answers when released, never when `text` is "never", and drops the call when it is "drop".
+  // Answers when released, with the server's end when `text` is "held", and drops the call when it
+  // is "drop".
   void Wait(std::shared_ptr<Call> call, const EchoRequest& request,
             Responder<EchoResponse> responder) {
     if (request.text() == "drop") return;
+    if (request.text() == "held") {
+      const auto kept = std::make_shared<Responder<EchoResponse>>(std::move(responder));
+      call->OnShutdown([kept](const absl::Status& status) { kept->Answer(status); });
+      return arrived.Notify();
+    }
     responder.OnCancel([this] { cancelled.Notify(); });
     MutexLock lock(mu_);
     waiting_.push_back(std::move(responder));
@@ -91,6 +98,7 @@ class Echoer {
       response.set_text(std::to_string(i));
       if (!writer->Write(response).ok()) break;
     }
+    if (request.text() == "held") return;
     writer->Finish(request.text() == "fail" ? absl::DataLossError("lost") : absl::OkStatus());
   }
 
@@ -317,6 +325,42 @@ TEST_F(ServerTest, ShutdownEndsWhatHangs) {
   server_->Shutdown(absl::Milliseconds(50));
   EXPECT_LT(absl::Now() - start, absl::Seconds(10));
   caller.join();
+}
+
+// With a long grace: were they waited for, the status would be CANCELLED, after ten minutes.
+TEST_F(ServerTest, ShutdownEndsAtOnceWhatIsHeld) {
+  StartServer();
+  DialAs({});
+  grpc::ClientContext context;
+  EchoRequest request;
+  request.set_count(1);
+  request.set_text("held");
+  auto reader = stub_->Count(&context, request);
+  EchoResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  absl::Status waited;
+  std::thread caller([&] { waited = CallMethod(&EchoService::Stub::Wait, "held").status(); });
+  echoer_.arrived.Wait();
+  server_->Shutdown(absl::Minutes(10));
+  caller.join();
+  EXPECT_THAT(waited, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("call again")));
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_THAT(FromGrpcStatus(reader->Finish()),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("call again")));
+}
+
+TEST(HeldCallsTest, WhatComesAfterTheEndEndsAtOnce) {
+  HeldCalls calls;
+  int first = 0, second = 0, late = 0;
+  const uint64_t id = calls.Hold([&] { ++first; });
+  calls.Hold([&] { ++second; });
+  calls.Release(id);
+  calls.EndAll();
+  EXPECT_EQ(calls.Hold([&] { ++late; }), 0u);
+  calls.EndAll();
+  EXPECT_EQ(first, 0);
+  EXPECT_EQ(second, 1);
+  EXPECT_EQ(late, 1);
 }
 
 // The answer to an HTTP GET on a loopback port.

@@ -225,8 +225,13 @@ class StreamWriter final : public grpc::ServerWriteReactor<Response> {
     MutexLock lock(mu_);
     return queue_.size();
   }
-  // gRPC's reference; the server's templates call it.
+  // The two below are for the server's templates. gRPC's reference:
   void KeepUntilDone(std::shared_ptr<StreamWriter> self) { self_ = std::move(self); }
+  void EndWithServer() {
+    call_->OnShutdown([weak = std::weak_ptr<StreamWriter>(self_)](const absl::Status& status) {
+      if (const auto self = weak.lock()) self->Finish(status);
+    });
+  }
 
  private:
   void FinishNow() GRAFT_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -323,6 +328,7 @@ class Service {
                   method->Begin(*context, internal::AsMessage(request), *call);
               StreamWriter<Response>* reactor = writer.get();
               if (status.ok()) {
+                writer->EndWithServer();
                 (object->*handle)(std::move(call), *request, std::move(writer));
               } else {
                 writer->Finish(status);

@@ -84,6 +84,7 @@ void Core::ReviveAttempt(Job& job) {
   if (job.attempt.mode == AttemptMode::kCheckpointAndStop) {
     job.attempt.stop_at = now_ + options_.checkpoint_grace;
     alarms_.insert({job.attempt.stop_at, key});
+    for (const auto& [name, part] : job.attempt.parts) StopBy(job, nodes_.at(name).drain_until);
   }
   CheckTimeLimit(job);
 }

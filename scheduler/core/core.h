@@ -66,12 +66,13 @@ struct NodeState {
   bool alive = false;  // has a lease
   bool cordoned = false;
   bool draining = false;
-  std::string why;  // of a cordon or drain
+  std::string why;                                  // of a cordon or drain
+  absl::Time drain_until = absl::InfiniteFuture();  // what is left then ends without a checkpoint
+  bool leaving = false;                             // its end is near, or it said so itself
   // Not stored.
   absl::Time lease_until = absl::InfinitePast();
   int64_t desired_revision = 0;
-  bool leaving = false;                          // its end is near
-  absl::Time empty_at = absl::InfiniteFuture();  // when it will be
+  absl::Time empty_at = absl::InfiniteFuture();  // when its end will be near
   absl::btree_set<JobKey> jobs;                  // with a part here that has not ended
 
   bool takes_jobs() const { return alive && !cordoned && !draining && !leaving; }
@@ -193,6 +194,9 @@ class Core {
   void EndLease(NodeState& node, absl::string_view why);
   void Refresh(const NodeState& node);
   void DrainNode(NodeState& node, absl::string_view why);
+  void Leave(NodeState& node, absl::string_view why);
+  // What was told to take a checkpoint and stop has until `when` for it, at most.
+  void StopBy(Job& job, absl::Time when);
   void NoteEnd(NodeState& node);
   void NodesLeave();
   void TouchDesired(const Attempt& attempt);

@@ -265,6 +265,12 @@ void Core::Tell(Job& job, AttemptMode mode) {
   TouchDesired(job.attempt);
 }
 
+void Core::StopBy(Job& job, absl::Time when) {
+  if (job.attempt.mode != AttemptMode::kCheckpointAndStop || when >= job.attempt.stop_at) return;
+  job.attempt.stop_at = when;
+  alarms_.insert({when, job.request.key});
+}
+
 void Core::Report(Job& job, const std::string& node, const PartReport& report) {
   Attempt& attempt = job.attempt;
   Part& part = attempt.parts.at(node);

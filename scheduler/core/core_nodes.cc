@@ -59,6 +59,7 @@ absl::Status Core::Apply(const NodeRegistered& event) {
   Node view = event.node;
   for (Device& device : view.devices) device.holder.clear();
   cluster_.PutNode(std::move(view));
+  node.leaving = false;
   NoteEnd(node);
   NodesLeave();
   Refresh(node);
@@ -110,6 +111,7 @@ absl::Status Core::Apply(const NodeSynced& event) {
     EndPart(job, event.node, told_to_stop ? AttemptEnd::kStopped : AttemptEnd::kLost,
             told_to_stop ? "" : absl::StrCat("node ", event.node, " no longer has its ranks"));
   }
+  if (event.leaving && !node.leaving) Leave(node, "is shutting down");
   return absl::OkStatus();
 }
 
@@ -121,6 +123,7 @@ absl::Status Core::Apply(const NodeCommanded& event) {
   NodeState& node = it->second;
   node.cordoned = event.verb != NodeVerb::kUncordon;
   node.draining = event.verb == NodeVerb::kDrain;
+  node.drain_until = node.draining ? now_ + event.timeout : absl::InfiniteFuture();
   node.why = event.verb == NodeVerb::kUncordon ? "" : event.why;
   Refresh(node);
   if (node.draining) DrainNode(node, "is being drained");
@@ -139,13 +142,20 @@ void Core::DrainNode(NodeState& node, absl::string_view why) {
                         session ? "the session ends" : "the job takes a checkpoint and moves"));
       Tell(job, AttemptMode::kCheckpointAndStop);
     }
+    StopBy(job, node.drain_until);
   }
+}
+
+// It gets nothing new until it registers again, and what runs there moves.
+void Core::Leave(NodeState& node, absl::string_view why) {
+  node.leaving = true;
+  Refresh(node);
+  if (!GRAFT_PLANTED(19)) DrainNode(node, why);  // 19: what runs there stays
 }
 
 // The node has said anew until when it stays.
 void Core::NoteEnd(NodeState& node) {
   ends_.erase({node.empty_at, node.name});
-  node.leaving = false;
   node.empty_at = cluster_.Find(node.name)->available_until - options_.leave_notice;
   if (node.empty_at != absl::InfiniteFuture()) ends_.insert({node.empty_at, node.name});
 }
@@ -155,9 +165,7 @@ void Core::NodesLeave() {
     const auto it = nodes_.find(ends_.begin()->second);
     ends_.erase(ends_.begin());
     if (it == nodes_.end()) continue;
-    it->second.leaving = true;
-    Refresh(it->second);
-    if (!GRAFT_PLANTED(19)) DrainNode(it->second, "leaves soon");  // 19: what runs there stays
+    Leave(it->second, "leaves soon");
   }
 }
 

@@ -274,6 +274,40 @@ TEST_F(CoreTest, DrainMovesItsJobsElsewhere) {
   EXPECT_EQ(StateOf("a"), JobState::kStarting);
 }
 
+TEST_F(CoreTest, WhatHasNotMovedWhenADrainIsOverEndsWithoutACheckpoint) {
+  AddNode("n0", 1);
+  ASSERT_THAT(Submit("a"), IsOk());
+  ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+  ASSERT_THAT(Step(NodeCommanded{"n0", NodeVerb::kDrain, "new fan", absl::Seconds(10)}).status,
+              IsOk());
+  now_ += absl::Seconds(9);
+  Step(Ticked{});
+  EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kCheckpointAndStop);
+  now_ += absl::Seconds(2);
+  Step(Ticked{});
+  EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kStop);
+}
+
+TEST_F(CoreTest, AWorkerThatShutsDownMovesItsJobsAndSpendsNoRestart) {
+  AddNode("n0", 1);
+  ASSERT_THAT(Submit("a", {}, 0, 0), IsOk());
+  ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
+  NodeSynced last{.node = "n0",
+                  .epoch = core_.FindNode("n0")->epoch,
+                  .desired_revision = core_.FindNode("n0")->desired_revision,
+                  .leaving = true};
+  last.parts.push_back({.job = "w/a", .attempt = 1, .state = PartState::kRunning});
+  ASSERT_THAT(Step(last).status, IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kPreempting);
+  EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kCheckpointAndStop);
+  ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kStopped), IsOk());
+  EXPECT_EQ(StateOf("a"), JobState::kQueued);  // and not there once more
+  EXPECT_EQ(Cause("a"), "DRAINING");
+  AddNode("n0", 1);  // the new program
+  EXPECT_EQ(StateOf("a"), JobState::kStarting);
+  EXPECT_EQ(JobOf("a").restarts, 0);
+}
+
 TEST_F(CoreTest, AnInventoryTakesDevicesAwayAndBringsThemBack) {
   const int64_t epoch = AddNode("n0", 2);
   const auto devices = [](std::vector<std::pair<int, bool>> of) {

@@ -43,6 +43,7 @@ struct NodeSynced {
   int64_t epoch = 0;
   int64_t desired_revision = 0;
   std::vector<PartReport> parts;
+  bool leaving = false;  // the worker shuts down as soon as nothing runs there
 };
 
 enum class NodeVerb { kCordon, kUncordon, kDrain };
@@ -50,6 +51,7 @@ struct NodeCommanded {
   std::string node;
   NodeVerb verb = NodeVerb::kCordon;
   std::string why;
+  absl::Duration timeout = absl::InfiniteDuration();  // of a drain: NodeState::drain_until
 };
 // What the administrator says of a node.
 struct NodeDescribed {

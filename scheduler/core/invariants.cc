@@ -190,7 +190,8 @@ void InvariantChecker::CheckStops(const Core& core) {
 
 void InvariantChecker::CheckLeaving(const Core& core) {
   for (const auto& [name, node] : core.nodes()) {
-    if (node.empty_at > core.now_ - absl::Seconds(1) || !node.alive) continue;
+    if (!node.alive) continue;
+    if (!node.leaving && node.empty_at > core.now_ - absl::Seconds(1)) continue;
     for (const JobKey& key : node.jobs) {
       const Job* job = core.FindJob(key);
       if (job->attempt.validation || job->attempt.mode != AttemptMode::kRun) continue;

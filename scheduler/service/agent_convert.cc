@@ -86,7 +86,10 @@ Node ToNode(const std::string& name, const agent::Inventory& inventory) {
 }
 
 NodeSynced ToSynced(const std::string& node, const agent::SynchronizeRequest& request) {
-  NodeSynced synced{.node = node, .epoch = request.epoch(), .desired_revision = request.revision()};
+  NodeSynced synced{.node = node,
+                    .epoch = request.epoch(),
+                    .desired_revision = request.revision(),
+                    .leaving = request.leaving()};
   for (const agent::ActualAttempt& actual : request.attempts()) {
     PartReport report = ToReport(actual);
     if (!report.job.empty()) synced.parts.push_back(std::move(report));

@@ -32,7 +32,9 @@ namespace {
 namespace agent = graft::agent::v1;
 namespace v1 = graft::v1;
 
+// The worker protocols that this build speaks: the newest, and the one before it once there is one.
 constexpr int kProtocol = 1;
+constexpr int kOldestProtocol = 1;
 // Workers are given a fresh one long before it ends. An attempt's capabilities are made anew with
 // every answer that tells of it, at least once in a third of the lease.
 constexpr absl::Duration kWorkerTokenTtl = absl::Hours(24);
@@ -60,6 +62,15 @@ void SetInventory(const agent::Inventory& inventory, v1::Node& body) {
   body.set_fabric_address(inventory.fabric_address());
 }
 
+// The newest that both ends speak; 0: none.
+int AgreedProtocol(const agent::RegisterRequest& request) {
+  int agreed = 0;
+  for (const int version : request.protocol_versions()) {
+    if (version >= kOldestProtocol && version <= kProtocol) agreed = std::max(agreed, version);
+  }
+  return agreed;
+}
+
 }  // namespace
 
 rpc::Service AgentService::Bind() {
@@ -76,8 +87,7 @@ void AgentService::Register(std::shared_ptr<rpc::Call> call, const agent::Regist
   if (absl::Status status = CheckId(request.node_id(), "node_id"); !status.ok()) {
     return responder.Answer(status);
   }
-  const auto& versions = request.protocol_versions();
-  if (std::find(versions.begin(), versions.end(), kProtocol) == versions.end()) {
+  if (AgreedProtocol(request) == 0) {
     return responder.Answer(
         rpc::ErrorBuilder(absl::StatusCode::kFailedPrecondition,
                           absl::StrCat("this scheduler speaks the worker protocol ", kProtocol))
@@ -163,7 +173,7 @@ absl::StatusOr<agent::RegisterResponse> AgentService::Admit(Turn& turn,
   agent::RegisterResponse response;
   response.set_node(name);
   response.set_epoch(epoch);
-  response.set_protocol_version(kProtocol);
+  response.set_protocol_version(AgreedProtocol(request));
   SetDuration(options_.lease, response.mutable_lease_ttl());
   SetDuration(options_.stop_after, response.mutable_stop_after());
   response.set_node_credential(credential);
@@ -318,10 +328,12 @@ void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
     }
   }
   struct State {
-    explicit State(rpc::Responder<Response> r) : responder(std::move(r)) {}
+    State(std::shared_ptr<rpc::Call> c, rpc::Responder<Response> r)
+        : call(std::move(c)), responder(std::move(r)) {}
+    const std::shared_ptr<rpc::Call> call;
     rpc::Responder<Response> responder;
   };
-  auto state = std::make_shared<State>(std::move(responder));
+  auto state = std::make_shared<State>(std::move(call), std::move(responder));
   const NodeSynced synced = ToSynced(node, request);
   context_.control.Submit(
       {.work =
@@ -346,20 +358,21 @@ void AgentService::Synchronize(std::shared_ptr<rpc::Call> call,
            [this, state, synced](absl::Status status, int64_t) {
              if (!status.ok()) return state->responder.Answer(Stale(status, synced.epoch));
              context_.control.Inspect([this, state, synced](const Core& core) {
-               AnswerOrHold(synced.node, std::move(state->responder), synced.desired_revision,
-                            core);
+               AnswerOrHold(*state->call, synced, std::move(state->responder), core);
              });
            }});
 }
 
-void AgentService::AnswerOrHold(const std::string& node, rpc::Responder<Response> responder,
-                                int64_t revision, const Core& core) {
+void AgentService::AnswerOrHold(rpc::Call& call, const NodeSynced& synced,
+                                rpc::Responder<Response> responder, const Core& core) {
+  const std::string& node = synced.node;
   const NodeState* state = core.FindNode(node);
-  if (state == nullptr || state->desired_revision != revision) {
+  // A worker that leaves waits for the word that nothing of it is wanted any more.
+  const bool may_go = synced.leaving && state != nullptr && state->jobs.empty();
+  if (state == nullptr || state->desired_revision != synced.desired_revision || may_go) {
     return responder.Answer(BuildResponse(node, core));
   }
   auto held = std::make_unique<Held>(std::move(responder));
-  held->revision = revision;
   std::unique_ptr<Held> older;
   uint64_t id = 0;
   {
@@ -368,39 +381,29 @@ void AgentService::AnswerOrHold(const std::string& node, rpc::Responder<Response
     older = std::exchange(held_[node], std::move(held));
   }
   if (older != nullptr) older->responder.Answer(absl::CancelledError("a newer call has come"));
+  call.OnShutdown([this, node, id](const absl::Status& status) {
+    if (auto ended = TakeHeld(node, id)) ended->responder.Answer(status);
+  });
   context_.background.PostAt(context_.clock.Now() + options_.lease / 3, [this, node, id] {
-    {
-      MutexLock lock(mu_);
-      const auto it = held_.find(node);
-      if (it == held_.end() || it->second->id != id) return;
-    }
-    OnDesiredChanged(node);
+    context_.control.Inspect([this, node, id](const Core& now) {
+      if (auto waited = TakeHeld(node, id)) waited->responder.Answer(BuildResponse(node, now));
+    });
   });
 }
 
 void AgentService::OnDesiredChanged(const std::string& node) {
   context_.control.Inspect([this, node](const Core& core) {
-    std::unique_ptr<Held> held;
-    {
-      MutexLock lock(mu_);
-      const auto it = held_.find(node);
-      if (it == held_.end()) return;
-      held = std::move(it->second);
-      held_.erase(it);
-    }
-    held->responder.Answer(BuildResponse(node, core));
+    if (auto held = TakeHeld(node, 0)) held->responder.Answer(BuildResponse(node, core));
   });
 }
 
-void AgentService::AnswerAll() {
-  std::map<std::string, std::unique_ptr<Held>> held;
-  {
-    MutexLock lock(mu_);
-    held.swap(held_);
-  }
-  for (auto& [node, one] : held) {
-    one->responder.Answer(absl::UnavailableError("the scheduler is shutting down; call again"));
-  }
+std::unique_ptr<AgentService::Held> AgentService::TakeHeld(const std::string& node, uint64_t id) {
+  MutexLock lock(mu_);
+  const auto it = held_.find(node);
+  if (it == held_.end() || (id != 0 && it->second->id != id)) return nullptr;
+  std::unique_ptr<Held> held = std::move(it->second);
+  held_.erase(it);
+  return held;
 }
 
 AgentService::Response AgentService::BuildResponse(const std::string& node, const Core& core) {

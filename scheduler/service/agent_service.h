@@ -43,17 +43,16 @@ class AgentService {
 
   // On the loop, after a commit.
   void OnDesiredChanged(const std::string& node);
-  // Answers all that is held, for a server that drains.
-  void AnswerAll();
 
  private:
   using Response = graft::agent::v1::SynchronizeResponse;
   struct Held {
     explicit Held(rpc::Responder<Response> r) : responder(std::move(r)) {}
     rpc::Responder<Response> responder;
-    int64_t revision = 0;  // what the agent acts on
     uint64_t id = 0;
   };
+  // What is held for the node; with an `id` other than 0 that call alone.
+  std::unique_ptr<Held> TakeHeld(const std::string& node, uint64_t id);
   // An upload session that an attempt may fill.
   struct Grant {
     std::string session;
@@ -82,7 +81,7 @@ class AgentService {
   absl::StatusOr<std::string> CheckCredential(Turn& turn,
                                               const graft::agent::v1::RegisterRequest& request);
   // On the loop.
-  void AnswerOrHold(const std::string& node, rpc::Responder<Response> responder, int64_t revision,
+  void AnswerOrHold(rpc::Call& call, const NodeSynced& synced, rpc::Responder<Response> responder,
                     const Core& core);
   Response BuildResponse(const std::string& node, const Core& core);
   void FillAttempt(const DesiredPart& part, const Core& core,

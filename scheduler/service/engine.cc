@@ -232,9 +232,13 @@ class Engine::TurnImpl final : public Turn {
       alive = before.ok() && before->first.alive;
     }
     if (alive == state.alive) return;
-    Emit({.type = state.alive ? "node.ready" : "node.lost",
+    Emit({.type = state.alive     ? "node.ready"
+                  : state.leaving ? "node.left"
+                                  : "node.lost",
           .resource = absl::StrCat("nodes/", state.name),
-          .message = state.alive ? "its worker has registered" : "its lease has ended"});
+          .message = state.alive     ? "its worker has registered"
+                     : state.leaving ? "its worker has shut down"
+                                     : "its lease has ended"});
   }
 
   void StageQueues(const Event& event) {

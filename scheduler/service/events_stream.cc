@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/json.h"
+#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "rpc/status.h"
 #include "scheduler/service/agent_convert.h"
@@ -55,15 +56,30 @@ std::string MetricsJson(const agent::EventBatch& batch, const agent::MetricRow& 
   return json.Dump();
 }
 
+// One batch after the other: read, kept, acknowledged. An end that comes from without waits for the
+// acknowledgement that is on its way.
 class EventsStream final
-    : public grpc::ServerBidiReactor<agent::PushEventsRequest, agent::PushEventsResponse> {
+    : public grpc::ServerBidiReactor<agent::PushEventsRequest, agent::PushEventsResponse>,
+      public std::enable_shared_from_this<EventsStream> {
  public:
   EventsStream(std::shared_ptr<rpc::Call> call, Store& store)
-      : call_(std::move(call)), store_(store) {
+      : call_(std::move(call)), store_(store) {}
+
+  void Begin() {
+    self_ = shared_from_this();
     StartRead(&request_);
+    call_->OnShutdown([weak = weak_from_this()](const absl::Status& status) {
+      if (const auto self = weak.lock()) self->EndWhenIdle(status);
+    });
   }
 
+ private:
   void OnReadDone(bool ok) override {
+    {
+      MutexLock lock(mu_);
+      if (ended_) return;
+      busy_ = ok;
+    }
     if (!ok) return End(absl::OkStatus());
     if (!request_.node().empty() && request_.node() != call_->identity->subject) {
       return End(absl::PermissionDeniedError(
@@ -79,17 +95,43 @@ class EventsStream final
   }
   void OnWriteDone(bool ok) override {
     if (!ok) return End(absl::CancelledError("the agent has gone away"));
-    StartRead(&request_);
+    absl::Status wanted;
+    {
+      MutexLock lock(mu_);
+      busy_ = false;
+      wanted = wanted_;
+      if (wanted.ok() && !ended_) StartRead(&request_);
+    }
+    if (!wanted.ok()) End(wanted);
   }
-  void OnDone() override { delete this; }
+  void OnDone() override { const std::shared_ptr<EventsStream> self = std::move(self_); }
 
- private:
-  void End(const absl::Status& status) { Finish(rpc::ToGrpcStatus(call_->Finish(status))); }
+  void EndWhenIdle(const absl::Status& status) {
+    {
+      MutexLock lock(mu_);
+      wanted_ = status;
+      if (busy_ || std::exchange(ended_, true)) return;
+    }
+    FinishWith(status);
+  }
+  void End(const absl::Status& status) {
+    {
+      MutexLock lock(mu_);
+      if (std::exchange(ended_, true)) return;
+    }
+    FinishWith(status);
+  }
+  void FinishWith(const absl::Status& status) { Finish(rpc::ToGrpcStatus(call_->Finish(status))); }
 
   const std::shared_ptr<rpc::Call> call_;
   Store& store_;
   agent::PushEventsRequest request_;
   agent::PushEventsResponse response_;
+  Mutex mu_;
+  bool busy_ GRAFT_GUARDED_BY(mu_) = false;  // a batch has been read and is not acknowledged
+  bool ended_ GRAFT_GUARDED_BY(mu_) = false;
+  absl::Status wanted_ GRAFT_GUARDED_BY(mu_);  // the end to come to
+  std::shared_ptr<EventsStream> self_;         // gRPC's reference, until OnDone
 };
 
 bool NameMatches(const std::string& name, const v1::QueryMetricsRequest& request) {
@@ -123,7 +165,9 @@ void Downsample(v1::MetricSeries& series, int limit) {
 
 grpc::ServerBidiReactor<agent::PushEventsRequest, agent::PushEventsResponse>* NewEventsStream(
     std::shared_ptr<rpc::Call> call, Store& store) {
-  return new EventsStream(std::move(call), store);
+  const auto stream = std::make_shared<EventsStream>(std::move(call), store);
+  stream->Begin();
+  return stream.get();
 }
 
 std::string SeriesPrefix(const JobKey& job) {

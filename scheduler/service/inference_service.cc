@@ -321,13 +321,6 @@ void InferenceService::Start(Watchers& watchers) {
   Tick();
 }
 
-void InferenceService::Drain() {
-  for (const std::string& name : board_.open()) {
-    board_.Close(name,
-                 absl::UnavailableError("the scheduler is shutting down; ask again in a moment"));
-  }
-}
-
 void InferenceService::Look() {
   for (const std::string& name : board_.open()) LookAt(name);
 }

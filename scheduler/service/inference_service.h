@@ -28,8 +28,6 @@ class InferenceService {
   rpc::Service Bind();
   // Finds the sessions of an earlier life, and looks after all of them from now on.
   void Start(Watchers& watchers);
-  // Ends every question and stream, for a server that drains. The sessions stay.
-  void Drain();
 
  private:
   using CallPtr = std::shared_ptr<rpc::Call>;

@@ -46,6 +46,9 @@ class InferenceStream final
   void Begin() {
     self_ = shared_from_this();
     StartRead(&request_);
+    call_->OnShutdown([weak = weak_from_this()](const absl::Status& status) {
+      if (const auto self = weak.lock()) self->End(status);
+    });
   }
 
   void Send(const agent::ServeInferenceResponse& command) override {

@@ -283,7 +283,7 @@ void JobService::WatchJobs(CallPtr call, const v1::WatchJobsRequest& request,
 
 // --- Wait ---
 
-void JobService::WaitJob(CallPtr, const v1::WaitJobRequest& request,
+void JobService::WaitJob(CallPtr call, const v1::WaitJobRequest& request,
                          rpc::Responder<v1::WaitJobResponse> responder) {
   absl::Duration timeout =
       absl::Seconds(request.timeout().seconds()) + absl::Nanoseconds(request.timeout().nanos());
@@ -291,6 +291,11 @@ void JobService::WaitJob(CallPtr, const v1::WaitJobRequest& request,
   timeout = std::min(timeout, kLongestWait);
   struct State {
     explicit State(rpc::Responder<v1::WaitJobResponse> r) : responder(std::move(r)) {}
+    // True for the first, who must answer.
+    bool Claim() {
+      MutexLock lock(mu);
+      return !std::exchange(answered, true);
+    }
     Mutex mu;
     bool answered GRAFT_GUARDED_BY(mu) = false;
     rpc::Responder<v1::WaitJobResponse> responder;
@@ -306,10 +311,7 @@ void JobService::WaitJob(CallPtr, const v1::WaitJobRequest& request,
       there |= std::find(until.begin(), until.end(), job->status().state()) != until.end();
     }
     if (!there) return false;
-    {
-      MutexLock lock(state->mu);
-      if (std::exchange(state->answered, true)) return true;
-    }
+    if (!state->Claim()) return true;
     if (!job.ok()) {
       state->responder.Answer(job.status());
       return true;
@@ -328,6 +330,9 @@ void JobService::WaitJob(CallPtr, const v1::WaitJobRequest& request,
     return look(false);
   });
   context_.background.PostAt(context_.clock.Now() + timeout, [look] { (void)look(true); });
+  call->OnShutdown([state](const absl::Status& status) {
+    if (state->Claim()) state->responder.Answer(status);
+  });
 }
 
 // --- What hangs on a job ---

@@ -65,10 +65,13 @@ void ShowHolders(const std::vector<Holder>& holders, const rpc::Identity& who, v
   }
 }
 
-void SetDrain(size_t attempts_left, v1::Node& node) {
+void SetDrain(size_t attempts_left, absl::Time until, v1::Node& node) {
   node.mutable_drain()->set_state(attempts_left == 0 ? v1::Drain::STATE_DRAINED
                                                      : v1::Drain::STATE_DRAINING);
   node.mutable_drain()->set_attempts_left(static_cast<int>(attempts_left));
+  if (until != absl::InfiniteFuture()) {
+    *node.mutable_drain()->mutable_deadline() = ToTimestamp(until);
+  }
 }
 
 }  // namespace
@@ -98,7 +101,14 @@ absl::StatusOr<v1::Node> NodeService::ReadNode(const std::string& id,
   const auto decoded = DecodeNode(record->value);
   if (!decoded.ok()) return decoded.status();
   const NodeState& state = decoded->first;
-  node.set_state(state.alive ? v1::Node::STATE_READY : v1::Node::STATE_LOST);
+  node.set_state(state.alive     ? v1::Node::STATE_READY
+                 : state.leaving ? v1::Node::STATE_OFFLINE
+                                 : v1::Node::STATE_LOST);
+  if (state.leaving) {
+    node.set_message(state.alive
+                         ? "its worker shuts down or its allocation ends; what runs there moves"
+                         : "its worker has shut down");
+  }
   node.set_epoch(state.epoch);
   if (state.cordoned) node.mutable_cordon()->set_reason(state.why);
   const auto held = context_.store.Get(Family::kRecords, absl::StrCat(kCoreHoldersPrefix, id));
@@ -107,7 +117,9 @@ absl::StatusOr<v1::Node> NodeService::ReadNode(const std::string& id,
     GRAFT_ASSIGN_OR_RETURN(holders, DecodeHolders(held->value));
   }
   ShowHolders(holders, who, node);
-  if (state.draining) SetDrain(holders.size(), node);
+  if (state.draining || (state.alive && state.leaving)) {
+    SetDrain(holders.size(), state.drain_until, node);
+  }
   return node;
 }
 
@@ -158,13 +170,14 @@ void NodeService::UpdateNode(CallPtr call, const v1::UpdateNodeRequest& request,
 }
 
 void NodeService::CommandNode(CallPtr call, const std::string& name, NodeVerb verb,
-                              const std::string& why, rpc::Responder<v1::Node> responder) {
+                              const std::string& why, absl::Duration timeout,
+                              rpc::Responder<v1::Node> responder) {
   Mutate<v1::Node>(context_.control, std::move(responder),
                    [=](Turn& turn) -> absl::StatusOr<v1::Node> {
                      GRAFT_ASSIGN_OR_RETURN(const auto ids, ParseName(name, "nodes/*"));
                      const std::string key = absl::StrCat("node/", ids[0]);
                      GRAFT_ASSIGN_OR_RETURN(v1::Node node, ReadResource<v1::Node>(turn, key, name));
-                     GRAFT_RETURN_IF_ERROR(turn.Step(NodeCommanded{ids[0], verb, why}));
+                     GRAFT_RETURN_IF_ERROR(turn.Step(NodeCommanded{ids[0], verb, why, timeout}));
                      node.clear_cordon();
                      node.clear_drain();
                      if (verb != NodeVerb::kUncordon) {
@@ -173,7 +186,8 @@ void NodeService::CommandNode(CallPtr call, const std::string& name, NodeVerb ve
                        *node.mutable_cordon()->mutable_time() = ToTimestamp(turn.now());
                      }
                      if (verb == NodeVerb::kDrain) {
-                       SetDrain(turn.core().FindNode(ids[0])->jobs.size(), node);
+                       const NodeState& drained = *turn.core().FindNode(ids[0]);
+                       SetDrain(drained.jobs.size(), drained.drain_until, node);
                      }
                      *node.mutable_update_time() = ToTimestamp(turn.now());
                      PutResource(turn, key, node);
@@ -185,15 +199,24 @@ void NodeService::CommandNode(CallPtr call, const std::string& name, NodeVerb ve
 void NodeService::CordonNode(CallPtr call, const v1::CordonNodeRequest& request,
                              rpc::Responder<v1::Node> responder) {
   CommandNode(std::move(call), request.name(), NodeVerb::kCordon, request.reason(),
-              std::move(responder));
+              absl::InfiniteDuration(), std::move(responder));
 }
 void NodeService::UncordonNode(CallPtr call, const v1::UncordonNodeRequest& request,
                                rpc::Responder<v1::Node> responder) {
-  CommandNode(std::move(call), request.name(), NodeVerb::kUncordon, "", std::move(responder));
+  CommandNode(std::move(call), request.name(), NodeVerb::kUncordon, "", absl::InfiniteDuration(),
+              std::move(responder));
 }
 void NodeService::DrainNode(CallPtr call, const v1::DrainNodeRequest& request,
                             rpc::Responder<v1::Node> responder) {
-  CommandNode(std::move(call), request.name(), NodeVerb::kDrain, request.reason(),
+  absl::Duration timeout = absl::InfiniteDuration();
+  if (request.has_timeout()) {
+    timeout =
+        absl::Seconds(request.timeout().seconds()) + absl::Nanoseconds(request.timeout().nanos());
+    if (timeout < absl::ZeroDuration()) {
+      return responder.Answer(InvalidField("timeout", "must not be negative"));
+    }
+  }
+  CommandNode(std::move(call), request.name(), NodeVerb::kDrain, request.reason(), timeout,
               std::move(responder));
 }
 

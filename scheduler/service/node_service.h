@@ -45,7 +45,7 @@ class NodeService {
                        rpc::Responder<graft::v1::CreateJoinTokenResponse> responder);
 
   void CommandNode(CallPtr call, const std::string& name, NodeVerb verb, const std::string& why,
-                   rpc::Responder<graft::v1::Node> responder);
+                   absl::Duration timeout, rpc::Responder<graft::v1::Node> responder);
   // The stored body with what the core's record says laid over it.
   absl::StatusOr<graft::v1::Node> ReadNode(const std::string& id, const rpc::Identity& who) const;
   absl::Status SendNode(const rpc::Call& call, NodeWatch& watch, const std::string& id,

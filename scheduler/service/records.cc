@@ -327,6 +327,8 @@ std::string EncodeNode(const NodeState& state, const Node& node) {
   Json json = Begin();
   json.Set("name", state.name).Set("epoch", state.epoch).Set("alive", state.alive);
   json.Set("cordoned", state.cordoned).Set("draining", state.draining).Set("why", state.why);
+  json.Set("leaving", state.leaving);
+  SetTime(json, "drain_until_us", state.drain_until);
   json.Set("labels", Labels(node.labels)).Set("taints", Strings(node.taints));
   json.Set("rack", node.rack).Set("rail_group", node.rail_group).Set("spine", node.spine);
   SetTime(json, "available_until_us", node.available_until);
@@ -389,6 +391,8 @@ absl::StatusOr<std::pair<NodeState, Node>> DecodeNode(absl::string_view bytes) {
   state.alive = json.GetBool("alive");
   state.cordoned = json.GetBool("cordoned");
   state.draining = json.GetBool("draining");
+  state.leaving = json.GetBool("leaving");
+  state.drain_until = TimeOf(json, "drain_until_us");
   state.why = json.GetString("why");
   Node node{.name = state.name};
   node.labels = LabelsOf(json, "labels");

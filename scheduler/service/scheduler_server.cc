@@ -253,10 +253,6 @@ absl::StatusOr<std::unique_ptr<SchedulerServer>> SchedulerServer::Start(
   for (const AbsentService& absent : kAbsentServices) services.emplace_back(absent.service);
   options.server.authenticator = s.authenticator.get();
   options.server.health = [control = s.control.get()] { return control->Health(); };
-  options.server.on_drain = [agents = s.agents.get(), inference = s.inference.get()] {
-    agents->AnswerAll();
-    inference->Drain();
-  };
   GRAFT_ASSIGN_OR_RETURN(s.server,
                          rpc::Server::Start(std::move(options.server), std::move(services)));
   s.metrics.Register(s.server->registry());

@@ -483,6 +483,37 @@ TEST_F(ServiceTest, ANodeShowsHowBusyItIs) {
   EXPECT_EQ(node.disk_free_bytes(), 9);
 }
 
+TEST_F(ServiceTest, ANewerWorkerSpeaksTheSchedulersProtocolAndAStrangerIsRefused) {
+  TestWorker newer(channel_);
+  newer.introduction().add_protocol_versions(2);
+  newer.Register();
+  EXPECT_EQ(newer.registered().protocol_version(), 1);
+  newer.introduction().clear_protocol_versions();
+  newer.introduction().add_protocol_versions(2);
+  const absl::Status refused = newer.TryRegister();
+  EXPECT_THAT(refused, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("protocol 1")));
+  EXPECT_EQ(ReasonOf(refused), "PROTOCOL_UNSUPPORTED");
+  EXPECT_EQ(rpc::ReadErrorDetails(refused).metadata.at("supported"), "1");
+}
+
+TEST_F(ServiceTest, ANodeWhoseWorkerShutsDownIsSaidToLeave) {
+  const auto nodes = v1::NodeService::NewStub(channel_);
+  TestWorker worker(channel_);
+  worker.Register();
+  worker.report().set_leaving(true);
+  worker.Sync();  // answered at once: nothing runs there
+  v1::GetNodeRequest get;
+  get.set_name("nodes/n0");
+  v1::Node node;
+  ASSERT_THAT(Call(*nodes, &v1::NodeService::Stub::GetNode, get, node), IsOk());
+  EXPECT_EQ(node.drain().state(), v1::Drain::STATE_DRAINED);
+  EXPECT_THAT(node.message(), HasSubstr("shuts down"));
+  worker.introduction().set_node_credential(worker.registered().node_credential());
+  worker.Register();
+  ASSERT_THAT(Call(*nodes, &v1::NodeService::Stub::GetNode, get, node), IsOk());
+  EXPECT_FALSE(node.has_drain());
+}
+
 // --- Workspaces and access ---
 
 TEST_F(ServiceTest, AWorkspaceIsDeletedWithWhatIsInIt) {

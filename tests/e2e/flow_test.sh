@@ -57,9 +57,14 @@ for daemon in scheduler fileservice worker; do
 done
 wait_state fourth COMPLETED
 
-echo "== down and up again: nothing is lost"
+echo "== down and up again: nothing is lost, and what ran goes on where it was"
+"$graft" lora tiny tickets --name fifth --max-steps 300
+wait_steps fifth 30
 "$graft" down
 "$graft" up --fake-trainer
 [ "$(state_of first)" = COMPLETED ] || fail "first was lost"
-"$graft" job list -o name | sort | tr '\n' ' ' | grep -q "first.*forked.*fourth.*second.*third" || fail "jobs were lost"
+"$graft" job list -o name | sort | tr '\n' ' ' | grep -q "fifth.*first.*forked.*fourth.*second.*third" || fail "jobs were lost"
+wait_state fifth COMPLETED
+[ "$(first_step fifth)" -ge 30 ] || fail "it began again at step $(first_step fifth)"
+[ "$(job_field fifth restarts)" = "" ] || fail "it was restarted $(job_field fifth restarts) times"
 echo "the whole flow passed"

@@ -211,6 +211,7 @@ void Simulation::WorkerBoot(Worker& worker) {
   worker.parts.clear();
   ++worker.life;
   Trace(absl::StrCat(worker.name, " boots"));
+  worker.stopping = false;
   worker.leaves = absl::InfiniteFuture();
   if (chaos() && Chance(0.3)) {  // inside another scheduler's allocation
     worker.leaves = now_ + Between(310, 700);
@@ -232,7 +233,7 @@ void Simulation::WorkerRegister(Worker& worker) {
   worker.epoch = 0;
   const absl::Time sent = now_;
   const auto life = worker.life;
-  Network([this, node, &worker, sent, life] {
+  const auto call = [this, node, &worker, sent, life] {
     Submit({.work = [node](Turn& turn) { return turn.Step(NodeRegistered{node}); },
             .done =
                 [this, &worker, sent, life](absl::Status status, int64_t) {
@@ -247,13 +248,17 @@ void Simulation::WorkerRegister(Worker& worker) {
                     WorkerSync(worker);
                   });
                 }});
-  });
+  };
+  if (chaos() && Chance(0.15)) At(Between(1, 30), call);  // once more, by a detour
+  Network(call);
 }
 
 void Simulation::WorkerSync(Worker& worker) {
   if (!worker.alive || worker.frozen || worker.epoch == 0) return;
-  NodeSynced sync{
-      .node = worker.name, .epoch = worker.epoch, .desired_revision = worker.desired_revision};
+  NodeSynced sync{.node = worker.name,
+                  .epoch = worker.epoch,
+                  .desired_revision = worker.desired_revision,
+                  .leaving = worker.stopping};
   for (const auto& [key, part] : worker.parts) sync.parts.push_back(part.report);
   const absl::Time sent = now_;
   Network([this, sync, sent, &worker, life = worker.life] {
@@ -283,14 +288,14 @@ void Simulation::WorkerSync(Worker& worker) {
                   Network([this, sync, sent, &worker, life, status, desired, revision] {
                     if (worker.life != life || worker.frozen || worker.epoch != sync.epoch) return;
                     if (!status.ok()) return WorkerRegister(worker);
-                    WorkerAnswered(worker, sent, revision, desired);
+                    WorkerAnswered(worker, sent, revision, desired, sync.leaving);
                   });
                 }});
   });
 }
 
 void Simulation::WorkerAnswered(Worker& worker, absl::Time sent, int64_t revision,
-                                const std::vector<DesiredPart>& desired) {
+                                const std::vector<DesiredPart>& desired, bool said_leaving) {
   if (revision < worker.desired_revision) return;  // overtaken by a later answer
   worker.renewed = std::max(worker.renewed, sent);
   worker.desired_revision = revision;
@@ -335,6 +340,7 @@ void Simulation::WorkerAnswered(Worker& worker, absl::Time sent, int64_t revisio
   for (auto it = worker.parts.begin(); it != worker.parts.end();) {
     it = listed.contains(it->first) ? std::next(it) : worker.parts.erase(it);
   }
+  if (said_leaving && worker.parts.empty()) WorkerBoot(worker);  // as another program, perhaps
 }
 
 // Two attempts of one job never run at the same time, whatever the scheduler believes.

@@ -91,6 +91,7 @@ class Simulation final : public EngineOutput {
     int64_t epoch = 0;  // 0: not registered
     int64_t desired_revision = 0;
     absl::Time leaves = absl::InfiniteFuture();  // for good; it comes back as a new life
+    bool stopping = false;                       // told to shut down; boots again once empty
     absl::Time renewed;                          // when the last answered synchronisation was sent
     std::map<JobKey, Part> parts;
   };
@@ -120,8 +121,9 @@ class Simulation final : public EngineOutput {
   void WorkerBoot(Worker& worker);
   void WorkerRegister(Worker& worker);
   void WorkerSync(Worker& worker);
+  // `said_leaving`: the report that is answered said that the worker shuts down.
   void WorkerAnswered(Worker& worker, absl::Time sent, int64_t revision,
-                      const std::vector<DesiredPart>& desired);
+                      const std::vector<DesiredPart>& desired, bool said_leaving);
   void WorkerStep(Worker& worker);
   void StepPart(Worker& worker, Part& part);
   void EndPart(Worker& worker, Part& part, AttemptEnd end);

@@ -84,7 +84,7 @@ void Simulation::Fault() {
   if (!chaos()) return;
   At(Between(3, 25), [this] { Fault(); });
   Worker& worker = *workers_[random_.Uniform(workers_.size())];
-  switch (random_.Uniform(8)) {
+  switch (random_.Uniform(9)) {
     case 0:
       if (engine_ != nullptr) KillScheduler();
       return;
@@ -121,6 +121,14 @@ void Simulation::Fault() {
     }
     case 6:
       return ChangeInventory(worker, Chance(0.7));
+    case 7:
+      if (!worker.alive) return;
+      Trace(absl::StrCat(worker.name, " is told to shut down"));
+      worker.stopping = true;
+      At(absl::Minutes(4), [this, &worker, life = worker.life] {  // its patience
+        if (worker.life == life) WorkerBoot(worker);
+      });
+      return;
     default:
       return ChangeQueue();
   }

@@ -239,14 +239,17 @@ void Agent::Synchronize() {
   if (stopped_ || epoch_ == 0) return;
   const uint64_t call = ++call_;
   const absl::Time sent = clock_.Now();
+  const bool said = leaving_;
   call_open_ = true;
   scheduler_.Synchronize(
       Report(), kCallDeadline,
       // The answer may come when this agent is gone; the loop says so then.
-      [this, loop = loop_, call, sent](absl::StatusOr<v1::SynchronizeResponse> response) {
-        const absl::Status posted = loop->Post([this, call, sent, response = std::move(response)] {
-          OnSynchronized(call, sent, response);
-        });
+      [this, loop = loop_, call, sent, said](absl::StatusOr<v1::SynchronizeResponse> response) {
+        const absl::Status posted =
+            loop->Post([this, call, sent, said, response = std::move(response)] {
+              leave_noted_ |= said && response.ok();
+              OnSynchronized(call, sent, response);
+            });
         if (absl::IsResourceExhausted(posted)) {
           LOG_WARNING("an answer was dropped", {{"reason", posted.message()}});
         }
@@ -356,8 +359,8 @@ void Agent::Leave(absl::Duration grace) {
     bool idle = false;
     Notification asked;
     const absl::Status status = loop_->Post([this, &idle, &asked] {
-      idle = epoch_ == 0 || std::all_of(runners_.begin(), runners_.end(),
-                                        [](const auto& entry) { return entry.second->over(); });
+      // Not before the scheduler has taken note of each end: what it knows nothing of is lost.
+      idle = epoch_ == 0 || (leave_noted_ && runners_.empty());
       asked.Notify();
     });
     if (!status.ok()) return;

@@ -53,8 +53,8 @@ class Agent {
 
   // Opens the state folder and begins to register. FAILED_PRECONDITION when another agent uses it.
   absl::Status Start();
-  // Tells the scheduler that the node leaves and waits until its attempts have ended, for at most
-  // `grace`.
+  // Tells the scheduler that the node leaves and waits until its attempts have left their
+  // checkpoints and are noted there as ended, for at most `grace`.
   void Leave(absl::Duration grace);
   // Told the fileservice's address after each registration, on the loop. Set before Start.
   void set_on_fileservice_address(std::function<void(const std::string&)> callback) {
@@ -116,6 +116,7 @@ class Agent {
   absl::Duration stop_after_ = absl::Seconds(12);
   absl::Duration retry_delay_ = absl::Milliseconds(200);
   bool leaving_ = false;
+  bool leave_noted_ = false;  // the scheduler has answered a report that said so
   bool stopped_ = false;
 
   Mutex mu_;

@@ -3,9 +3,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -56,7 +58,8 @@ class FakeScheduler final : public SchedulerLink {
       }
       older = std::move(pending_);
       pending_ = nullptr;
-      if (request.epoch() == epoch_ && request.revision() == desired_.revision()) {
+      const bool may_go = request.leaving() && desired_.attempts().empty();
+      if (request.epoch() == epoch_ && request.revision() == desired_.revision() && !may_go) {
         pending_ = std::move(done);
         done = nullptr;
       } else {
@@ -153,6 +156,9 @@ class FakeScheduler final : public SchedulerLink {
   v1::ActualAttempt attempt() {
     MutexLock lock(mu_);
     return last_.attempts_size() == 1 ? last_.attempts(0) : v1::ActualAttempt();
+  }
+  bool WaitUntilLeaving() {
+    return WaitFor([&] { return last_.leaving(); });
   }
   bool WaitForRegistrations(size_t count) {
     return WaitFor([&] { return registrations_.size() >= count; });
@@ -355,6 +361,34 @@ TEST_F(AgentTest, APausedAttemptLeavesItsCheckpoint) {
   EXPECT_EQ(report.uploads(0).kind(), v1::Upload::KIND_CHECKPOINT);
   EXPECT_GE(report.uploads(0).step(), 3);
   unsetenv("GRAFT_FAKE_STEP_SECONDS");
+}
+
+TEST_F(AgentTest, AWorkerLeavesWhenItsCheckpointIsThereAndTheSchedulerKnows) {
+  setenv("GRAFT_FAKE_STEP_SECONDS", "0.02", 1);
+  StartAgent();
+  v1::DesiredAttempt wish = Wish(100000);
+  scheduler_.Desire({wish});
+  ASSERT_TRUE(scheduler_.WaitForStep(3));
+  std::atomic<bool> left{false};
+  std::thread leaver([&] {
+    agent_->Leave(absl::Minutes(10));
+    left = true;
+  });
+  EXPECT_TRUE(scheduler_.WaitUntilLeaving());
+  wish.set_goal(v1::DesiredAttempt::GOAL_CHECKPOINT_AND_STOP);
+  scheduler_.Desire({wish});
+  EXPECT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_ENDED));
+  EXPECT_EQ(scheduler_.attempt().uploads_size(), 1);
+  EXPECT_FALSE(left);
+  scheduler_.Desire({});
+  leaver.join();
+  unsetenv("GRAFT_FAKE_STEP_SECONDS");
+}
+
+TEST_F(AgentTest, AnIdleWorkerLeavesAtOnce) {
+  StartAgent();
+  agent_->Leave(absl::Minutes(10));
+  EXPECT_TRUE(scheduler_.WaitUntilLeaving());
 }
 
 TEST_F(AgentTest, AnAttemptGoesOnFromTheCheckpointThatItIsGiven) {
