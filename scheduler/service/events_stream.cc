@@ -194,6 +194,13 @@ absl::StatusOr<agent::PushEventsResponse::Ack> KeepEvents(Store& store,
       line.set_severity(v1::LogEntry::SEVERITY_DEBUG);
       line.set_text(event.life_json());
       logs.emplace_back(key, line.SerializeAsString());
+    } else if (event.has_dropped()) {
+      v1::LogEntry line;
+      line.set_severity(v1::LogEntry::SEVERITY_WARNING);
+      line.set_text(absl::StrCat(event.dropped(),
+                                 " lines or metrics are missing here: the worker had no room for "
+                                 "them on its disk"));
+      logs.emplace_back(key, line.SerializeAsString());
     }
   }
   if (!metrics.empty()) GRAFT_RETURN_IF_ERROR(store.Append(Series::kMetrics, metrics));

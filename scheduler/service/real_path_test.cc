@@ -235,10 +235,11 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   row.set_step(1);
   row.add_names(0);
   row.add_values(2.5);
+  batch.add_events()->set_dropped(7);
   ASSERT_TRUE(stream->Write(push));
   agent::PushEventsResponse ack;
   ASSERT_TRUE(stream->Read(&ack));
-  EXPECT_EQ(ack.acks(0).sequence(), 1);
+  EXPECT_EQ(ack.acks(0).sequence(), 2);
   stream->WritesDone();
   EXPECT_TRUE(stream->Finish().ok());
   v1::QueryMetricsRequest query;
@@ -247,6 +248,14 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::QueryMetrics, query, metrics), IsOk());
   ASSERT_EQ(metrics.series_size(), 1);
   EXPECT_EQ(metrics.series(0).points(0).value(), 2.5);
+  v1::ReadLogsRequest read;
+  read.set_name(job.name());
+  grpc::ClientContext reading;
+  auto logs = jobs_->ReadLogs(&reading, read);
+  v1::ReadLogsResponse lines;
+  ASSERT_TRUE(logs->Read(&lines));
+  ASSERT_EQ(lines.entries_size(), 1);
+  EXPECT_THAT(lines.entries(0).text(), ::testing::HasSubstr("7 lines or metrics are missing here"));
 
   for (const agent::UploadGrant& grant : attempt.upload_grants()) {
     if (grant.kind() != agent::Upload::KIND_ADAPTER) continue;
