@@ -29,7 +29,8 @@
 namespace graft::fileservice {
 namespace {
 
-constexpr absl::Duration kDrainTime = absl::Seconds(20);  // less than its unit's TimeoutStopSec
+// Nobody new is served meanwhile: what is larger goes on with the next process where it was cut.
+constexpr absl::Duration kDrainTime = absl::Seconds(5);
 
 constexpr absl::string_view kUsage =
     R"(usage: graft-fileservice --data DIR [--config FILE] [OPTIONS]

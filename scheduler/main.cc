@@ -25,7 +25,8 @@
 namespace graft::scheduler {
 namespace {
 
-constexpr absl::Duration kDrainTime = absl::Seconds(10);
+// Much less than a worker's lease, in which it must find the next process.
+constexpr absl::Duration kDrainTime = absl::Seconds(5);
 constexpr char kDefaultAddress[] = "127.0.0.1:7600";
 constexpr int kDefaultStreams = 1000;
 constexpr int64_t kMaxPemBytes = 1 << 20;

@@ -67,11 +67,14 @@ Effects Core::Restore(std::vector<Job> jobs, std::vector<std::pair<NodeState, No
 void Core::ReviveAttempt(Job& job) {
   const JobKey& key = job.request.key;
   live_.insert(key);
+  absl::Time drained = absl::InfiniteFuture();
   for (auto& [name, part] : job.attempt.parts) {
     const auto node = nodes_.find(name);
     if (node == nodes_.end()) continue;
     part.told_at = node->second.desired_revision;
-    if (part.state != PartState::kEnded) node->second.jobs.insert(key);
+    if (part.state == PartState::kEnded) continue;
+    node->second.jobs.insert(key);
+    drained = std::min(drained, node->second.drain_until);
   }
   std::vector<DeviceRef>& held = job.attempt.held;
   for (const DeviceRef& ref : job.attempt.ranks) {
@@ -84,7 +87,7 @@ void Core::ReviveAttempt(Job& job) {
   if (job.attempt.mode == AttemptMode::kCheckpointAndStop) {
     job.attempt.stop_at = now_ + options_.checkpoint_grace;
     alarms_.insert({job.attempt.stop_at, key});
-    for (const auto& [name, part] : job.attempt.parts) StopBy(job, nodes_.at(name).drain_until);
+    StopBy(job, drained);
   }
   CheckTimeLimit(job);
 }

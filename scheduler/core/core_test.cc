@@ -283,9 +283,13 @@ TEST_F(CoreTest, WhatHasNotMovedWhenADrainIsOverEndsWithoutACheckpoint) {
   now_ += absl::Seconds(9);
   Step(Ticked{});
   EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kCheckpointAndStop);
+  Core next({.incarnation = 2});  // knows it still
+  next.Restore({JobOf("a")}, {{*core_.FindNode("n0"), *core_.cluster().Find("n0")}}, {}, now_);
   now_ += absl::Seconds(2);
   Step(Ticked{});
   EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kStop);
+  next.Step(Ticked{}, now_);
+  EXPECT_EQ(next.Desired("n0")[0].mode, AttemptMode::kStop);
 }
 
 TEST_F(CoreTest, AWorkerThatShutsDownMovesItsJobsAndSpendsNoRestart) {

@@ -496,6 +496,25 @@ TEST_F(ServiceTest, ANewerWorkerSpeaksTheSchedulersProtocolAndAStrangerIsRefused
   EXPECT_EQ(rpc::ReadErrorDetails(refused).metadata.at("supported"), "1");
 }
 
+TEST_F(ServiceTest, ADrainSaysWhenItIsOver) {
+  const auto nodes = v1::NodeService::NewStub(channel_);
+  TestWorker worker(channel_);
+  worker.Register();
+  v1::DrainNodeRequest drain;
+  drain.set_name("nodes/n0");
+  drain.mutable_timeout()->set_seconds(-1);
+  v1::Node node;
+  EXPECT_THAT(Call(*nodes, &v1::NodeService::Stub::DrainNode, drain, node),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("timeout")));
+  drain.mutable_timeout()->set_seconds(60);
+  ASSERT_THAT(Call(*nodes, &v1::NodeService::Stub::DrainNode, drain, node), IsOk());
+  v1::GetNodeRequest get;
+  get.set_name("nodes/n0");
+  ASSERT_THAT(Call(*nodes, &v1::NodeService::Stub::GetNode, get, node), IsOk());
+  EXPECT_EQ(node.drain().state(), v1::Drain::STATE_DRAINED);
+  EXPECT_GT(node.drain().deadline().seconds(), node.update_time().seconds() + 50);
+}
+
 TEST_F(ServiceTest, ANodeWhoseWorkerShutsDownIsSaidToLeave) {
   const auto nodes = v1::NodeService::NewStub(channel_);
   TestWorker worker(channel_);
