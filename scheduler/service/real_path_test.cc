@@ -172,8 +172,9 @@ TEST_F(RealPathTest, AJobRunsOnAWorkerAndItsAdapterAppearsUnderTheBase) {
   EXPECT_EQ(job.resolved_spec().tuning().lora().rank(), 16);
   EXPECT_EQ(job.resolved_spec().dataset().training(0).fileset(),
             "workspaces/default/filesets/rows/versions/1");
-  ASSERT_EQ(files_.pins.size(), 1);
-  EXPECT_EQ(files_.pins[0].version, "workspaces/default/filesets/rows/versions/1");
+  GRAFT_ASSERT_OK_AND_ASSIGN(const std::vector<FileserviceLink::PinInfo> pins, files_.ListPins());
+  ASSERT_EQ(pins.size(), 1);
+  EXPECT_EQ(pins[0].version, "workspaces/default/filesets/rows/versions/1");
   v1::Job again;
   ASSERT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, NewJob(), again), IsOk());
   EXPECT_EQ(again.uid(), job.uid()) << "the same request id makes one job";
@@ -346,7 +347,8 @@ TEST_F(RealPathTest, AJobMayStartFromAnAdapterOrACheckpoint) {
   EXPECT_EQ(spec.model().start_from().adapter(), "workspaces/default/models/base/adapters/tickets");
   const std::string version = "workspaces/default/filesets/tickets/versions/1";
   EXPECT_EQ(spec.model().start_from().fileset_version(), version);
-  EXPECT_TRUE(std::any_of(files_.pins.begin(), files_.pins.end(), [&](const auto& pin) {
+  GRAFT_ASSERT_OK_AND_ASSIGN(const std::vector<FileserviceLink::PinInfo> pins, files_.ListPins());
+  EXPECT_TRUE(std::any_of(pins.begin(), pins.end(), [&](const auto& pin) {
     return pin.version == version && pin.holder == job.name();
   }));
   const agent::DesiredAttempt attempt = Train();

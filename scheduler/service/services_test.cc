@@ -573,6 +573,7 @@ TEST_F(ServiceTest, AWorkspaceIsDeletedWithWhatIsInIt) {
   context.TryCancel();
   EXPECT_FALSE(store_.Get(Family::kRecords, "workspace/lab").ok());
   EXPECT_FALSE(store_.Get(Family::kRecords, ModelRecordKey("lab", "base")).ok());
+  MutexLock lock(files_.mu);
   EXPECT_EQ(files_.emptied.count("workspaces/lab"), 1);
 }
 
