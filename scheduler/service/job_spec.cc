@@ -320,11 +320,6 @@ class Resolver {
                 "spec.tuning.base_quantization", "quantized bases are not in this build");
     Unavailable(lora.init() > v1::Lora::INIT_GAUSSIAN, "spec.tuning.lora.init",
                 "this build starts adapters with kaiming or gaussian");
-    const auto& sft = spec_.method().sft();
-    Unavailable(sft.label_smoothing() > 0, "spec.method.sft.label_smoothing",
-                "is not in this build");
-    Unavailable(sft.neftune_noise_alpha() > 0, "spec.method.sft.neftune_noise_alpha",
-                "is not in this build");
     const auto& stopping = spec_.schedule().early_stopping();
     Unavailable(stopping.has_metric() && stopping.metric() != "val_loss",
                 "spec.schedule.early_stopping.metric", "this build looks at val_loss alone");

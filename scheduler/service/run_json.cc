@@ -173,8 +173,13 @@ std::string RunJson(const v1::JobSpec& spec, const Layout& layout) {
   const bool known = precision == v1::PRECISION_FP32 || precision == v1::PRECISION_BF16 ||
                      precision == v1::PRECISION_FP16;
 
+  Json sft = Json::MakeObject();
+  sft.Set("label_smoothing", spec.method().sft().label_smoothing());
+  sft.Set("neftune_noise_alpha", spec.method().sft().neftune_noise_alpha());
+
   Json run = Json::MakeObject();
-  run.Set("version", 1).Set("method", "sft").Set("model", std::move(model));
+  run.Set("version", 1).Set("method", "sft").Set("sft", std::move(sft));
+  run.Set("model", std::move(model));
   run.Set("dataset", DatasetJson(spec)).Set("tuning", TuningJson(spec.tuning()));
   run.Set("schedule", ScheduleJson(spec)).Set("batch", std::move(batch));
   run.Set("optimizer", OptimizerJson(spec.optimizer()));

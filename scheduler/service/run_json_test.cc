@@ -65,6 +65,15 @@ TEST(RunJsonTest, WhatCannotBeDividedIsRefusedByItsField) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("adafactor")));
 }
 
+TEST(RunJsonTest, SmoothedLabelsAndNoiseReachTheTrainer) {
+  v1::JobSpec spec = Spec();
+  EXPECT_EQ(RunOf(spec).Find("sft")->GetDouble("label_smoothing", -1), 0);
+  spec.mutable_method()->mutable_sft()->set_label_smoothing(0.1);
+  spec.mutable_method()->mutable_sft()->set_neftune_noise_alpha(5);
+  EXPECT_EQ(RunOf(spec).Find("sft")->GetDouble("label_smoothing"), 0.1);
+  EXPECT_EQ(RunOf(spec).Find("sft")->GetDouble("neftune_noise_alpha"), 5);
+}
+
 TEST(RunJsonTest, AStableScheduleHasItsDecay) {
   v1::JobSpec spec = Spec();
   spec.mutable_optimizer()->set_lr_schedule(v1::OptimizerSection::LR_SCHEDULE_WARMUP_STABLE_DECAY);
@@ -113,10 +122,6 @@ TEST(RunJsonTest, IntervalsAreStepsEpochsOrTime) {
 
 TEST(RunJsonTest, WhatThisBuildLacksIsRefusedByName) {
   const std::pair<const char*, std::function<void(v1::JobSpec&)>> asked[] = {
-      {"spec.method.sft.label_smoothing",
-       [](v1::JobSpec& spec) { spec.mutable_method()->mutable_sft()->set_label_smoothing(0.1); }},
-      {"spec.method.sft.neftune_noise_alpha",
-       [](v1::JobSpec& spec) { spec.mutable_method()->mutable_sft()->set_neftune_noise_alpha(5); }},
       {"spec.schedule.early_stopping.metric",
        [](v1::JobSpec& spec) {
          spec.mutable_schedule()->mutable_early_stopping()->set_metric("-exact_match");

@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "base/status_macros.h"
 #include "worker/model/torch_boundary.h"
@@ -53,16 +55,33 @@ model::LossTargets TargetsOf(const data::MicroBatch& micro, double denominator) 
   return targets;
 }
 
+std::vector<float> NoiseOf(const data::MicroBatch& micro, double alpha, int64_t hidden,
+                           int64_t rows) {
+  std::vector<float> noise(static_cast<size_t>(rows));
+  for (int i = 0; i < micro.segments(); ++i) {
+    const int32_t begin = micro.segment_starts[i], end = micro.segment_starts[i + 1];
+    const auto numbers = static_cast<double>(end - begin) * static_cast<double>(hidden);
+    std::fill(noise.begin() + begin, noise.begin() + end,
+              static_cast<float>(alpha / std::sqrt(numbers)));
+  }
+  return noise;
+}
+
 absl::StatusOr<PassResult> SftBackward(model::Decoder& decoder, const data::MicroBatch& micro,
                                        const PassOptions& options) {
   PassResult result;
   model::LossTargets targets = TargetsOf(micro, options.denominator);
   targets.gradient_scale = options.gradient_scale;
+  targets.label_smoothing = options.label_smoothing;
   if (targets.rows.empty()) return result;
   GRAFT_RETURN_IF_ERROR(model::TorchCall("a training pass", [&] {
     const auto start = SteadyClock::now();
     model::Batch batch = BatchOf(micro, 1, decoder.device());
     batch.pass = {.training = true, .dropout_seed = options.dropout_seed};
+    if (options.noise_alpha > 0) {
+      batch.noise =
+          NoiseOf(micro, options.noise_alpha, decoder.spec().hidden, batch.tokens.size(0));
+    }
     model::RouterBalance balance;
     balance.coefficient = decoder.router_loss_coefficient;
     balance.gradient_scale = options.gradient_scale;

@@ -22,11 +22,17 @@ struct PassResult {
 model::Batch BatchOf(const data::MicroBatch& micro, int64_t multiple = 1,
                      at::Device device = at::kCPU);
 model::LossTargets TargetsOf(const data::MicroBatch& micro, double denominator);
+// NEFTune: alpha / sqrt(tokens of the segment x numbers of an embedding), for each of `rows`
+// tokens; 0 for those that fill up.
+std::vector<float> NoiseOf(const data::MicroBatch& micro, double alpha, int64_t hidden,
+                           int64_t rows);
 
 struct PassOptions {
   double denominator = 1;  // of the loss and the gradients: the step's supervised tokens
   uint64_t dropout_seed = 0;
-  double gradient_scale = 1;  // of the gradients alone
+  double gradient_scale = 1;   // of the gradients alone
+  double label_smoothing = 0;  // of the loss as well; SftLoss knows neither this
+  double noise_alpha = 0;      // nor this: NEFTune's noise on the embeddings
 };
 
 // Adds the gradients of the micro-batch to the decoder's store. RESOURCE_EXHAUSTED when memory did

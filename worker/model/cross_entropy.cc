@@ -42,7 +42,7 @@ double ChunkLossOnKernels(const Head& head, at::Tensor& logits, const int64_t* t
 }
 
 double ChunkLossOnAten(const Head& head, at::Tensor& logits, const at::Tensor& targets,
-                       double grad_scale) {
+                       double grad_scale, double smoothing) {
   at::Tensor z = logits.to(at::kFloat) * head.logit_scale;
   at::Tensor tanh;
   if (head.logit_softcap > 0) {
@@ -51,10 +51,12 @@ double ChunkLossOnAten(const Head& head, at::Tensor& logits, const at::Tensor& t
   }
   const at::Tensor log_p = at::log_softmax(z, -1);
   const at::Tensor index = targets.unsqueeze(1);
-  const double loss = -log_p.gather(1, index).sum().to(at::kDouble).item<double>();
+  double loss = -(1 - smoothing) * log_p.gather(1, index).sum().to(at::kDouble).item<double>();
+  if (smoothing > 0) loss -= smoothing * log_p.mean(1).sum().to(at::kDouble).item<double>();
   if (grad_scale != 0) {
     at::Tensor d = log_p.exp();
-    d.scatter_add_(1, index, at::full_like(index, -1.0, d.options()));
+    d.scatter_add_(1, index, at::full_like(index, smoothing - 1, d.options()));
+    if (smoothing > 0) d.sub_(smoothing / static_cast<double>(d.size(1)));
     if (tanh.defined()) d = d * (1 - tanh.square());
     logits.copy_(d * (grad_scale * head.logit_scale));
   }
@@ -64,7 +66,7 @@ double ChunkLossOnAten(const Head& head, at::Tensor& logits, const at::Tensor& t
 // The same where each rank has the logits of its part of the vocabulary: the largest logit, the sum
 // of exponentials and the target's logit go over all ranks. Every rank gets the whole loss.
 double ChunkLossDivided(const Head& head, at::Tensor& logits, const at::Tensor& targets,
-                        double grad_scale) {
+                        double grad_scale, double smoothing) {
   at::Tensor z = logits.to(at::kFloat);
   if (head.logit_scale != 1) z.mul_(head.logit_scale);
   at::Tensor tanh;
@@ -80,13 +82,16 @@ double ChunkLossDivided(const Head& head, at::Tensor& logits, const at::Tensor& 
   const at::Tensor index = local.clamp(0, z.size(1) - 1).unsqueeze(1);
   const at::Tensor mask = here.to(at::kFloat);
   const at::Tensor own = z.gather(1, index).squeeze(1) * mask;
+  const at::Tensor all = z.sum(1), columns = at::full_like(own, z.size(1));
   z.exp_();
-  at::Tensor sums = at::stack({z.sum(1), own});
+  at::Tensor sums = at::stack({z.sum(1), own, all, columns});
   head.exchange->Sum(sums, "sums of exponentials");
-  const double loss = (sums[0].log() - sums[1]).to(at::kDouble).sum().item<double>();
+  const at::Tensor wanted = (1 - smoothing) * sums[1] + smoothing * sums[2] / sums[3];
+  const double loss = (sums[0].log() - wanted).to(at::kDouble).sum().item<double>();
   if (grad_scale != 0) {
     z.div_(sums[0].unsqueeze(1));
-    z.scatter_add_(1, index, -mask.unsqueeze(1));
+    z.scatter_add_(1, index, mask.unsqueeze(1) * (smoothing - 1));
+    if (smoothing > 0) z.sub_(smoothing / sums[3].unsqueeze(1));
     if (tanh.defined()) z.mul_(1 - tanh.square());
     logits.copy_(z.mul_(grad_scale * head.logit_scale));
   }
@@ -180,18 +185,18 @@ ChunkedLoss LossOfRows(const Head& head, const at::Tensor& xn, const LossTargets
     at::mm_out(logits, x, weight.t());
     at::Tensor inner;
     if (head.adapter.rank > 0) AddHeadAdapter(head.adapter, x, logits, &inner);
-    const bool on_kernels = OnKernels(logits) && head.logit_softcap <= 0 && head.logit_scale > 0;
+    const bool plain = head.logit_softcap <= 0 && t.label_smoothing <= 0;
+    const bool on_kernels = OnKernels(logits) && plain && head.logit_scale > 0;
     const int64_t* targets = t.targets.data() + begin;
     if (head.exchange != nullptr && on_kernels) {
       result.loss +=
           ChunkLossDividedOnKernels(head, logits, targets, static_cast<float>(grad_scale));
     } else if (head.exchange != nullptr) {
-      result.loss +=
-          ChunkLossDivided(head, logits, TargetsOf(t, begin, count, xn.device()), grad_scale);
+      result.loss += ChunkLossDivided(head, logits, TargetsOf(t, begin, count, xn.device()),
+                                      grad_scale, t.label_smoothing);
     } else if (on_kernels) {
       result.loss += ChunkLossOnKernels(head, logits, targets, static_cast<float>(grad_scale));
-    } else if (const DeviceKernels* device = KernelsFor(logits);
-               device != nullptr && head.logit_softcap <= 0) {
+    } else if (const DeviceKernels* device = KernelsFor(logits); device != nullptr && plain) {
       result.loss +=
           device
               ->CrossEntropy(logits, TargetsOf(t, begin, count, xn.device()),
@@ -199,8 +204,8 @@ ChunkedLoss LossOfRows(const Head& head, const at::Tensor& xn, const LossTargets
               .to(at::kDouble)
               .item<double>();
     } else {
-      result.loss +=
-          ChunkLossOnAten(head, logits, TargetsOf(t, begin, count, xn.device()), grad_scale);
+      result.loss += ChunkLossOnAten(head, logits, TargetsOf(t, begin, count, xn.device()),
+                                     grad_scale, t.label_smoothing);
     }
     if (!grads) continue;
     at::Tensor dx = result.d_xn.narrow(0, begin, count);

@@ -35,6 +35,7 @@ struct LossTargets {
   std::vector<int64_t> targets;  // their classes
   double denominator = 1;        // of the whole optimizer step
   double gradient_scale = 1;     // of every gradient, and not of the loss: for fp16
+  double label_smoothing = 0;    // share of each target that goes to all of the vocabulary alike
 };
 
 // Sum of cross entropies over `rows` (of all tokens, also where x is cut) / denominator, as a

@@ -162,6 +162,17 @@ double EmbeddingScale(const spec::DecoderSpec& spec, at::ScalarType type) {
   return at::scalar_tensor(spec.embedding_scale, at::dtype(type)).to(at::kDouble).item<double>();
 }
 
+// Row i evenly between -most[i] and most[i]. Rows in the order in which one rank draws them.
+at::Tensor UniformNoise(const std::vector<float>& most, int64_t columns, uint64_t seed,
+                        at::Device device) {
+  at::Generator generator = at::globalContext().defaultGenerator(device).clone();
+  generator.set_current_seed(seed);
+  at::Tensor noise =
+      at::empty({static_cast<int64_t>(most.size()), columns}, at::dtype(at::kFloat).device(device));
+  noise.uniform_(-1, 1, generator);
+  return noise.mul_(at::tensor(at::ArrayRef<float>(most)).unsqueeze(1).to(device));
+}
+
 }  // namespace
 
 std::vector<LinearGroup*> DecoderLayer::Groups() {
@@ -207,9 +218,14 @@ std::vector<RopeTable> Decoder::RopeTables(const at::Tensor& positions, int64_t 
   return tables;
 }
 
-at::Tensor Decoder::Embed(const at::Tensor& tokens, const at::Tensor& at_positions) const {
+at::Tensor Decoder::Embed(const Batch& batch) const {
+  const at::Tensor& tokens = batch.tokens;
   at::Tensor x;
-  at::Tensor rows = at_positions;
+  at::Tensor rows = batch.positions;
+  at::Tensor noise;
+  if (!batch.noise.empty()) {
+    noise = UniformNoise(batch.noise, spec_.hidden, batch.pass.dropout_seed, tokens.device());
+  }
   if (Exchange* exchange = division_.tensor; exchange != nullptr) {
     const int64_t first = CutOf(spec_, division_, "embed.weight", {spec_.vocab}).begin;
     const bool trained = embed_grad != nullptr || embed_adapter.rank > 0;
@@ -218,7 +234,8 @@ at::Tensor Decoder::Embed(const at::Tensor& tokens, const at::Tensor& at_positio
     x = DividedEmbedFunction::apply(anchor, embed, tokens, first, embed_grad, &embed_adapter,
                                     exchange);
     const int64_t own = tokens.size(0) / exchange->size();
-    rows = at_positions.narrow(0, exchange->rank() * own, own);
+    rows = rows.narrow(0, exchange->rank() * own, own);
+    if (noise.defined()) noise = noise.narrow(0, exchange->rank() * own, own);
   } else {
     x = Lookup(embed, tokens, embed_grad);
     if (embed_adapter.rank > 0)
@@ -226,6 +243,7 @@ at::Tensor Decoder::Embed(const at::Tensor& tokens, const at::Tensor& at_positio
   }
   x = x.to(compute_type_);
   if (spec_.embedding_scale != 1) x = x * EmbeddingScale(spec_, compute_type_);
+  if (noise.defined()) x = x + noise.to(compute_type_);
   if (positions.defined()) x = x + Lookup(positions, rows, positions_grad).to(compute_type_);
   return x;
 }
@@ -274,7 +292,7 @@ at::Tensor Decoder::Through(const Batch& batch, int64_t begin, int64_t end, at::
     longest = std::max(longest, batch.starts[i + 1] - batch.starts[i]);
   }
   const std::vector<RopeTable> ropes = RopeTables(batch.positions, longest);
-  if (!x.defined()) x = Embed(batch.tokens, batch.positions);
+  if (!x.defined()) x = Embed(batch);
   const bool grads = at::GradMode::is_enabled();
   const bool recompute = recompute_ != Recompute::kNone && grads;
   for (int64_t i = begin; i < end; ++i) {
@@ -322,7 +340,7 @@ at::Tensor Decoder::Extend(const std::vector<int32_t>& tokens, KvCache& cache) c
       at::arange(cache.length, cache.length + count, at::dtype(at::kLong).device(device_));
   batch.starts = {0, count};
   const std::vector<RopeTable> ropes = RopeTables(batch.positions, cache.length + count);
-  at::Tensor x = Embed(batch.tokens, batch.positions);
+  at::Tensor x = Embed(batch);
   for (size_t i = 0; i < layers_.size(); ++i) {
     x = Layer(*layers_[i], x, ropes, batch, &cache.layers[i], cache.length);
   }

@@ -49,6 +49,9 @@ struct Batch {
   // Where the batch is cut over ranks: `tokens` and `positions` are this rank's rows, `starts`
   // those of the whole batch. Shared with the graphs made from it.
   std::shared_ptr<const ContextCut> context;
+  // NEFTune: how much may be added to the numbers of each row's embedding, drawn from the pass'
+  // seed. Empty: nothing.
+  std::vector<float> noise;
 };
 
 struct DecoderLayer {
@@ -149,7 +152,7 @@ class Decoder {
 
  private:
   std::vector<RopeTable> RopeTables(const at::Tensor& positions, int64_t longest) const;
-  at::Tensor Embed(const at::Tensor& tokens, const at::Tensor& positions) const;
+  at::Tensor Embed(const Batch& batch) const;
   // One layer; `cache` is null in training.
   at::Tensor Layer(const DecoderLayer& layer, const at::Tensor& x,
                    const std::vector<RopeTable>& ropes, const Batch& batch, LayerCache* cache,

@@ -70,7 +70,9 @@ absl::StatusOr<StepResult> LocalEngine::Passes(const data::StepBatch& batch) {
                              method::SftBackward(decoder_, micro,
                                                  {.denominator = denominator,
                                                   .dropout_seed = seed,
-                                                  .gradient_scale = scaler_.scale()}));
+                                                  .gradient_scale = scaler_.scale(),
+                                                  .label_smoothing = config_.sft.label_smoothing,
+                                                  .noise_alpha = config_.sft.neftune_noise_alpha}));
       result.loss += one.loss;
       result.forward_seconds += one.forward_seconds;
       result.backward_seconds += one.backward_seconds;

@@ -161,8 +161,18 @@ model::Batch ParallelEngine::BatchOf(const Passes& passes, int64_t index) const 
   const parallel::Place& own = world_.place();
   model::Batch batch =
       method::BatchOf(micro, passes.cuts.empty() ? world_.layout().tp : 1, decoder_.device());
+  if (const double alpha = config_.sft.neftune_noise_alpha; alpha > 0 && passes.training) {
+    batch.noise = method::NoiseOf(micro, alpha, decoder_.spec().hidden, batch.tokens.size(0));
+  }
   if (!passes.cuts.empty()) {
     batch.context = passes.cuts[index];
+    if (!batch.noise.empty()) {
+      std::vector<float> own_rows;
+      for (const int64_t token : TokensOfRows(*batch.context)) {
+        own_rows.push_back(token < 0 ? 0.0f : batch.noise[static_cast<size_t>(token)]);
+      }
+      batch.noise = std::move(own_rows);
+    }
     const at::Tensor own_tokens = batch.context->tokens.to(decoder_.device());
     batch.tokens = batch.tokens.index_select(0, own_tokens);
     batch.positions = batch.positions.index_select(0, own_tokens);
@@ -182,6 +192,7 @@ model::LossTargets ParallelEngine::TargetsOf(const Passes& passes, int64_t index
   model::LossTargets targets;
   if (passes.cuts.empty()) targets = method::TargetsOf(micro, passes.denominator);
   targets.gradient_scale = scaler_.scale();
+  if (passes.training) targets.label_smoothing = config_.sft.label_smoothing;
   if (passes.cuts.empty()) return targets;
   const std::vector<int64_t> token_of = TokensOfRows(*passes.cuts[index]);
   targets.denominator = passes.denominator;

@@ -113,6 +113,12 @@ void VisitFields(V& v, EvaluationConfig& c) {
 }
 
 template <typename V>
+void VisitFields(V& v, SftConfig& c) {
+  v("label_smoothing", c.label_smoothing);
+  v("neftune_noise_alpha", c.neftune_noise_alpha);
+}
+
+template <typename V>
 void VisitFields(V& v, GuardConfig& c) {
   v("skip_nonfinite", c.skip_nonfinite);
   v("max_skipped", c.max_skipped);
@@ -157,6 +163,7 @@ template <typename V>
 void VisitFields(V& v, RunConfig& c) {
   v("version", c.version);
   v("method", c.method);
+  v("sft", c.sft);
   v("model", c.model);
   v("dataset", c.dataset);
   v("tuning", c.tuning);
@@ -193,6 +200,8 @@ constexpr double kMost = 1e15;
 
 absl::Status CheckRanges(const RunConfig& c) {
   const Range ranges[] = {
+      {"sft.label_smoothing", c.sft.label_smoothing, 0, 1},
+      {"sft.neftune_noise_alpha", c.sft.neftune_noise_alpha, 0, 1e6},
       {"dataset.max_seq_length", static_cast<double>(c.dataset.max_seq_length), 2, 1 << 24},
       {"dataset.limit", static_cast<double>(c.dataset.limit), 0, kMost},
       {"dataset.validation_split", c.dataset.validation_split, 0, 0.5},

@@ -149,6 +149,12 @@ struct EvaluationConfig {
   int64_t report_tokens = 128;
 };
 
+struct SftConfig {
+  double label_smoothing =
+      0;  // share of each target that goes to the whole vocabulary; in training
+  double neftune_noise_alpha = 0;  // noise on the embeddings of alpha / sqrt(tokens x hidden), too
+};
+
 struct GuardConfig {
   bool skip_nonfinite = true;  // a step whose loss or gradients are not finite changes nothing
   int64_t max_skipped = 10;    // in a row, then the run fails
@@ -194,6 +200,7 @@ struct CheckpointConfig {
 struct RunConfig {
   int64_t version = kRunConfigVersion;
   Method method = Method::kSft;
+  SftConfig sft;
   ModelConfig model;
   DatasetConfig dataset;
   TuningConfig tuning;

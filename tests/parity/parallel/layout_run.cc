@@ -69,6 +69,7 @@ RunConfig ConfigOf(const LayoutCase& c) {
   RunConfig config;
   config.tuning.kind = c.tuning;
   config.optimizer.kind = c.optimizer;
+  config.sft = c.sft;
   config.optimizer.weight_decay = 0.01;
   // With 1e-8 a gradient that is rounding alone becomes a whole step, in either direction, which no
   // order of sums survives.
@@ -113,6 +114,8 @@ std::string LayoutCase::Name() const {
   if (precision != Precision::kFp32) absl::StrAppend(&name, EnumName(precision));
   if (optimizer != OptimizerKind::kAdamW) absl::StrAppend(&name, EnumName(optimizer));
   if (balanced) absl::StrAppend(&name, "Balanced");
+  if (sft.label_smoothing > 0) absl::StrAppend(&name, "Smoothed");
+  if (sft.neftune_noise_alpha > 0) absl::StrAppend(&name, "Noisy");
   for (const std::string& target : targets) absl::StrAppend(&name, "_", target);
   for (const std::string& module : whole) absl::StrAppend(&name, "_whole", module);
   name.erase(std::remove(name.begin(), name.end(), '_'), name.end());

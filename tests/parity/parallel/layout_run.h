@@ -32,6 +32,7 @@ struct LayoutCase {
   Precision precision = Precision::kFp32;
   OptimizerKind optimizer = OptimizerKind::kAdamW;
   bool balanced = false;  // the routers, by their loss
+  SftConfig sft;
   // Of adapters: what gets one, and what is trained whole beside them.
   std::vector<std::string> targets;
   std::vector<std::string> whole;
