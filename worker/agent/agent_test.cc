@@ -37,7 +37,7 @@ class FakeScheduler final : public SchedulerLink {
     response.set_node(absl::StrCat("nodes/", request.node_id()));
     response.set_epoch(++epoch_);
     response.set_protocol_version(1);
-    response.mutable_stop_after()->set_seconds(1);
+    response.mutable_stop_after()->set_seconds(2);
     response.set_node_credential("credential");
     response.set_access_token("token");
     changed_.SignalAll();
@@ -441,7 +441,7 @@ TEST_F(AgentTest, ReportsOfProgressDoNotStarveTheLease) {
   setenv("GRAFT_FAKE_STEP_SECONDS", "0.05", 1);
   StartAgent();
   scheduler_.Desire(
-      {Wish(60)});  // 3 s of steps; the lease is 1 s and no call is answered meanwhile
+      {Wish(120)});  // 6 s of steps; the lease is 2 s and no call is answered meanwhile
   ASSERT_TRUE(scheduler_.WaitForState(v1::ActualAttempt::STATE_ENDED));
   EXPECT_EQ(scheduler_.registrations(), 1u);
   unsetenv("GRAFT_FAKE_STEP_SECONDS");

@@ -6,7 +6,11 @@
 
 // The loader picks the version for the processor at hand; the loops are written so that the
 // compiler vectorises them: fixed lanes for sums, branch-free bodies.
+#ifdef GRAFT_NO_CLONES
+#define GRAFT_SIMD
+#else
 #define GRAFT_SIMD __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#endif
 #define GRAFT_INLINE __attribute__((always_inline)) inline
 
 namespace graft::model::kernels {
