@@ -30,7 +30,7 @@ namespace graft::fileservice {
 namespace {
 
 // Nobody new is served meanwhile: what is larger goes on with the next process where it was cut.
-constexpr absl::Duration kDrainTime = absl::Seconds(5);
+constexpr absl::Duration kDrainTime = absl::Seconds(1);
 
 constexpr absl::string_view kUsage =
     R"(usage: graft-fileservice --data DIR [--config FILE] [OPTIONS]
