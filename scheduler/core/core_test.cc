@@ -43,10 +43,11 @@ class CoreTest : public ::testing::Test {
   }
   // The node says that all its parts are in `state`.
   absl::Status Sync(const std::string& node, PartState state, AttemptEnd end = AttemptEnd::kNone,
-                    PartReport also = {}) {
+                    PartReport also = {}, bool leaving = false) {
     NodeSynced sync{.node = node,
                     .epoch = core_.FindNode(node)->epoch,
-                    .desired_revision = core_.FindNode(node)->desired_revision};
+                    .desired_revision = core_.FindNode(node)->desired_revision,
+                    .leaving = leaving};
     for (const DesiredPart& part : core_.Desired(node)) {
       PartReport report = also;
       report.job = part.job;
@@ -296,12 +297,7 @@ TEST_F(CoreTest, AWorkerThatShutsDownMovesItsJobsAndSpendsNoRestart) {
   AddNode("n0", 1);
   ASSERT_THAT(Submit("a", {}, 0, 0), IsOk());
   ASSERT_THAT(Sync("n0", PartState::kRunning), IsOk());
-  NodeSynced last{.node = "n0",
-                  .epoch = core_.FindNode("n0")->epoch,
-                  .desired_revision = core_.FindNode("n0")->desired_revision,
-                  .leaving = true};
-  last.parts.push_back({.job = "w/a", .attempt = 1, .state = PartState::kRunning});
-  ASSERT_THAT(Step(last).status, IsOk());
+  ASSERT_THAT(Sync("n0", PartState::kRunning, AttemptEnd::kNone, {}, /*leaving=*/true), IsOk());
   EXPECT_EQ(StateOf("a"), JobState::kPreempting);
   EXPECT_EQ(core_.Desired("n0")[0].mode, AttemptMode::kCheckpointAndStop);
   ASSERT_THAT(Sync("n0", PartState::kEnded, AttemptEnd::kStopped), IsOk());
